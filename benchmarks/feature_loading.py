@@ -1,0 +1,103 @@
+"""Peak memory and time of aligning a large feature file: ``python benchmarks/feature_loading.py``.
+
+Writes a synthetic matrix (float16, ``.npy`` with ``.ids``, rows shuffled) to a temporary folder, aligns it to a
+vocabulary in a fresh process, and compares the growth of that process's peak resident memory with the size of the
+aligned table. Linux only (``/proc``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 1.3
+
+
+def main() -> int:
+    """Run the benchmark; the exit status is 1 if memory exceeds the limit."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--items", type=int, default=63_000)
+    parser.add_argument("--dim", type=int, default=4096)
+    parser.add_argument("--format", choices=("npy", "npz"), default="npy")
+    parser.add_argument("--folder", type=Path, help="where the temporary files go")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child is not None:
+        print(json.dumps(measure(options.child)))
+        return 0
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        path = write(Path(folder), options.items, options.dim, options.format)
+        command = [sys.executable, __file__, "--child", str(path)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    result = {
+        "items": options.items,
+        "dim": options.dim,
+        "format": options.format,
+        **json.loads(output.splitlines()[-1]),
+    }
+    result["ratio"] = result["peak_growth_mb"] / result["table_mb"]
+    print(json.dumps(result))
+    print(
+        f"{options.items:,} x {options.dim:,} float16 from {options.format}: {result['seconds']:.1f} s, peak memory "
+        f"+{result['peak_growth_mb']:,.0f} MB for a float32 table of {result['table_mb']:,.0f} MB "
+        f"({result['ratio']:.2f} x)"
+    )
+    return int(options.format == "npy" and result["ratio"] > LIMIT)
+
+
+def write(folder: Path, items: int, dim: int, kind: str) -> Path:
+    """Write the feature file in blocks, in shuffled row order."""
+    generator = np.random.default_rng(0)
+    path = folder / f"bench.item.image.{kind}"
+    ids = [f"item{k}" for k in generator.permutation(items)]
+    target = folder / "bench.item.image.npy"
+    matrix = np.lib.format.open_memmap(target, mode="w+", dtype=np.float16, shape=(items, dim))
+    for start in range(0, items, 2048):
+        rows = min(2048, items - start)
+        matrix[start : start + rows] = generator.standard_normal((rows, dim), dtype=np.float32)
+    matrix.flush()
+    if kind == "npy":
+        (folder / "bench.item.image.ids").write_text("\n".join(["item_id:token", *ids, ""]), encoding="utf-8")
+    else:
+        np.savez(path, id=np.array(ids), feature=matrix)
+        target.unlink()
+    return path
+
+
+def measure(path: Path) -> dict[str, float]:
+    """Align the file and report the memory that this took."""
+    sys.path.insert(0, str(ROOT))
+    from recbole_mm.data.features import align
+    from recbole_mm.data.files import FeatureFile
+
+    file = FeatureFile("item", "image", path)
+    vocabulary = {"[PAD]": 0, **{token: k for k, token in enumerate(sorted(file.tokens()[0].tolist()), start=1)}}
+    before = memory("VmRSS")
+    start = time.perf_counter()
+    table = align(file, vocabulary)
+    seconds = time.perf_counter() - start
+    return {
+        "seconds": seconds,
+        "table_mb": table.feature.numel() * table.feature.element_size() / 2**20,
+        "peak_growth_mb": memory("VmHWM") - before,
+    }
+
+
+def memory(field: str) -> float:
+    """A field of this process's status, in MB: VmRSS is resident now, VmHWM at its peak."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise OSError(f"/proc/self/status has no {field}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

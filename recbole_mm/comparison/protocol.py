@@ -1,0 +1,298 @@
+"""One protocol for all compared models: the same filtering, split, candidates, mask, metrics and evaluator."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole.config import Config
+from recbole.evaluator import metric_types
+from recbole.utils import EvaluatorType, ModelType, get_model
+
+from recbole_mm.comparison.execute import without_arguments
+from recbole_mm.config import read_options
+from recbole_mm.data.files import search_folders
+from recbole_mm.paths import dataset_atomic_dir
+from recbole_mm.quick_start import device_option
+
+__all__ = ["Protocol", "make_protocol"]
+
+#: Options that decide what is compared. They are the same for every model, whatever its own defaults say.
+SHARED = (
+    "eval_args", "metrics", "topk", "valid_metric", "metric_decimal_place", "rm_dup_inter", "val_interval",
+    "filter_inter_by_user_or_item", "user_inter_num_interval", "item_inter_num_interval", "threshold",
+    "benchmark_filename",
+)  # fmt: skip
+
+# What the caller says about the experiment itself, not about a model.
+_ABOUT = ("model", "dataset", "seed", "config_files", "config_file_list")
+_LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
+_ENOUGH = "[4,inf)"
+# Metrics of RecBole that are not computed per length of the list.
+_WITHOUT_K = {name for name, kind in metric_types.items() if kind == EvaluatorType.VALUE} | {"gauc"}
+_NO_NEGATIVES = "should be None when the loss_type is CE"
+
+
+@dataclass
+class Protocol:
+    """How every model of a comparison is run.
+
+    Attributes:
+        dataset: Name of the data set.
+        settings: Model to all its options that differ from the defaults.
+        shared: The options that decide what is compared.
+        mask_seen: Whether sequential models are evaluated without the items of the user's past.
+        seed: The seed that the caller's options set, or RecBole's default.
+        fingerprint: Hash of the files of the data set.
+        notes: What was settled for the caller, to be printed and stored.
+        failures: Model to the reason why it cannot be run at all.
+    """
+
+    dataset: str
+    settings: dict[str, dict[str, Any]]
+    shared: dict[str, Any]
+    mask_seen: bool
+    seed: int
+    fingerprint: str
+    notes: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def make_protocol(
+    models: Sequence[str],
+    dataset: str,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    model_settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Protocol:
+    """Find one evaluation that all models can take part in, or refuse.
+
+    General models keep the evaluation that RecBole gives them, and so do sequential or context-aware models among
+    themselves. Mixed with general models, sequential ones force a leave-one-out split by time and are masked like
+    general ones; context-aware ones are ranked, without rating threshold, and trained with sampled negatives.
+
+    Args:
+        models: Names of the models.
+        dataset: Name of the data set.
+        config_file_list: Files of options, as for RecBole.
+        config_dict: Options. ``--key=value`` arguments of the running script come on top, as in RecBole.
+        model_settings: Options of single models, by model name.
+
+    Returns:
+        The protocol.
+
+    Raises:
+        ValueError: The caller's options contradict what the models need in common, or ``model_settings`` names a model
+            that is not compared or an option that must be shared.
+    """
+    own = {name: dict(settings) for name, settings in (model_settings or {}).items()}
+    _check_own(own, models)
+    in_files = {key for file in config_file_list or () for key in read_options(file)}
+    device = device_option({*in_files, *(config_dict or {})})  # before any Config, which overwrites the variable
+    types: dict[str, Any] = {}
+    failures: dict[str, str] = {}
+    for name in models:
+        try:
+            types[name] = get_model(name).type
+        except Exception as error:  # such as a missing optional package; the other models can still be compared
+            failures[name] = _message(error)
+    external = _external(list(types), dataset, config_file_list, config_dict)
+    seed = int(external.get("seed", 2020))
+    given = {**device, **{key: value for key, value in external.items() if key not in _ABOUT}}
+    kinds = set(types.values())
+    mixed_time = ModelType.SEQUENTIAL in kinds and len(kinds) > 1
+    mixed_context = ModelType.CONTEXT in kinds and len(kinds) > 1
+    reference = _reference(types, dataset, given)
+    shared = {key: reference[key] for key in SHARED}
+    _check_valid_metric(shared)
+    notes: list[str] = []
+    if mixed_time:
+        notes += _force_leave_one_out(shared, given, reference)
+    if mixed_context and shared["threshold"] is not None:
+        raise ValueError(
+            f"threshold={shared['threshold']} makes labels of ratings for context-aware models, which general models "
+            "do not read. Leave it out to compare both by ranking, or compare context-aware models alone."
+        )
+    if mixed_context:
+        notes.append(
+            "Context-aware models are compared with others by ranking all items: no rating threshold, one sampled "
+            "negative per training pair."
+        )
+    shared["eval_batch_size"] = given.get("eval_batch_size", "auto")
+    if any(mode != "full" for mode in _modes(shared["eval_args"])) and ModelType.CONTEXT not in kinds:
+        notes.append(
+            f"Sampled candidates ({shared['eval_args']['mode']}): RecBole draws them anew in every run, so the models "
+            "do not rank the same ones. Use mode: full for a fair comparison."
+        )
+    protocol = Protocol(dataset, {}, shared, mixed_time, seed, "", notes, failures)
+    for name, kind in types.items():
+        special = {"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}}
+        extra = special if kind == ModelType.CONTEXT and mixed_context else {}
+        settings = {**given, **shared, **{k: v for k, v in extra.items() if k not in given}, **own.get(name, {})}
+        try:
+            protocol.settings[name] = _with_places(name, dataset, settings, notes)
+        except Exception as error:
+            failures[name] = _message(error)
+    if protocol.settings:
+        first = next(iter(protocol.settings.values()))
+        folders = [Path(first["data_path"]) / dataset]
+        protocol.fingerprint = _fingerprint(dataset, folders[0], first.get("feature_path"))
+    return protocol
+
+
+def _external(
+    names: Sequence[str], dataset: str, files: Sequence[str] | None, options: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What the caller set, by RecBole's own rules: files, then the dict, then ``--key=value`` arguments."""
+    failure: Exception | None = None
+    for name in ("BPR", *names):  # not every model can be asked: BPR refuses AUC, SASRec wants no sampled negatives
+        try:
+            config = Config(
+                model=name, dataset=dataset, config_file_list=list(files or []), config_dict=dict(options or {})
+            )
+            return dict(config.external_config_dict)
+        except Exception as error:
+            failure = failure or error
+    raise failure or ValueError("Name one model at least.")
+
+
+def _reference(types: Mapping[str, Any], dataset: str, given: Mapping[str, Any]) -> Any:
+    """Options of a model of the leading kind: general models set the evaluation where there are any."""
+    order = (ModelType.SEQUENTIAL, ModelType.CONTEXT)
+    kinds = set(types.values())
+    plain = next((kind for kind in order if kinds == {kind}), None)
+    names = [name for name, kind in types.items() if kind == plain] if plain is not None else ["BPR"]
+    for name in names:
+        for options in (dict(given), {**given, "train_neg_sample_args": None}):
+            try:
+                with without_arguments():
+                    return Config(model=name, dataset=dataset, config_dict=options)
+            except ValueError as error:
+                if _NO_NEGATIVES not in str(error):
+                    raise
+    raise ValueError(f"No options could be read for {', '.join(names)}.")
+
+
+def _force_leave_one_out(shared: dict[str, Any], given: Mapping[str, Any], reference: Any) -> list[str]:
+    asked = given.get("eval_args") or {}
+    for key, value in _LEAVE_ONE_OUT.items():
+        got = asked.get(key, value)
+        if key == "mode" and isinstance(got, Mapping):
+            got = value if set(got.values()) == {value} else got
+        if got != value:
+            raise ValueError(
+                f"General and sequential models can be compared under one split only: eval_args with {key}: "
+                f"{value!r}, and got {key}: {got!r}. Leave eval_args out, or compare the two kinds separately."
+            )
+    if shared["benchmark_filename"]:
+        raise ValueError(
+            "General and sequential models cannot share the split of "
+            f"benchmark_filename={shared['benchmark_filename']}: a sequential model needs its histories in the files. "
+            "Compare the two kinds separately."
+        )
+    field, header = reference["TIME_FIELD"], _header(Path(reference["data_path"]), reference)
+    if header is not None and field not in header:
+        raise ValueError(
+            f"Sequential models need a time field, and the interactions of {reference['dataset']} have no {field!r} "
+            f"(they have {', '.join(sorted(header))}). Leave the sequential models out."
+        )
+    load_col = (given.get("load_col") or {}).get("inter")
+    if load_col is not None and field not in load_col:
+        raise ValueError(f"Sequential models need the time field {field!r}; add it to load_col: {{inter: {load_col}}}.")
+    shared["eval_args"] = dict(_LEAVE_ONE_OUT)
+    notes = [
+        "General and sequential models are compared under one split: the last item of each user is for the test, the "
+        "one before for validation, by time. Sequential models are masked like general ones: no item of the user's "
+        "past is recommended."
+    ]
+    # A filter of the caller, or of the data set's own yaml, stays; whether it is enough, the hash of the split tells.
+    if shared["user_inter_num_interval"] in (None, "[0,inf)"):
+        shared["user_inter_num_interval"] = _ENOUGH
+        notes.append(
+            f"Users with fewer than four interactions are left out (user_inter_num_interval={_ENOUGH}): a sequential "
+            "model cannot split them as a general one does."
+        )
+    return notes
+
+
+def _with_places(name: str, dataset: str, settings: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    """Settings that work from any folder, and without negatives where the loss wants none."""
+    config = None
+    with without_arguments():
+        try:
+            config = Config(model=name, dataset=dataset, config_dict=dict(settings))
+        except ValueError as error:
+            if _NO_NEGATIVES not in str(error) or "train_neg_sample_args" in settings:
+                raise
+        if config is None:
+            settings = {**settings, "train_neg_sample_args": None}
+            config = Config(model=name, dataset=dataset, config_dict=dict(settings))
+            notes.append(f"{name} is trained with cross entropy over all items (train_neg_sample_args: None).")
+    for key, value in settings.items():
+        if isinstance(value, str) and key.endswith(("_path", "_dir", "_file")) and Path(value).exists():
+            settings[key] = str(Path(value).resolve())
+    return {**settings, "data_path": str(Path(config["data_path"]).resolve().parent)}
+
+
+def _check_own(own: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> None:
+    for name, settings in own.items():
+        if name not in models:
+            raise ValueError(f"model_settings: {name!r} is not among the compared models {', '.join(models)}.")
+        common = sorted(set(settings) & {*SHARED, "seed", "dataset", "data_path"})
+        if common:
+            raise ValueError(
+                f"model_settings[{name!r}]: {', '.join(common)} must be the same for every model; set it in "
+                "config_dict."
+            )
+
+
+def _check_valid_metric(shared: Mapping[str, Any]) -> None:
+    """RecBole would find out after the first epoch of every run."""
+    lists = [metric for metric in shared["metrics"] if metric.lower() not in _WITHOUT_K]
+    known = [f"{metric}@{k}" for metric in lists for k in shared["topk"]]
+    known += [metric for metric in shared["metrics"] if metric.lower() in _WITHOUT_K]
+    if shared["valid_metric"].lower() not in {name.lower() for name in known}:
+        raise ValueError(
+            f"valid_metric={shared['valid_metric']} is not among what metrics and topk report ({', '.join(known)}); "
+            f"choose one of them, such as valid_metric={known[0]}."
+        )
+
+
+def _modes(eval_args: Mapping[str, Any]) -> list[str]:
+    mode = eval_args.get("mode", "full")
+    return list(mode.values()) if isinstance(mode, Mapping) else [mode]
+
+
+def _header(folder: Path, config: Any) -> set[str] | None:
+    file = folder / f"{config['dataset']}.inter"
+    if not file.is_file():  # RecBole downloads it later, or says that it is missing
+        return None
+    with file.open(encoding="utf-8") as stream:
+        return {column.partition(":")[0] for column in stream.readline().strip().split(config["field_separator"])}
+
+
+def _fingerprint(dataset: str, folder: Path, feature_path: str | None) -> str:
+    """Hash of the data set's files, so that results of other data are not taken for finished runs."""
+    state = hashlib.sha256()
+    folders = search_folders(dataset, str(folder), dataset_atomic_dir(), feature_path)
+    files = {file for place in (folder, *folders) for file in Path(place).glob(f"{dataset}.*") if file.is_file()}
+    for file in sorted(files, key=lambda found: (found.name, str(found))):
+        size = file.stat().st_size
+        state.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as stream:
+            if size > _WHOLE:
+                state.update(stream.read(_WHOLE // 2))
+                stream.seek(-_WHOLE // 2, 2)
+            state.update(stream.read())
+    return state.hexdigest()[:16]
+
+
+_WHOLE = 256 * 2**20  # of larger files the two ends count
+
+
+def _message(error: BaseException) -> str:
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return f"{type(error).__name__}: {text}"

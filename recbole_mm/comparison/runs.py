@@ -1,0 +1,247 @@
+"""Does the searches and runs of a comparison, or reads those that were done before."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
+
+from recbole_mm.comparison.ablation import without_modality
+from recbole_mm.comparison.execute import Job, versions
+from recbole_mm.comparison.processes import run_in_child
+from recbole_mm.comparison.protocol import Protocol
+from recbole_mm.comparison.report import Row
+from recbole_mm.comparison.search import SearchResult, make_plan, search
+from recbole_mm.comparison.space import read_space
+from recbole_mm.comparison.store import Store, digest, neutral_settings
+from recbole_mm.comparison.tasks import run_task
+from recbole_mm.host.registry import registered_models
+
+__all__ = ["Runs"]
+
+T = TypeVar("T")
+
+
+@dataclass
+class Runs:
+    """The runs of a comparison, and what came out of them so far.
+
+    Attributes:
+        names: The models, in the order of the table.
+        protocol: How they are run.
+        store: Where the results are.
+        seeds: The seeds.
+        split_seed: Seed of a random split; ``None`` for each run's own seed.
+        ablate: Whether to test and retrain multimodal models without their modalities.
+        jobs: Processes at a time.
+        in_process: Whether to use this process instead.
+        keep_checkpoints: Whether to keep the trained models.
+        say: Takes a line for the user.
+        after_run: Called after every run.
+        found: Model to the result of its search.
+        rows: Model and variant to the row of the table.
+        splits: Seed to the split that its runs share.
+    """
+
+    names: list[str]
+    protocol: Protocol
+    store: Store
+    seeds: list[int]
+    split_seed: int | None
+    ablate: bool
+    jobs: int
+    in_process: bool
+    keep_checkpoints: bool
+    say: Callable[[str], None]
+    after_run: Callable[[], object] = lambda: None
+    found: dict[str, SearchResult] = field(default_factory=dict)
+    rows: dict[tuple[str, str], Row] = field(default_factory=dict)
+    splits: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def search_all(self, trials: int, storage: str | None, spaces: Mapping[str, Any]) -> None:
+        """Search every model with the same budget; one that cannot be searched fails, the others go on.
+
+        Args:
+            trials: Trials of each model.
+            storage: Database of the studies; ``None`` for a file in the store.
+            spaces: Search spaces of single models.
+        """
+
+        def one(name: str) -> None:
+            settings = self.protocol.settings[name]
+            data_seed = self.seeds[0] if self.split_seed is None else self.split_seed
+            job = Job(name, self.protocol.dataset, settings, self.seeds[0], data_seed, self.protocol.mask_seen)
+            try:
+                space = read_space(name, spaces.get(name))
+                self._tell(f"{name}: searching {', '.join(space) or 'nothing'}, {trials} trials")
+                plan = make_plan(job, self.protocol.fingerprint, space, trials, storage)
+                found = search(plan, self.store, self.in_process)
+            except Exception as error:
+                self.protocol.failures[name] = f"search: {_reason(error)}"
+                self._tell(f"{name}: failed: {self.protocol.failures[name]}")
+                return
+            self.found[name] = found
+            self.protocol.settings[name] = {**settings, **found.params}
+            if found.value is not None:
+                best = f"valid {found.metric} {found.value} with {found.params}"
+                self._tell(f"{name}: best of {len(found.trials)} trials: {best}")
+
+        self._each(one, list(self.protocol.settings))
+
+    def run_all(self) -> None:
+        """Do every run that is not done yet."""
+        models = [name for name in self.names if name not in self.protocol.failures]
+        for name in self.names:
+            row = self._row(name)
+            row.params = self.found[name].params if name in self.found else {}
+            if name in self.protocol.failures:
+                row.failures.append(self.protocol.failures[name])
+        self._run([(name, "", seed) for seed in self.seeds for name in models])
+        if self.ablate:
+            variants = [
+                (name, f"without {modality}")
+                for name in models
+                for modality in self._modalities(name)
+                if len(self._modalities(name)) > 1
+            ]
+            self._run([(*variant, seed) for seed in self.seeds for variant in variants])
+
+    def ordered(self) -> list[Row]:
+        """The rows of the table: each model, then its variants."""
+        rows = [row for name in self.names for key, row in self.rows.items() if key[0] == name]
+        return [row for row in rows if row.records or row.failures]
+
+    def _run(self, order: list[tuple[str, str, int]]) -> None:
+        done = 0
+
+        def one(entry: tuple[str, str, int]) -> None:
+            nonlocal done
+            text = self._one(*entry)
+            with self._lock:
+                done += 1
+                self.say(f"[{done}/{len(order)}] {text}")
+                self.after_run()
+
+        if self.jobs > 1:
+            # The first run of every seed sets the split that the others must have, so these runs are done before them.
+            first = list({entry[2]: entry for entry in reversed(order)}.values())
+            self._each(one, first)
+            order = [*first, *(entry for entry in order if entry not in first)]
+            self._each(one, order[len(first) :])
+        else:
+            self._each(one, order)
+
+    def _each(self, do: Callable[[T], None], entries: Iterable[T]) -> None:
+        if self.jobs == 1 or self.in_process:
+            for entry in entries:
+                do(entry)
+            return
+        with ThreadPoolExecutor(self.jobs) as pool:
+            list(pool.map(do, entries))
+
+    def _one(self, name: str, variant: str, seed: int) -> str:
+        """Do one run, or read it, and return what to say about it."""
+        label = f"{name} ({variant}), seed {seed}" if variant else f"{name}, seed {seed}"
+        with self._lock:
+            row = self._row(name, variant)
+            job = self._job(name, variant, seed)
+        run = f"{name}{'-' + variant.replace(' ', '-') if variant else ''}-{seed}-{self._digest(job)}"
+        record = self.store.load(run)
+        read = record is not None and record.get("status") == "finished"
+        if not read:
+            record = self._do(run, job)
+        finished = record is not None and record["status"] == "finished"
+        users = self.store.users(run) if finished else {}
+        with self._lock:
+            if record is None or not finished:
+                reason = str((record or {}).get("reason", "it left no record"))
+            else:
+                reason = self._other_split(record["split"], seed)
+            if record is None or reason:
+                row.failures.append(reason)
+                return f"{label}: failed: {reason}"
+            row.records[seed] = record
+            row.users[seed] = users
+            if not variant and self.ablate:
+                self._add_permuted(name, seed, record, users)
+        metric, value = next(iter(record["test"].items()))
+        how = "done before" if read else f"{record['time']['total']:.0f} s"
+        return f"{label}: test {metric} {value} ({how})"
+
+    def _do(self, run: str, job: Job) -> dict[str, Any] | None:
+        folder = self.store.start(run)
+        task = {
+            "do": "run",
+            "job": asdict(job),
+            "store": str(self.store.folder),
+            "name": run,
+            "own_process": not self.in_process,
+            "keep_checkpoints": self.keep_checkpoints,
+        }
+        try:
+            if self.in_process:
+                run_task(task)
+            else:
+                run_in_child(task, folder, [job.model])
+        except Exception as error:
+            # The record of a failure is for the reader; only finished runs are taken over by the next start.
+            failure = {"status": "failed", "reason": _reason(error), "job": asdict(job), "versions": versions()}
+            self.store.save(run, failure)
+        return self.store.load(run)
+
+    def _job(self, name: str, variant: str, seed: int) -> Job:
+        settings = self.protocol.settings[name]
+        if variant:
+            settings = without_modality(settings, variant.partition(" ")[2], self._modalities(name))
+        data_seed = seed if self.split_seed is None else self.split_seed
+        known = self.splits.get(seed, {})
+        job = Job(name, self.protocol.dataset, settings, seed, data_seed, self.protocol.mask_seen)
+        permute = self.ablate and not variant and name in registered_models()
+        return replace(job, permute=permute, split=known.get("hash"), candidates=known.get("candidates"))
+
+    def _digest(self, job: Job) -> str:
+        what = {**asdict(job), "settings": neutral_settings(job.settings), "data": self.protocol.fingerprint}
+        for key in ("split", "candidates"):  # known or not, they do not change what is computed
+            del what[key]
+        return digest(what)
+
+    def _other_split(self, split: Mapping[str, Any], seed: int) -> str:
+        """Why a finished run cannot be compared; empty if it can."""
+        known = self.splits.setdefault(seed, dict(split))
+        if known["hash"] != split["hash"]:
+            return f"it has another split ({split['hash']}) than the models before it ({known['hash']})"
+        if known["candidates"] != split["candidates"]:
+            return (
+                f"it ranks other candidates ({split['items']:,} items) than the models before it ({known['items']:,})"
+            )
+        return ""
+
+    def _add_permuted(self, name: str, seed: int, record: Mapping[str, Any], users: Mapping[str, Any]) -> None:
+        for modality, test in record["permuted"].items():
+            row = self._row(name, f"{modality} permuted")
+            prefix = f"permuted/{modality}/"
+            row.records[seed] = {"test": test}
+            own = {key[len(prefix) :]: value for key, value in users.items() if key.startswith(prefix)}
+            row.users[seed] = {"user": users["user"], **own} if own else {}
+
+    def _row(self, name: str, variant: str = "") -> Row:
+        return self.rows.setdefault((name, variant), Row(name, variant))
+
+    def _modalities(self, name: str) -> list[str]:
+        if name not in registered_models():
+            return []
+        records = self._row(name).records.values()
+        return next((list(record["modalities"]) for record in records), [])
+
+    def _tell(self, text: str) -> None:
+        with self._lock:
+            self.say(text)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    kind = type(error).__name__
+    return text if kind == "ChildError" else f"{kind}: {text}"

@@ -1,0 +1,25 @@
+"""Options: what exists, what a value may be, and the strict view a model reads them through."""
+
+from __future__ import annotations
+
+from recbole_mm.config.check import check_command_line, check_config
+from recbole_mm.config.evaluation import resolve_eval_batch_size
+from recbole_mm.config.names import known_keys, read_options, suggest
+from recbole_mm.config.options import ModelOptions
+from recbole_mm.config.shared import SHARED_OPTIONS, active_weights, check_modalities, modality_names
+from recbole_mm.paths import properties_dir as properties_directory
+
+__all__ = [
+    "SHARED_OPTIONS",
+    "ModelOptions",
+    "active_weights",
+    "check_command_line",
+    "check_config",
+    "check_modalities",
+    "known_keys",
+    "modality_names",
+    "properties_directory",
+    "read_options",
+    "resolve_eval_batch_size",
+    "suggest",
+]

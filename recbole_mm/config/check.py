@@ -1,0 +1,93 @@
+"""Checks of a whole configuration: no unknown key, no value that could not be meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from logging import getLogger
+from typing import Any
+
+from recbole_mm.config.names import key_sources, known_keys, read_keys, suggest
+from recbole_mm.config.shared import SHARED_OPTIONS, check_shared
+from recbole_mm.paths import properties_dir
+
+__all__ = ["check_command_line", "check_config"]
+
+
+def check_config(
+    internal: Mapping[str, Any],
+    file: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    command_line: Mapping[str, Any],
+    model_class: Any = None,
+) -> None:
+    """Check what the caller set, against the defaults of the model and of the shared options.
+
+    An unknown key is a warning here, because pipelines share one file among many models and a caller's script may
+    have arguments of its own; our command line refuses it (`check_command_line`).
+
+    Args:
+        internal: Defaults of RecBole, of our yamls and of the model.
+        file: What the caller's yaml files set.
+        variables: What the caller's dict set.
+        command_line: What ``--key=value`` arguments set.
+        model_class: The model's class; options that its source asks for are known.
+
+    Raises:
+        ValueError: A shared option, a model option or any option of the command line has a value of the wrong kind.
+    """
+    external = {**file, **variables, **command_line}
+    logger = getLogger()
+    for message in _unknown(external, known_keys(internal), model_class).values():
+        logger.warning(message)
+    check_shared({**internal, **external})
+    ours = set(SHARED_OPTIONS) | _model_keys(model_class)
+    for key, value in external.items():
+        problem = _mismatch(key, value, internal.get(key))
+        if problem is None or key in SHARED_OPTIONS:
+            continue
+        if key in ours or key in command_line:
+            raise ValueError(problem)
+        logger.warning(problem)
+
+
+def check_command_line(keys: Mapping[str, Any] | set[str], model_class: Any = None) -> None:
+    """Refuse unknown option names of our own command line.
+
+    Args:
+        keys: The names given.
+        model_class: The model's class, if it is known already.
+
+    Raises:
+        ValueError: At least one name is unknown to RecBole and to every model, with the nearest known names.
+    """
+    unknown = _unknown(keys, known_keys(), model_class)
+    if unknown:
+        raise ValueError("\n".join(unknown.values()))
+
+
+def _unknown(keys: Mapping[str, Any] | set[str], known: set[str], model_class: Any) -> dict[str, str]:
+    strangers = [key for key in keys if key not in known]
+    if strangers:  # only now is it worth reading sources
+        asked = key_sources(model_class)
+        strangers = [key for key in strangers if key not in asked]
+    return {
+        key: f"Unknown option {key!r}: neither RecBole nor a registered model reads it.{suggest(str(key), known)}"
+        for key in strangers
+    }
+
+
+def _mismatch(key: str, value: Any, default: Any) -> str | None:
+    """Message about a text where the default is a number or a truth value; such a text never means what it says."""
+    if not isinstance(value, str):
+        return None
+    if isinstance(default, bool):
+        return f"{key}: expected True or False (without quotes), got the text {value!r}."
+    if isinstance(default, (int, float)):
+        kind = "an integer" if isinstance(default, int) else "a number"
+        return f"{key}: expected {kind} (default {default!r}), got the text {value!r}."
+    return None
+
+
+def _model_keys(model_class: Any) -> set[str]:
+    file = properties_dir() / "model" / f"{getattr(model_class, '__name__', '')}.yaml"
+    return read_keys(file) if file.is_file() else set()

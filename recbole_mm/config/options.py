@@ -1,0 +1,186 @@
+"""The strict view through which a model reads its options."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Callable
+
+from recbole_mm.config.names import suggest
+
+__all__ = ["ModelOptions"]
+
+_REQUIRED: Any = object()
+
+
+class ModelOptions:
+    """Options of one model, read without RecBole's silent ``None`` for a missing or misspelt key.
+
+    Every reader raises ``KeyError`` for a key that the configuration does not hold (the model's yaml lacks it) and
+    ``ValueError`` for a value of the wrong type or out of range; both say what was expected, what was got and where to
+    change it.
+
+    Args:
+        config: RecBole's ``Config``, or any mapping.
+        model_name: Name of the model, for the messages.
+
+    Attributes:
+        read: Keys asked for so far.
+    """
+
+    def __init__(self, config: Any, model_name: str) -> None:
+        self._config = config
+        self._model_name = model_name
+        self.read: set[str] = set()
+
+    def integer(self, key: str, minimum: int | None = None, maximum: int | None = None) -> int:
+        """A whole number; ``True`` and ``"3"`` are none."""
+        return self._integer(key, self._value(key), minimum, maximum)
+
+    def number(self, key: str, minimum: float | None = None, maximum: float | None = None) -> float:
+        """A finite number, whole or not."""
+        return self._number(key, self._value(key), minimum, maximum)
+
+    def boolean(self, key: str) -> bool:
+        """``True`` or ``False``; the text ``"False"`` is refused, since it would count as true."""
+        return self._boolean(key, self._value(key))
+
+    def choice(self, key: str, allowed: Sequence[str]) -> str:
+        """One of a few names."""
+        return self._choice(key, self._value(key), allowed)
+
+    def text(self, key: str) -> str:
+        """A non-empty text."""
+        return self._text(key, self._value(key))
+
+    def optional_integer(self, key: str, minimum: int | None = None, maximum: int | None = None) -> int | None:
+        """A whole number, or ``None`` (``~`` in yaml)."""
+        value = self._value(key)
+        return None if value is None else self._integer(key, value, minimum, maximum)
+
+    def optional_text(self, key: str) -> str | None:
+        """A non-empty text, or ``None`` (``~`` in yaml)."""
+        value = self._value(key)
+        return None if value is None else self._text(key, value)
+
+    def integers(self, key: str, minimum: int | None = None) -> list[int]:
+        """A list of whole numbers, which may be empty."""
+        value = self._value(key)
+        if not isinstance(value, (list, tuple)):
+            raise self._error(key, "a list of integers such as [64, 32]", value)
+        return [self._integer(key, entry, minimum, None) for entry in value]
+
+    def per_modality(
+        self,
+        key: str,
+        modalities: Iterable[str],
+        kind: str = "number",
+        allowed: Sequence[str] | None = None,
+        default: Any = _REQUIRED,
+        minimum: float | None = None,
+        maximum: float | None = None,
+    ) -> dict[str, Any]:
+        """One value for all modalities, or a mapping from modality to value.
+
+        Args:
+            key: Name of the option.
+            modalities: The modalities that need a value.
+            kind: ``integer``, ``number``, ``choice``, ``optional_integer`` or ``boolean``.
+            allowed: The names allowed when ``kind`` is ``choice``.
+            default: Value of the modalities that a mapping leaves out, and of all of them when the option is ``~``;
+                without a default that is an error.
+            minimum: Smallest number allowed.
+            maximum: Largest number allowed.
+
+        Returns:
+            A value for each of ``modalities``, in their order.
+
+        Raises:
+            KeyError: The option is not set at all.
+            ValueError: Unknown modality in the mapping, a modality without a value, or a value of the wrong kind.
+        """
+        readers: dict[str, Callable[[str, Any], Any]] = {
+            "integer": lambda name, value: self._integer(name, value, minimum, maximum),
+            "optional_integer": lambda name, value: (
+                None if value is None else self._integer(name, value, minimum, maximum)
+            ),
+            "number": lambda name, value: self._number(name, value, minimum, maximum),
+            "boolean": self._boolean,
+            "choice": lambda name, value: self._choice(name, value, allowed or ()),
+        }
+        if kind not in readers:
+            raise ValueError(f"per_modality: kind must be one of {', '.join(readers)}, got {kind!r}.")
+        names = list(modalities)
+        value = self._value(key)
+        if value is None and kind != "optional_integer" and default is not _REQUIRED:
+            value = {}
+        if not isinstance(value, Mapping):
+            return {name: readers[kind](key, value) for name in names}
+        for name in value:
+            if name not in names:
+                raise ValueError(
+                    f"{self._model_name} option {key!r}: unknown modality {name!r}.{suggest(str(name), names)} "
+                    f"The modalities in use are {', '.join(names) or '(none)'}."
+                )
+        missing = [name for name in names if name not in value]
+        if missing and default is _REQUIRED:
+            raise ValueError(
+                f"{self._model_name} option {key!r}: no value for {', '.join(missing)}; "
+                "give one value for all modalities or one for each of them."
+            )
+        return {
+            name: readers[kind](f"{key}[{name}]", value[name]) if name in value else default  # type: ignore[misc]
+            for name in names
+        }
+
+    def _value(self, key: str) -> Any:
+        self.read.add(key)
+        if key not in self._config:
+            raise KeyError(
+                f"{self._model_name} needs the option {key!r}, which is not set: add it with its default to "
+                f"properties/model/{self._model_name}.yaml (or properties/overall.yaml), or pass --{key}=..."
+            )
+        return self._config[key]
+
+    def _integer(self, key: str, value: Any, minimum: float | None, maximum: float | None) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self._error(key, "an integer" + _bounds(minimum, maximum), value)
+        return int(self._within(key, "an integer", value, minimum, maximum))
+
+    def _number(self, key: str, value: Any, minimum: float | None, maximum: float | None) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise self._error(key, "a finite number" + _bounds(minimum, maximum), value)
+        return float(self._within(key, "a number", value, minimum, maximum))
+
+    def _within(self, key: str, what: str, value: Any, minimum: float | None, maximum: float | None) -> Any:
+        if (minimum is not None and value < minimum) or (maximum is not None and value > maximum):
+            raise self._error(key, what + _bounds(minimum, maximum), value)
+        return value
+
+    def _boolean(self, key: str, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self._error(key, "True or False (without quotes)", value)
+        return value
+
+    def _choice(self, key: str, value: Any, allowed: Sequence[str]) -> str:
+        if value not in allowed or not isinstance(value, str):
+            raise self._error(key, f"one of {', '.join(allowed)}", value, suggest(str(value), allowed))
+        return value
+
+    def _text(self, key: str, value: Any) -> str:
+        if not isinstance(value, str) or not value:
+            raise self._error(key, "a non-empty text", value)
+        return value
+
+    def _error(self, key: str, expected: str, value: Any, hint: str = "") -> ValueError:
+        return ValueError(
+            f"{self._model_name} option {key!r}: expected {expected}, got {value!r} ({type(value).__name__}).{hint}"
+        )
+
+
+def _bounds(minimum: float | None, maximum: float | None) -> str:
+    if minimum is not None and maximum is not None:
+        return f" from {minimum} to {maximum}"
+    if minimum is not None:
+        return f" of at least {minimum}"
+    return f" of at most {maximum}" if maximum is not None else ""

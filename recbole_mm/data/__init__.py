@@ -1,0 +1,1 @@
+"""Data sets with features: reading, aligning, converting."""

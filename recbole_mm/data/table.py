@@ -1,0 +1,60 @@
+"""Feature tables aligned to RecBole's internal ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+__all__ = ["FeatureStore", "FeatureTable", "InteractionFeatures"]
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """One modality of one entity, a row per internal id.
+
+    Attributes:
+        modality: Name of the modality, such as ``image``.
+        entity: ``item`` or ``user``.
+        feature: Vectors, ``(n, d)``, or ``(n, R, d)`` with ``R`` vectors (patches, tokens) per entity. Row 0 is
+            RecBole's padding; it and the rows that are not observed are zero.
+        observed: Which rows the feature file really has, bool ``(n,)``. Filling missing rows leaves it as it is.
+    """
+
+    modality: str
+    entity: str
+    feature: Tensor
+    observed: Tensor
+
+
+@dataclass(frozen=True)
+class InteractionFeatures:
+    """One modality of interactions, such as the text of reviews.
+
+    The rows cover the whole data set, whatever split it belongs to: a model must keep the training pairs only.
+
+    Attributes:
+        modality: Name of the modality.
+        user: Internal user ids, ``(k,)``.
+        item: Internal item ids, ``(k,)``.
+        feature: Vectors, ``(k, d)`` or ``(k, R, d)``.
+    """
+
+    modality: str
+    user: Tensor
+    item: Tensor
+    feature: Tensor
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """All active features of a data set; each mapping goes from modality to table, in the order of the names.
+
+    ``available`` names the chosen modalities before those of weight 0 were left out: the names that an option per
+    modality may use.
+    """
+
+    item: dict[str, FeatureTable] = field(default_factory=dict)
+    user: dict[str, FeatureTable] = field(default_factory=dict)
+    inter: dict[str, InteractionFeatures] = field(default_factory=dict)
+    available: tuple[str, ...] = ()

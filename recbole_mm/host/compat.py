@@ -1,0 +1,306 @@
+"""Repairs that RecBole 1.2.1 needs on current libraries, one function per repair.
+
+Every repair first tries out whether the installed library still does what RecBole relies on, and does nothing if it
+does. What RecBole calls is repaired, not what other code calls. A repair that changes a RecBole function edits its
+source text in place, so nothing of RecBole is copied here, and stops with an error when the text is another one.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+import pickle
+import platform
+import sys
+import textwrap
+import types
+import warnings
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from recbole_mm.host.names import check_model_name
+
+__all__ = ["RECBOLE_VERSION", "install", "installed_repairs"]
+
+RECBOLE_VERSION = "1.2.1"
+
+_applied: dict[str, bool] = {}
+
+
+def install() -> None:
+    """Apply every repair that the installed libraries make necessary; calling it again does nothing.
+
+    Raises:
+        RuntimeError: RecBole is not the version, or not the code, that the repairs were written for.
+    """
+    if _applied:
+        return
+    _check_recbole()
+    done = {}
+    # Importing recbole.quick_start is itself one of the things that break, so that repair comes first.
+    for repair in (
+        _repair_ray_import,
+        _repair_numpy_aliases,
+        _repair_dok_update,
+        _repair_torch_load,
+        _repair_chained_fillna,
+        _repair_agg_len,
+        _repair_get_model,
+    ):
+        done[repair.__name__.replace("_repair_", "")] = repair()
+    _applied.update(done)
+
+
+def installed_repairs() -> dict[str, bool]:
+    """Name of each repair, and whether it was needed here."""
+    return dict(_applied)
+
+
+def _versions() -> str:
+    found = []
+    for name in ("recbole", "torch", "numpy", "pandas", "scipy", "ray"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"no {name}")
+    return f"Python {platform.python_version()}, " + ", ".join(found)
+
+
+def _check_recbole() -> None:
+    import recbole
+
+    got = getattr(recbole, "__version__", "unknown")
+    if got != RECBOLE_VERSION:
+        raise RuntimeError(
+            f"recbole_mm is written for RecBole {RECBOLE_VERSION} and got {got} ({_versions()}). "
+            f"Install it with: pip install 'recbole=={RECBOLE_VERSION}' (Python 3.12 or newer: pip install --no-deps "
+            f"'recbole=={RECBOLE_VERSION}', because its requirement ray<=2.6.3 has no files for it)."
+        )
+
+
+def _repair_ray_import() -> bool:
+    """``recbole.quick_start`` imports ``ray.tune``, for one call of ``tune.report``.
+
+    The ray that RecBole asks for (<= 2.6.3) fails to import with setuptools >= 82 or numpy >= 2, has no files for
+    Python >= 3.12, and takes 2 to 13 seconds where it works. A report means something only within a Ray Tune trial, and
+    a trial has ray imported already. So unless ray is imported, RecBole gets a stand-in that passes reports on to Ray
+    Tune when there is one, and ``import ray`` elsewhere finds whatever it would have found without us.
+    """
+    if "recbole.quick_start" in sys.modules or "ray.tune" in sys.modules:
+        import_module("recbole.quick_start")
+        return False
+    tune: Any = types.ModuleType("ray.tune")
+    tune.report = _report_to_ray_tune
+    package: Any = types.ModuleType("ray")
+    package.tune = tune
+    before = {name: sys.modules.get(name) for name in ("ray", "ray.tune")}
+    sys.modules.update({"ray": package, "ray.tune": tune})
+    try:
+        quick_start = import_module("recbole.quick_start.quick_start")
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+    if getattr(quick_start, "tune", None) is not tune:
+        raise _unexpected("recbole.quick_start", "from ray import tune")
+    return True
+
+
+def _report_to_ray_tune(**metrics: Any) -> None:
+    tune = sys.modules.get("ray.tune")
+    if tune is None:
+        return
+    # Ray 2.7 replaced the keywords by one dictionary.
+    parameter = inspect.signature(tune.report).parameters.get("metrics")
+    if parameter is not None and parameter.kind is not parameter.VAR_KEYWORD:
+        tune.report(metrics)
+    else:
+        tune.report(**metrics)
+
+
+def _repair_numpy_aliases() -> bool:
+    """RecBole writes ``np.float = np.float_`` and seven more such aliases into numpy whenever a Config is made.
+
+    numpy 2 has no ``float_``, ``complex_`` and ``unicode_``, so no Config can be made. Besides, data loaded from a
+    checkpoint by a fresh process makes no Config and then misses ``np.float``, hence the aliases are set at once. They
+    are numpy-wide, as RecBole's own are.
+    """
+    import numpy as np
+    from recbole.config import Config
+
+    needed = not all(name in vars(np) for name in ("float_", "complex_", "unicode_"))
+    if needed:
+        _edit(
+            Config.compatibility_settings,
+            {
+                "= np.float_\n": "= np.float64\n",
+                "= np.complex_\n": "= np.complex128\n",
+                "= np.unicode_\n": "= np.str_\n",
+            },
+        )
+    if needed or "float" not in vars(np):
+        Config.compatibility_settings(None)
+        return True
+    return False
+
+
+def _repair_dok_update() -> bool:
+    """LightGCN, NGCF and five more fill a ``dok_matrix`` through ``_update``, which scipy 1.13 removed."""
+    from scipy.sparse import dok_matrix
+
+    if hasattr(dok_matrix, "_update"):
+        return False
+    if not isinstance(getattr(dok_matrix((1, 1)), "_dict", None), dict):
+        raise _unexpected("scipy.sparse.dok_matrix", "_dict")
+
+    def _update(self: Any, data: Mapping[tuple[int, int], Any]) -> None:
+        """Add entries without the index checks of item assignment."""
+        self._dict.update(data)
+
+    dok_matrix._update = _update
+    return True
+
+
+def _repair_torch_load() -> bool:
+    """Torch 2.6 and newer refuse RecBole's checkpoints, since they hold a pickled Config (and pickle protocol 4).
+
+    ``torch.load`` called by a RecBole module reads them again, exactly as RecBole did before torch 2.6, which means
+    that a checkpoint from an untrusted source can run code. Everybody else's ``torch.load`` keeps its safe default.
+    """
+    import torch
+
+    original = torch.load
+    if getattr(original, "_recbole_mm", False):
+        return False
+    buffer = io.BytesIO()
+    torch.save({"config": types.SimpleNamespace()}, buffer, pickle_protocol=4)
+    buffer.seek(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.load(buffer)
+        return False
+    except pickle.UnpicklingError:
+        pass
+
+    @functools.wraps(original)
+    def load(*args: Any, **kwargs: Any) -> Any:
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if caller.startswith("recbole."):
+            kwargs.setdefault("weights_only", False)
+        return original(*args, **kwargs)
+
+    load.__module__ = "torch"  # the name under which it can be found, for pickle
+    load._recbole_mm = True  # type: ignore[attr-defined]
+    torch.load = load
+    return True
+
+
+def _repair_chained_fillna() -> bool:
+    """With pandas 3 ``frame[field].fillna(..., inplace=True)`` changes a copy, silently.
+
+    Missing numbers stay NaN, missing tokens become the id -9223372036854775808 (the padding row of every ``.user`` and
+    ``.item`` file has them), and an empty cell of a sequence column raises.
+    """
+    import pandas as pd
+    from recbole.data.dataset import Dataset
+
+    frame = pd.DataFrame({"field": [None, "a"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        frame["field"].fillna(value="", inplace=True)
+    if frame["field"].notna().all():
+        return False
+    _edit(
+        Dataset._load_feat,
+        {'df[field].fillna(value="", inplace=True)': 'df[field] = df[field].fillna(value="")'},
+    )
+    _edit(
+        Dataset._fill_nan,
+        {
+            "feat[field].fillna(value=0, inplace=True)": "feat[field] = feat[field].fillna(value=0)",
+            "feat[field].fillna(value=feat[field].mean(), inplace=True)": (
+                "feat[field] = feat[field].fillna(value=feat[field].mean())"
+            ),
+        },
+    )
+    return True
+
+
+def _repair_agg_len() -> bool:
+    """With pandas 3 ``series.agg(len)`` is the length of the series, no longer the lengths of its elements."""
+    import pandas as pd
+    from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDataset
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lengths = pd.Series([[1, 2], [3]]).agg(len)
+    if isinstance(lengths, pd.Series):
+        return False
+    for function, count in (
+        (Dataset._remap, 1),
+        (Dataset._normalize, 1),
+        (Dataset._discretization, 2),
+        (KnowledgeBasedDataset._reset_ent_remapID, 1),
+    ):
+        _edit(function, {"feat[field].agg(len)": "feat[field].map(len)"}, count)
+    _edit(SequentialDataset._benchmark_presets, {"].agg(len)": "].map(len)"})
+    return True
+
+
+def _repair_get_model() -> bool:
+    """An unknown model name is reported as "No module named 'lightgbm'", or as a missing attribute.
+
+    RecBole looks in its ``exlib_recommender`` package last, and merely looking there imports lightgbm.
+    """
+    from recbole.utils import get_model
+
+    if getattr(get_model, "_recbole_mm", False):
+        return False
+    get_model.__globals__["check_model_name"] = check_model_name
+    _edit(
+        get_model,
+        {"model_file_name = model_name.lower()": "check_model_name(model_name); model_file_name = model_name.lower()"},
+    )
+    get_model._recbole_mm = True
+    return True
+
+
+def _edit(function: Callable[..., Any], changes: Mapping[str, str], count: int = 1) -> None:
+    """Replace source text within a function, keeping the function object.
+
+    Other modules hold RecBole's functions by value (``from recbole.utils import get_model``) and subclasses inherit its
+    methods, so the code object is exchanged rather than the function. Line numbers stay those of the file.
+
+    Args:
+        function: Function of RecBole without free variables.
+        changes: Old text to new text.
+        count: How often each old text must occur.
+    """
+    name = f"{function.__module__}.{function.__qualname__}"
+    code = function.__code__
+    try:
+        source = textwrap.dedent(inspect.getsource(function))
+    except OSError as error:
+        raise _unexpected(name, "readable source text") from error
+    for old, new in changes.items():
+        if source.count(old) != count:
+            raise _unexpected(name, old.strip())
+        source = source.replace(old, new)
+    module = compile("\n" * (code.co_firstlineno - 1) + source, code.co_filename, "exec", dont_inherit=True)
+    edited = [part for part in module.co_consts if isinstance(part, types.CodeType) and part.co_name == code.co_name]
+    if len(edited) != 1 or edited[0].co_freevars != code.co_freevars:
+        raise _unexpected(name, "a plain function")
+    function.__code__ = edited[0]
+
+
+def _unexpected(where: str, what: str) -> RuntimeError:
+    return RuntimeError(
+        f"recbole_mm expected {what!r} in {where} and did not find it, so it cannot repair it ({_versions()}). "
+        f"It is written for an unchanged RecBole {RECBOLE_VERSION}; please report these versions."
+    )

@@ -1,0 +1,61 @@
+"""Which model names exist, ours and RecBole's, and what to say about one that does not."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+__all__ = ["check_model_name", "recbole_folder", "recbole_model_files", "recbole_models", "registered"]
+
+#: Models made known to RecBole by :func:`recbole_mm.host.registry.register`, by name.
+registered: dict[str, type] = {}
+
+
+def check_model_name(name: Any) -> None:
+    """Stop unless ``name`` is a model that RecBole's ``get_model`` can find.
+
+    Raises:
+        ValueError: No such model; the message has the nearest names.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"A model name is a text such as 'BPR', got {name!r} ({type(name).__name__}).")
+    if name in registered or name in recbole_models():
+        return
+    # RecBole's manual tells users to put their model file into its own folders; such a file is not in our list.
+    if name.lower() in recbole_model_files() - {known.lower() for known in recbole_models()}:
+        return
+    spelt = {known.lower(): known for known in sorted({*recbole_models(), *registered})}
+    near = [spelt[match] for match in difflib.get_close_matches(name.lower(), spelt, n=3, cutoff=0.6)]
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(
+        f"There is no model named {name!r}.{hint} Models of recbole_mm and your own: "
+        f"{', '.join(sorted(registered)) or '(none)'}; RecBole has {len(recbole_models())} more, such as BPR, LightGCN "
+        "and SASRec. A model class of your own is made known with recbole_mm.register."
+    )
+
+
+def recbole_folder() -> Path:
+    """Folder of the installed RecBole package."""
+    spec = find_spec("recbole")
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError("RecBole is not installed: pip install 'recbole>=1.2.1,<1.3'.")
+    return Path(spec.origin).parent
+
+
+@functools.cache
+def recbole_models() -> frozenset[str]:
+    """Names of RecBole's own models, read from its package files without importing them (one wants lightgbm)."""
+    return frozenset(
+        name
+        for file in recbole_folder().glob("model/*_recommender/__init__.py")
+        for name in re.findall(r"^from \S+ import (\w+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    )
+
+
+def recbole_model_files() -> set[str]:
+    """Names of the model files in RecBole's folders, which are its models' names in lower case."""
+    return {file.stem for file in recbole_folder().glob("model/*_recommender/*.py")} - {"__init__"}

@@ -1,0 +1,277 @@
+"""Makes RecBole's own look-ups find our models, trainers, data sets, options and files.
+
+Registering only adds entries to the places where RecBole looks; nothing of RecBole is replaced except that `Config`
+additionally reads our yaml files, and that ranking results are collected faster (:mod:`recbole_mm.host.evaluation`).
+So every entry point of RecBole, and every pipeline written for it, works with the registered models.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from logging import getLogger
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar, Union, overload
+
+import yaml
+from recbole.config import Config
+from recbole.utils import ModelType
+from recbole.utils.argument_list import dataset_arguments
+
+from recbole_mm.config import check_config, resolve_eval_batch_size
+from recbole_mm.host import evaluation
+from recbole_mm.host.names import recbole_model_files, recbole_models, registered
+from recbole_mm.paths import dataset_atomic_dir, properties_dir
+
+__all__ = ["DATASET_OPTIONS", "install", "register", "registered_models"]
+
+Properties = Union[str, "os.PathLike[str]", Mapping[str, Any]]
+Model = TypeVar("Model", bound=type)
+
+#: Options that change what a data set holds. RecBole reuses a saved data set by itself when its own options are equal.
+DATASET_OPTIONS = (
+    "modalities",
+    "modality_weight",
+    "feature_norm",
+    "missing_feature",
+    "feature_dtype",
+    "feature_path",
+)
+
+_PACKAGES = {
+    ModelType.GENERAL: "general_recommender",
+    ModelType.SEQUENTIAL: "sequential_recommender",
+    ModelType.CONTEXT: "context_aware_recommender",
+    ModelType.KNOWLEDGE: "knowledge_aware_recommender",
+    ModelType.TRADITIONAL: "general_recommender",
+}
+
+_properties: dict[str, Properties] = {}
+
+
+@overload
+def register(
+    model: Model, *, dataset: type | None = ..., trainer: type | None = ..., properties: Properties | None = ...
+) -> Model: ...
+
+
+@overload
+def register(
+    model: None = ..., *, dataset: type | None = ..., trainer: type | None = ..., properties: Properties | None = ...
+) -> Callable[[Model], Model]: ...
+
+
+def register(
+    model: Any = None,
+    *,
+    dataset: type | None = None,
+    trainer: type | None = None,
+    properties: Properties | None = None,
+) -> Any:
+    """Make a model class known to RecBole under its name; also usable as a decorator.
+
+    Afterwards ``run_recbole(model="Name")``, ``get_model``, ``Config``, ``load_data_and_model`` and the command line
+    find it. A class may be registered again, which replaces what was given with it (a notebook cell that runs twice).
+
+    Args:
+        model: Subclass of one of RecBole's recommenders.
+        dataset: Class of its data set. Without it, a multimodal model gets ``MultimodalDataset`` or
+            ``MultimodalSequentialDataset``, any other model what RecBole chooses by model type.
+        trainer: Class of its trainer; without it RecBole's ``Trainer``.
+        properties: Default options: a yaml file, or a mapping. Without it ``properties/model/<Name>.yaml`` of this
+            package, if there is one.
+
+    Returns:
+        The model class, unchanged.
+
+    Raises:
+        TypeError: Not a recommender class.
+        ValueError: The name, or the name of its trainer or data set, belongs to RecBole or to another registered model.
+        FileNotFoundError: ``properties`` is a path where there is no file.
+
+    Example:
+        >>> @register(properties={"embedding_size": 64})  # doctest: +SKIP
+        ... class MyModel(MultimodalRecommender): ...
+    """
+    if model is None:
+        return functools.partial(register, dataset=dataset, trainer=trainer, properties=properties)
+    _check_model(model)
+    name = model.__name__
+    if properties is not None and not isinstance(properties, Mapping):
+        properties = Path(properties)
+        if not properties.is_file():
+            raise FileNotFoundError(f"register({name}): properties: there is no file {properties}.")
+    places = import_module("recbole.trainer"), import_module("recbole.data.dataset")
+    entries = {(places[0], f"{name}Trainer"): trainer, (places[1], f"{name}Dataset"): dataset or _dataset_for(model)}
+    for (place, entry), new in entries.items():
+        present = getattr(place, entry, None)
+        if present is not None and name not in registered:
+            raise ValueError(
+                f"register({name}): RecBole has a class {place.__name__}.{entry}, which it would use for this model; "
+                "give the model another name."
+            )
+        if new is not None:
+            setattr(place, entry, new)
+        elif present is not None:
+            delattr(place, entry)
+    _alias(model)
+    registered[name] = model
+    _properties.pop(name, None)
+    if properties is not None:
+        _properties[name] = properties
+    return model
+
+
+def registered_models() -> dict[str, type]:
+    """The registered models by name, sorted."""
+    return dict(sorted(registered.items()))
+
+
+def _check_model(model: Any) -> None:
+    if not inspect.isclass(model) or getattr(model, "type", None) not in _PACKAGES:
+        raise TypeError(
+            f"register expects a subclass of a RecBole recommender, whose class attribute `type` is one of "
+            f"{', '.join(sorted(kind.name for kind in _PACKAGES))}; got {model!r}."
+        )
+    name = model.__name__
+    same = {known.lower(): known for known in registered}.get(name.lower())
+    if same is None:
+        if name.lower() in recbole_model_files() or name in recbole_models():
+            raise ValueError(
+                f"register({name}): RecBole has a model of this name (case does not count); choose another."
+            )
+        return
+    known = registered[same]
+    if (known.__module__, known.__qualname__) != (model.__module__, model.__qualname__):
+        raise ValueError(
+            f"register({name}): the name belongs to {known.__module__}.{known.__qualname__} already "
+            "(case does not count); choose another."
+        )
+
+
+def _alias(model: type) -> None:
+    """Put a module that holds nothing but the class where ``get_model`` looks for a file named after the model.
+
+    Not the class's own module: that may be ``__main__``, which has no import spec, or not hold the class by name.
+    """
+    name = f"recbole.model.{_PACKAGES[model.type]}.{model.__name__.lower()}"  # type: ignore[attr-defined]
+    alias = ModuleType(name, f"Entry of {model.__module__}.{model.__qualname__} for recbole.utils.get_model.")
+    alias.__spec__ = ModuleSpec(name, loader=None, origin=model.__module__)
+    setattr(alias, model.__name__, model)
+    sys.modules[name] = alias
+
+
+def _dataset_for(model: type) -> type | None:
+    from recbole_mm.data import dataset
+    from recbole_mm.model.base import MultimodalModelMixin
+
+    if not issubclass(model, MultimodalModelMixin):
+        return None
+    sequential = model.type == ModelType.SEQUENTIAL  # type: ignore[attr-defined]
+    return dataset.MultimodalSequentialDataset if sequential else dataset.MultimodalDataset
+
+
+def install() -> None:
+    """Hook our options and files into RecBole; calling it again does nothing."""
+    if hasattr(Config._load_internal_config_dict, "_recbole_mm"):
+        return
+    dataset_arguments.extend(option for option in DATASET_OPTIONS if option not in dataset_arguments)
+    _after(Config, "_set_default_parameters", _finish)
+    evaluation.install()
+    load = Config._load_internal_config_dict
+
+    @functools.wraps(load)
+    def load_internal_config_dict(config: Any, model: str, model_class: Any, dataset: str) -> None:
+        layers: list[tuple[Path, dict[str, Any]]] = []
+        read = config._update_internal_config_dict
+
+        def record(file: str) -> Any:
+            content = read(file)
+            layers.append((Path(os.path.normpath(file)), content or {}))
+            return content
+
+        config._update_internal_config_dict = record
+        try:
+            load(config, model, model_class, dataset)
+        finally:
+            del config._update_internal_config_dict
+        merged = _with_ours(layers, model, dataset, config.yaml_loader)
+        merged["MODEL_TYPE"] = model_class.type
+        config.internal_config_dict = merged
+        check_config(merged, config.file_config_dict, config.variable_config_dict, config.cmd_config_dict, model_class)
+
+    load_internal_config_dict._recbole_mm = True  # type: ignore[attr-defined]
+    Config._load_internal_config_dict = load_internal_config_dict
+
+
+def _with_ours(layers: list[tuple[Path, dict[str, Any]]], model: str, dataset: str, loader: Any) -> dict[str, Any]:
+    """Merge RecBole's defaults with ours, each of our files right after RecBole's file of the same kind.
+
+    RecBole's order is overall, model, ``dataset/sample``, ``dataset/<name>``, then what the kind of model requires (a
+    sequential model's leave-one-out split). Data set files count for every model, so that baselines are comparable.
+    """
+    folder = properties_dir()
+    merged: dict[str, Any] = {}
+    pending = [("model", _model_properties(model, folder)), ("dataset", folder / "dataset" / f"{dataset}.yaml")]
+    if model not in registered:
+        pending = pending[1:]
+    for file, content in layers:
+        kind = file.name if file.parent.name == "properties" else file.parent.name
+        while pending and _ORDER.index(kind) > _ORDER.index(pending[0][0]):
+            merged.update(_read(pending.pop(0)[1], loader))
+        merged.update(content)
+        if kind == "overall.yaml" and model in registered:
+            merged.update(_read(folder / "overall.yaml", loader))
+    for _, source in pending:
+        merged.update(_read(source, loader))
+    return merged
+
+
+_ORDER = ("overall.yaml", "model", "dataset", "quick_start_config")
+
+
+def _model_properties(model: str, folder: Path) -> Properties:
+    return _properties.get(model, folder / "model" / f"{model}.yaml")
+
+
+def _read(source: Properties, loader: Any) -> Mapping[str, Any]:
+    if isinstance(source, Mapping):
+        return copy.deepcopy(source)  # RecBole completes nested options, such as train_neg_sample_args, in place
+    file = Path(source)
+    if not file.is_file():
+        return {}
+    content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
+    if content is not None and not isinstance(content, dict):
+        raise ValueError(f"{file}: expected a mapping of options, got {type(content).__name__}.")
+    return content or {}
+
+
+def _after(cls: type, method: str, then: Callable[[Any], None]) -> None:
+    original = getattr(cls, method)
+
+    @functools.wraps(original)
+    def both(self: Any) -> None:
+        original(self)
+        then(self)
+
+    setattr(cls, method, both)
+
+
+def _finish(config: Any) -> None:
+    """Settle what depends on the merged options: the evaluation batch and where the data set lies."""
+    options = config.final_config_dict
+    if options.get("eval_batch_size") == "auto":
+        options["eval_batch_size"] = resolve_eval_batch_size(options, config.model_class)
+    if os.path.exists(options["data_path"]):
+        return
+    folder = dataset_atomic_dir() / config.dataset
+    if any(folder.glob(f"{config.dataset}*.inter")):
+        getLogger().info(f"There is no data set in {options['data_path']}; using the one of recbole_mm in {folder}.")
+        options["data_path"] = str(folder)

@@ -1,0 +1,270 @@
+"""What every multimodal recommender shares: options, feature tables, training pairs and the evaluation cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from logging import getLogger
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_mm.config import ModelOptions
+from recbole_mm.config.shared import FEATURE_NORMS, MISSING_FEATURES, active_weights
+from recbole_mm.data.features import FeatureTable, prepare
+from recbole_mm.nn.graph import BipartiteGraph
+from recbole_mm.nn.loss import first_occurrence, info_nce_loss
+
+__all__ = ["FeatureBank", "MultimodalModelMixin", "MultimodalRecommender", "MultimodalSequentialRecommender"]
+
+
+class FeatureBank(nn.Module):
+    """Feature tables of one entity as constant buffers: a mapping from modality to a ``(n, d)`` tensor.
+
+    The tables move with the model (device, dtype) but are not part of its state dict: they are rebuilt from the
+    dataset, so a checkpoint holds parameters only. Copies of the model share them, because nothing ever writes to them.
+
+    Attributes:
+        observed: Modality to a bool tensor ``(n,)``: which rows were really in the feature file.
+        weight: Modality to its relative weight; the weights have mean 1.
+    """
+
+    def __init__(self, tables: Mapping[str, FeatureTable], weight: Mapping[str, float]) -> None:
+        super().__init__()
+        self._modalities = tuple(tables)
+        self.weight = {modality: float(weight[modality]) for modality in tables}
+        for index, table in enumerate(tables.values()):
+            self.register_buffer(f"feature_{index}", table.feature, persistent=False)
+            self.register_buffer(f"observed_{index}", table.observed, persistent=False)
+
+    def __getitem__(self, modality: str) -> Tensor:
+        feature: Tensor = getattr(self, f"feature_{self._modalities.index(modality)}")
+        # Half precision saves memory at rest; the models' weights are float32, so the table is widened when it is used.
+        return feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modalities)
+
+    def __len__(self) -> int:
+        return len(self._modalities)
+
+    def __contains__(self, modality: object) -> bool:
+        return modality in self._modalities
+
+    def keys(self) -> tuple[str, ...]:
+        """The modalities, sorted by name."""
+        return self._modalities
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        """Pairs of modality and feature table."""
+        return ((modality, self[modality]) for modality in self._modalities)
+
+    @property
+    def observed(self) -> dict[str, Tensor]:
+        """Modality to the bool tensor of the rows that have it."""
+        return {modality: getattr(self, f"observed_{index}") for index, modality in enumerate(self._modalities)}
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Modality to the width of its vectors."""
+        return {modality: int(self[modality].shape[-1]) for modality in self._modalities}
+
+    def weighted_mean(self, states: Mapping[str, Tensor]) -> Tensor:
+        r"""Weighted mean over modalities, :math:`\tfrac1M \sum_m w_m x_m`, shaped as the states."""
+        return torch.stack([self.weight[modality] * state for modality, state in states.items()]).mean(dim=0)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureBank:
+        tables = {
+            modality: FeatureTable(
+                modality, "item", getattr(self, f"feature_{index}"), getattr(self, f"observed_{index}")
+            )
+            for index, modality in enumerate(self._modalities)
+        }
+        clone = FeatureBank(tables, self.weight)
+        clone.train(self.training)
+        memo[id(self)] = clone
+        return clone
+
+
+class MultimodalModelMixin:
+    """Set-up and evaluation shared by general and sequential multimodal recommenders.
+
+    A model calls ``super().__init__(config, dataset)`` and finds
+
+    * ``self.options``: strict reading of its options,
+    * ``self.features``, ``self.user_features``: a :class:`FeatureBank` for items and one for users,
+    * ``self.interactions``: the distinct training pairs as a binary scipy CSR matrix,
+
+    and implements ``forward`` (representations of users and items) and ``calculate_loss``. Scores are inner products
+    of the representations unless a model overrides ``predict`` and ``full_sort_predict``.
+
+    The representations used by evaluation are computed once and kept until the parameters change: the cache is
+    dropped by ``train()``, by loading a state dict, and whenever a parameter was written to since it was filled.
+    """
+
+    #: Whether the model reads several vectors per item, ``(n, R, d)``; otherwise they are averaged over ``R``.
+    accepts_patches = False
+    #: Whether ``contrastive_weight`` weighs a term of the model's own instead of :meth:`modality_contrast`.
+    has_contrastive_term = False
+
+    options: ModelOptions
+    features: FeatureBank
+    user_features: FeatureBank
+
+    def _set_up_multimodal(self, config: Any, dataset: Any) -> None:
+        name = type(self).__name__
+        store = getattr(dataset, "features", None)
+        if store is None:
+            raise ValueError(
+                f"{name} needs a dataset with multimodal features, got a plain {type(dataset).__name__}. Register the "
+                "model with recbole_mm.register(...) so that RecBole builds a recbole_mm dataset for it."
+            )
+        if not store.item:
+            raise ValueError(
+                f"{name} needs at least one item feature file <dataset>.item.<modality>.npz for dataset "
+                f"{dataset.dataset_name!r}, and found none. Put the files beside the atomic files or set feature_path."
+            )
+        self.options = ModelOptions(config, name)
+        self.interactions = _training_interactions(dataset, self.n_users, self.n_items)  # type: ignore[attr-defined]
+        norm = self.options.per_modality("feature_norm", store.available, "choice", FEATURE_NORMS, default="none")
+        missing = self.options.choice("missing_feature", MISSING_FEATURES)
+        weight = _relative_weights(active_weights(config["modality_weight"], store.available), store.item)
+
+        def bank(tables: Mapping[str, FeatureTable], interactions: sp.csr_matrix) -> FeatureBank:
+            prepared = {}
+            for modality, table in sorted(tables.items()):
+                if table.feature.dim() == 3 and not self.accepts_patches:
+                    getLogger().info(f"{name} reads one vector per {table.entity}: {modality} vectors are averaged.")
+                    table = FeatureTable(modality, table.entity, table.feature.mean(dim=1), table.observed)
+                prepared[modality] = prepare(table, norm[modality], missing, interactions)
+            return FeatureBank(prepared, {modality: weight.get(modality, 1.0) for modality in prepared})
+
+        self.features = bank(store.item, self.interactions)
+        self.user_features = bank(store.user, self.interactions.T.tocsr())
+        self.contrastive_weight = self.options.number("contrastive_weight", minimum=0)
+        self.contrastive_temperature = self.options.number("contrastive_temperature")
+        if self.contrastive_weight > 0 and len(self.features) < 2 and not self.has_contrastive_term:
+            getLogger().warning(
+                f"contrastive_weight has no effect: it compares modalities, and {name} has only one here."
+            )
+        self._cache: tuple[tuple[Any, ...], tuple[Tensor, Tensor]] | None = None
+        self.register_load_state_dict_post_hook(MultimodalModelMixin._forget_representations)  # type: ignore[attr-defined]
+
+    def _forget_representations(self, *_: Any) -> None:
+        self._cache = None
+
+    def train(self, mode: bool = True) -> Any:
+        """Set training or evaluation mode; either way evaluation starts from fresh representations."""
+        self._cache = None
+        return super().train(mode)  # type: ignore[misc]
+
+    @property
+    def training_pairs(self) -> tuple[Tensor, Tensor]:
+        """Users and items of the distinct training pairs, sorted by user and then item, on the CPU."""
+        pairs = self.interactions.tocoo()
+        return torch.from_numpy(pairs.row.astype(np.int64)), torch.from_numpy(pairs.col.astype(np.int64))
+
+    def interaction_graph(self) -> BipartiteGraph:
+        """The bipartite graph of the distinct training pairs."""
+        return BipartiteGraph(*self.training_pairs, self.n_users, self.n_items)  # type: ignore[attr-defined]
+
+    def representations(self) -> tuple[Tensor, Tensor]:
+        """User and item representations for evaluation, shapes ``(n_users, d)`` and ``(n_items, d)``, computed once."""
+        state = tuple(
+            (tensor.data_ptr(), tensor._version)
+            for tensor in (*self.parameters(), *self.buffers())  # type: ignore[attr-defined]
+        )
+        if self._cache is not None and self._cache[0] == state and not self.training:  # type: ignore[attr-defined]
+            return self._cache[1]
+        with torch.no_grad():
+            computed = self.forward()  # type: ignore[attr-defined]
+        if not self.training:  # type: ignore[attr-defined]
+            self._cache = (state, computed)
+        return computed
+
+    def predict(self, interaction: Any) -> Tensor:
+        """Scores of the given pairs, shape ``(batch,)``."""
+        users, items = self.representations()
+        return (users[interaction[self.USER_ID]] * items[interaction[self.ITEM_ID]]).sum(dim=-1)  # type: ignore[attr-defined]
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """Scores of every item for the given users, flattened from ``(batch, n_items)``."""
+        users, items = self.representations()
+        return (users[interaction[self.USER_ID]] @ items.T).view(-1)  # type: ignore[attr-defined]
+
+    def modality_contrast(self, rows: Mapping[str, Tensor], items: Tensor) -> Tensor:
+        r"""Symmetric InfoNCE between the modality representations of the batch's distinct items.
+
+        .. math:: L = \frac{1}{|P|} \sum_{(m, n) \in P} \tfrac12 \left[ \mathrm{CE}(S^{mn}, \mathrm{diag})
+                  + \mathrm{CE}(S^{nm}, \mathrm{diag}) \right], \quad
+                  S^{mn}_{ij} = \langle \bar h^m_i, \bar h^n_j \rangle / \tau
+
+        over all pairs :math:`P` of modalities; an item takes part in a pair when it has both. This is the term that
+        ``contrastive_weight`` adds to models whose paper has none.
+
+        Args:
+            rows: Modality to the representations of ``items``, each ``(batch, d)``.
+            items: Item ids, ``(batch,)``; repeated ids count once.
+
+        Returns:
+            The weighted loss, a scalar; zero with fewer than two modalities.
+        """
+        total = next(iter(rows.values())).new_zeros(())
+        pairs = list(combinations(rows, 2))
+        distinct = first_occurrence(items)
+        observed = self.features.observed
+        for left, right in pairs:
+            valid = distinct & observed[left][items] & observed[right][items]
+            total = total + info_nce_loss(
+                rows[left], rows[right], self.contrastive_temperature, symmetric=True, valid=valid
+            )
+        return self.contrastive_weight * total / max(len(pairs), 1)
+
+
+class MultimodalRecommender(MultimodalModelMixin, GeneralRecommender):
+    """Base of the general multimodal recommenders."""
+
+    input_type = InputType.PAIRWISE
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self._set_up_multimodal(config, dataset)
+
+
+class MultimodalSequentialRecommender(MultimodalModelMixin, SequentialRecommender):
+    """Base of the sequential multimodal recommenders."""
+
+    input_type = InputType.PAIRWISE
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.n_users = dataset.num(self.USER_ID)  # RecBole's sequential base counts items only
+        self._set_up_multimodal(config, dataset)
+
+
+def _training_interactions(dataset: Any, n_users: int, n_items: int) -> sp.csr_matrix:
+    """Distinct (user, item) pairs of the split that ``dataset`` holds, as a binary CSR matrix."""
+    users = dataset.inter_feat[dataset.uid_field].numpy()
+    items = dataset.inter_feat[dataset.iid_field].numpy()
+    item_list = dataset.iid_field + dataset.config["LIST_SUFFIX"]
+    if item_list in dataset.inter_feat.interaction:
+        # A sequential data set holds (history, next item) rows: the history is training data as well.
+        history = dataset.inter_feat[item_list].numpy()
+        rows, columns = history.nonzero()
+        users, items = np.concatenate([users, users[rows]]), np.concatenate([items, history[rows, columns]])
+    matrix = sp.csr_matrix((np.ones(len(users), dtype=np.float32), (users, items)), shape=(n_users, n_items))
+    matrix.sum_duplicates()
+    matrix.sort_indices()
+    matrix.data[:] = 1.0
+    return matrix
+
+
+def _relative_weights(weight: Mapping[str, float], modalities: Mapping[str, Any]) -> dict[str, float]:
+    """Scale the weights of ``modalities`` to mean 1, so that equal weights are the unweighted model."""
+    total = sum(weight[modality] for modality in modalities)
+    return {modality: weight[modality] * len(modalities) / total for modality in sorted(modalities)}

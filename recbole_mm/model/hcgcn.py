@@ -1,0 +1,223 @@
+"""HCGCN: graph convolutions inside clusters of items and inside co-clusters of users and items."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from sklearn.cluster import kmeans_plusplus
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.nn import clustering
+from recbole_mm.nn.attention import masked_softmax
+from recbole_mm.nn.graph import SparsePattern, knn_graph, spmm, sym_norm
+from recbole_mm.nn.loss import bpr_loss, l2_penalty
+
+__all__ = ["HCGCN"]
+
+
+class HCGCN(MultimodalRecommender):
+    r"""Items talk within clusters of similar content, users and items within co-clusters that also talk to each other.
+
+    The paper's parts are an item GCN over a clustered item graph, a hierarchical user-item GCN (local in co-clusters,
+    global between them), a co-clustering ranking loss, an item clustering loss and a contrastive loss of modalities.
+    **All equations below are our realisation of these parts**; the paper's own were not available to us.
+
+    *Items.* :math:`h^m_i = W_m f_i + b_m`, fused with weights :math:`a = \mathrm{softmax}(\ell_m + \ln w_m)` over the
+    modalities that the item has (:math:`w_m` is ``modality_weight``). The item graph :math:`S = \sum_m a_m S^m` joins
+    each item with its ``knn_k`` nearest neighbours by cosine, symmetrically normalised. With soft clusters
+    :math:`q_{ic} \propto (1 + \|h_i - \mu_c\|^2)^{-1}`: :math:`H^0 = h`, :math:`H^1 = S h`,
+    :math:`H^l = (S \circ q q^\top) H^{l-1}` with the row sums of :math:`S`, and :math:`H` is the mean over
+    :math:`l = 0 \dots L_I`.
+
+    *Users and items.* :math:`P = \mathrm{softmax}((W_2\, \phi(W_1 (\hat A E + E) + b_1) + b_2) / \theta)` assigns every
+    node to co-clusters. With :math:`E_c^1 = \hat A E`:
+
+    .. math::
+        E_c^l = \mathrm{diag}(P_{\cdot c})\, \hat A\, \mathrm{diag}(P_{\cdot c})\, E_c^{l-1}, \qquad
+        E^l = \textstyle\sum_c E_c^l + \gamma\, G^l \quad (l \ge 2),
+
+    where :math:`G` carries messages between the clusters' centres over :math:`\mathrm{rownorm}(P^\top \hat A P)`.
+    Users are the mean of :math:`E^l` over :math:`l = 0 \dots L`, items the same plus :math:`\mathrm{norm}(H)`.
+
+    .. math::
+        L = L_{BPR} + \lambda_1 \big[-\ln \sigma(\kappa\, P_u \cdot (P_{i^+} - P_{i^-}))\big]
+            + \lambda_2\, KL(T \| q) + \lambda_3 L_{InfoNCE} + \text{reg},
+
+    with the sharpened target :math:`T`, fixed between refreshes, and InfoNCE between the modalities of the batch's
+    distinct items (:math:`\lambda_3` is ``contrastive_weight``).
+
+    Reference:
+        Mu et al. "Learning Hybrid Behavior Patterns for Multimedia Recommendation." ACM MM 2022.
+
+    Options:
+        embedding_size, n_layers, n_item_layers, n_clusters, n_item_clusters, knn_k, assignment, assignment_temperature,
+        global_weight, margin_scale, co_cluster_weight, item_cluster_weight, refresh_steps, reg_weight.
+
+    Note:
+        Items are clustered by their fused content :math:`h`, because clusters must exist before the convolution that
+        they confine; the centroids start from k-means++ on the untrained :math:`h`. The target is refreshed every
+        ``refresh_steps`` training steps (an epoch by default), counted by the model itself and saved with it.
+    """
+
+    has_contrastive_term = True
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        dim = self.options.integer("embedding_size", minimum=1)
+        self.n_layers = self.options.integer("n_layers", minimum=1)
+        self.n_item_layers = self.options.integer("n_item_layers", minimum=0)
+        n_clusters = self.options.integer("n_clusters", minimum=1)
+        n_item_clusters = self.options.integer("n_item_clusters", minimum=1)
+        knn_k = self.options.integer("knn_k", minimum=1)
+        self.hard = self.options.choice("assignment", ("soft", "hard")) == "hard"
+        self.temperature = self.options.number("assignment_temperature", minimum=1e-6)
+        self.global_weight = self.options.number("global_weight", minimum=0)
+        self.margin_scale = self.options.number("margin_scale", minimum=0)
+        self.co_cluster_weight = self.options.number("co_cluster_weight", minimum=0)
+        self.item_cluster_weight = self.options.number("item_cluster_weight", minimum=0)
+        self.reg_weight = self.options.number("reg_weight", minimum=0)
+        steps = math.ceil(len(dataset.inter_feat) / config["train_batch_size"])
+        self.refresh_steps = self.options.optional_integer("refresh_steps", minimum=1) or max(steps, 1)
+
+        self.graph = self.interaction_graph()
+        real = [torch.arange(n) > 0 for n in (self.n_users, self.n_items)]  # everything but the padding
+        self.register_buffer("real_user", real[0], persistent=False)
+        self.register_buffer("real_item", real[1], persistent=False)
+        observed = torch.stack([self.features.observed[m] for m in self.features], dim=1)
+        self.register_buffer("observed", observed, persistent=False)
+        self.item_graphs = nn.ModuleList()
+        for index, (modality, feature) in enumerate(self.features.items()):
+            pattern, similarity = knn_graph(feature * self.features.observed[modality].unsqueeze(1), knn_k)
+            self.item_graphs.append(pattern)
+            norm = sym_norm(pattern, similarity.clamp(min=0))
+            self.register_buffer(f"item_norm_{index}", norm, persistent=False)
+        prior = torch.tensor([math.log(self.features.weight[m]) for m in self.features], dtype=torch.float64)
+        self.register_buffer("prior", prior, persistent=False)
+
+        nodes = nn.init.xavier_uniform_(torch.empty(self.n_users + self.n_items, dim))
+        self.user_embedding = nn.Parameter(nodes[: self.n_users].clone())
+        self.item_embedding = nn.Parameter(nodes[self.n_users :].clone())
+        self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.features.dims.items()})
+        self.modality_logits = nn.Parameter(torch.zeros(len(self.features)))
+        self.assign = nn.Sequential(nn.Linear(dim, dim), nn.LeakyReLU(), nn.Linear(dim, n_clusters))
+        self.centroids = nn.Parameter(self._initial_centroids(n_item_clusters))
+        self.register_buffer("target", torch.zeros(self.n_items, len(self.centroids)))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self._steps = 0  # the same number on the host, so that no step waits for the device
+        self.register_load_state_dict_post_hook(HCGCN._read_steps)
+
+    @torch.no_grad()
+    def _initial_centroids(self, n_item_clusters: int) -> Tensor:
+        content = self._fused_content(self._projected())[self._clustered_items()]
+        n_item_clusters = min(n_item_clusters, len(content))
+        seed = int(torch.randint(2**31 - 1, ()))
+        centres, _ = kmeans_plusplus(content.double().numpy(), n_item_clusters, random_state=seed)
+        return torch.from_numpy(centres).to(content.dtype)
+
+    def _read_steps(self, *_: Any) -> None:
+        self._steps = int(self.steps)
+
+    def _clustered_items(self) -> Tensor:
+        """Items with content: those that take part in the clustering."""
+        return self.observed.any(dim=1)
+
+    def _projected(self) -> dict[str, Tensor]:
+        return {modality: self.project[modality](feature) for modality, feature in self.features.items()}
+
+    def _modality_shares(self) -> Tensor:
+        return (self.modality_logits + self.prior.to(self.modality_logits.dtype)).softmax(dim=0)
+
+    def _fused_content(self, projected: dict[str, Tensor]) -> Tensor:
+        logits = self.modality_logits + self.prior.to(self.modality_logits.dtype)
+        share = masked_softmax(logits.expand(self.n_items, -1), self.observed)
+        return (torch.stack(list(projected.values()), dim=1) * share.unsqueeze(2)).sum(dim=1)
+
+    def _item_states(self, content: Tensor, clusters: Tensor) -> Tensor:
+        """``H``: the mean over layers of the item GCN that stays inside the clusters, ``(n_items, d)``."""
+        shares = self._modality_shares()
+        states = total = content
+        for layer in range(1, self.n_item_layers + 1):
+            received = torch.zeros_like(states)
+            for index, pattern in enumerate(self.item_graphs):
+                pattern = cast(SparsePattern, pattern)
+                values = getattr(self, f"item_norm_{index}").to(states.dtype)
+                if layer > 1:
+                    values = clustering.clustered_item_weights(pattern, values, clusters)
+                received = received + shares[index] * spmm(pattern, values, states)
+            states = received
+            total = total + states
+        return total / (self.n_item_layers + 1)
+
+    def _co_clusters(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """``P`` of users and items, ``(n, n_clusters)``, from one hop of the embeddings; padding belongs nowhere."""
+        shares = []
+        for state, real in ((users, self.real_user), (items, self.real_item)):
+            share = (self.assign(state) / self.temperature).softmax(dim=1)
+            if self.hard:  # the forward pass takes the largest share, the gradient passes through all
+                chosen = F.one_hot(share.argmax(dim=1), share.shape[1]).to(share.dtype)
+                share = chosen + share - share.detach()
+            shares.append(share * real.unsqueeze(1))
+        return shares[0], shares[1]
+
+    def _user_item_states(self) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Mean over layers of users and items, and their co-cluster shares."""
+        users, items = self.user_embedding, self.item_embedding
+        first = self.graph.propagate(users, items)
+        share = self._co_clusters(users + first[0], items + first[1])
+        user_sum, item_sum = users + first[0], items + first[1]
+        states = first[0].unsqueeze(1), first[1].unsqueeze(1)
+        for _ in range(2, self.n_layers + 1):
+            states = clustering.local_propagation(self.graph, *states, *share)
+            user_sum, item_sum = user_sum + states[0].sum(dim=1), item_sum + states[1].sum(dim=1)
+            if self.global_weight > 0:
+                messages = clustering.coarse_messages(self.graph, states, share)
+                user_sum = user_sum + self.global_weight * messages[0]
+                item_sum = item_sum + self.global_weight * messages[1]
+        return user_sum / (self.n_layers + 1), item_sum / (self.n_layers + 1), share
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Representations of all users and items, ``(n_users, d)`` and ``(n_items, d)``."""
+        users, items, _ = self._user_item_states()
+        content = self._fused_content(self._projected())
+        clusters = clustering.student_t_assignment(content, self.centroids)
+        return users, items + F.normalize(self._item_states(content, clusters))
+
+    def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
+        """Ranking, co-cluster ranking, item clustering, regularisation and modality contrast of a batch."""
+        user, positive, negative = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
+        users, items, (user_share, item_share) = self._user_item_states()
+        projected = self._projected()
+        content = self._fused_content(projected)
+        clusters = clustering.student_t_assignment(content, self.centroids)
+        items = items + F.normalize(self._item_states(content, clusters))
+
+        def margin(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+            anchor = F.embedding(user, left)
+            return (anchor * F.embedding(positive, right)).sum(1), (anchor * F.embedding(negative, right)).sum(1)
+
+        embeddings = F.embedding(torch.cat([positive, negative]), self.item_embedding)
+        losses: tuple[Tensor, ...] = (
+            bpr_loss(*margin(users, items)),
+            self.reg_weight * l2_penalty(F.embedding(user, self.user_embedding), embeddings),
+        )
+        if self.co_cluster_weight > 0:
+            near, far = margin(user_share, item_share)
+            losses += (self.co_cluster_weight * bpr_loss(self.margin_scale * near, self.margin_scale * far),)
+        if self.item_cluster_weight > 0:
+            members = self._clustered_items()
+            self._refresh_target(clusters, members)
+            losses += (self.item_cluster_weight * clustering.cluster_kl(self.target, clusters, members),)
+        if self.contrastive_weight > 0:
+            rows = {modality: F.embedding(positive, table) for modality, table in projected.items()}
+            losses += (self.modality_contrast(rows, positive),)
+        return losses
+
+    def _refresh_target(self, clusters: Tensor, members: Tensor) -> None:
+        if self._steps % self.refresh_steps == 0:
+            self.target.copy_(clustering.sharpened_target(clusters, members))
+        self._steps += 1
+        self.steps += 1

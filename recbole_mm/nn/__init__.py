@@ -1,0 +1,1 @@
+"""Building blocks that know torch only: sparse graphs, losses, fusion, attention."""

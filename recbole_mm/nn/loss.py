@@ -1,0 +1,180 @@
+"""Ranking and contrastive losses, computed in at least float32 whatever autocast asks for."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from recbole_mm.nn.sparse import full_precision
+
+__all__ = ["bpr_loss", "first_occurrence", "info_nce_loss", "l2_penalty"]
+
+CHUNK_SCORES = 2**25
+"""Scores that :func:`info_nce_loss` holds at once before it works in chunks: 128 MB of float32."""
+
+
+def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
+    r"""Bayesian personalised ranking, finite for any gap between the scores.
+
+    .. math:: \frac1B \sum_b -\ln \sigma(p_b - n_b) = \frac1B \sum_b \mathrm{softplus}(n_b - p_b)
+
+    Args:
+        positive: Scores of observed pairs. Shape ``(batch,)``, or any shape that broadcasts with ``negative``.
+        negative: Scores of sampled pairs. Shape ``(batch,)``, or for instance ``(batch, n_negatives)``.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> bpr_loss(torch.zeros(3), torch.zeros(3))
+        tensor(0.6931)
+    """
+    return F.softplus(full_precision(negative) - full_precision(positive)).mean()
+
+
+def l2_penalty(*tensors: Tensor) -> Tensor:
+    r"""Mean of squares over all elements of each tensor, added up over the tensors.
+
+    .. math:: \sum_t \frac1{|t|} \sum_{x \in t} x^2
+
+    Being a mean, it depends on neither batch nor embedding size.
+
+    Args:
+        tensors: At least one, of any shapes.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: If no tensor is given.
+
+    Example:
+        >>> l2_penalty(torch.tensor([1.0, 3.0]), torch.tensor([[2.0]]))
+        tensor(9.)
+    """
+    if not tensors:
+        raise ValueError("l2_penalty needs at least one tensor, got none")
+    return torch.stack([full_precision(tensor).square().mean() for tensor in tensors]).sum()
+
+
+def info_nce_loss(
+    left: Tensor,
+    right: Tensor,
+    temperature: float,
+    extra_negative: Tensor | None = None,
+    symmetric: bool = False,
+    valid: Tensor | None = None,
+    chunk_rows: int | None = None,
+) -> Tensor:
+    r"""Contrastive loss of two views with the rest of the batch as negatives.
+
+    .. math:: \frac1B \sum_b -\ln \frac{\exp s(l_b, r_b)}{\sum_{b'} \exp s(l_b, r_{b'}) + \exp s(l_b, c_b)},
+        \quad s(x, y) = \frac{\langle x, y \rangle}{\tau \, \|x\| \|y\|}
+
+    Rows are normalised here; an all-zero row stays zero. The term with the extra negative :math:`c_b` is there only if
+    one is given. Row ``b`` of one view must be the only match of row ``b`` of the other: take distinct users or items,
+    or leave the repeated ones out with ``valid=first_occurrence(ids)``, which does not wait for the device.
+
+    Args:
+        left: Anchors. Shape ``(batch, dim)``.
+        right: Their positives. Shape ``(batch, dim)``.
+        temperature: :math:`\tau`, greater than 0.
+        extra_negative: One more negative for each anchor. Shape ``(batch, dim)``.
+        symmetric: Average with the loss that has ``right`` as anchors (and the same extra negatives).
+        valid: Rows that take part, as anchors and as negatives; all if not given. Bool, shape ``(batch,)``.
+        chunk_rows: Anchors whose scores are held at once; they are computed again in the backward pass, so that memory
+            does not grow with ``batch**2``. By default a batch of more than 5,792 rows is cut into chunks.
+
+    Returns:
+        A scalar; 0 for a batch with no valid row, and for a single row without extra negative.
+
+    Raises:
+        ValueError: If the shapes differ or the temperature is not a positive number.
+
+    Example:
+        >>> info_nce_loss(torch.eye(4), torch.eye(4), temperature=0.2)
+        tensor(0.0200)
+    """
+    if (
+        left.dim() != 2
+        or left.shape != right.shape
+        or extra_negative is not None
+        and extra_negative.shape != left.shape
+    ):
+        shapes = [tuple(tensor.shape) for tensor in (left, right, extra_negative) if tensor is not None]
+        raise ValueError(f"the views must be matrices of one shape (batch, dim), got {' and '.join(map(str, shapes))}")
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be a positive number, got {temperature}")
+    batch = left.shape[0]
+    if valid is not None and (valid.dtype != torch.bool or valid.shape != (batch,)):
+        raise ValueError(f"valid must be a bool vector of shape ({batch},), got {valid.dtype} {tuple(valid.shape)}")
+    if valid is not None and left.device.type == "cpu":
+        # Rows that take no part cost as much as the others. A GPU would have to tell first how many there are.
+        rows = valid.nonzero().squeeze(1)
+        left, right = F.embedding(rows, left), F.embedding(rows, right)
+        extra_negative = None if extra_negative is None else F.embedding(rows, extra_negative)
+        batch, valid = len(rows), None
+    if batch == 0:
+        return (left.sum() + right.sum()) * 0.0
+    if chunk_rows is None:
+        chunk_rows = max(1, CHUNK_SCORES // batch)
+    with torch.autocast(left.device.type, enabled=False):
+        first, second = F.normalize(full_precision(left), dim=1), F.normalize(full_precision(right), dim=1)
+        hard = None if extra_negative is None else F.normalize(full_precision(extra_negative), dim=1)
+        loss = _cross_entropy(first, second, hard, valid, temperature, chunk_rows)
+        if symmetric:
+            loss = (loss + _cross_entropy(second, first, hard, valid, temperature, chunk_rows)) / 2
+    return loss
+
+
+def first_occurrence(index: Tensor) -> Tensor:
+    """Mark the first occurrence of every id, without waiting for the device as ``torch.unique`` does.
+
+    Args:
+        index: Ids in any order. Shape ``(batch,)``.
+
+    Returns:
+        Bool, shape ``(batch,)``.
+
+    Example:
+        >>> first_occurrence(torch.tensor([5, 2, 5, 2, 9]))
+        tensor([ True,  True, False, False,  True])
+    """
+    ordered, order = torch.sort(index, stable=True)
+    fresh = torch.ones_like(index, dtype=torch.bool)
+    fresh[1:] = ordered[1:] != ordered[:-1]
+    return torch.empty_like(fresh).scatter_(0, order, fresh)
+
+
+def _cross_entropy(
+    anchor: Tensor, other: Tensor, hard: Tensor | None, valid: Tensor | None, temperature: float, chunk_rows: int
+) -> Tensor:
+    """Mean over valid anchors of ``logsumexp`` of the scores minus the positive's score."""
+    anchor = anchor / temperature
+    positive = (anchor * other).sum(dim=1)
+    extra = None if hard is None else (anchor * hard).sum(dim=1)
+    if chunk_rows >= anchor.shape[0]:
+        partition = _log_partition(anchor, other, extra, valid)
+    else:
+        # Nothing in a chunk is random, so the generators' states need not be kept for computing it again.
+        chunks = []
+        for start in range(0, anchor.shape[0], chunk_rows):
+            rows = slice(start, start + chunk_rows)
+            arguments = (anchor[rows], other, None if extra is None else extra[rows], valid)
+            chunks.append(checkpoint(_log_partition, *arguments, use_reentrant=False, preserve_rng_state=False))
+        partition = torch.cat(chunks)
+    losses = partition - positive
+    return losses.mean() if valid is None else (losses * valid).sum() / valid.sum().clamp(min=1)
+
+
+def _log_partition(anchor: Tensor, other: Tensor, extra: Tensor | None, valid: Tensor | None) -> Tensor:
+    scores = anchor @ other.t()
+    if valid is not None:
+        # Not minus infinity: where no row is valid at all, its gradient would be NaN.
+        scores = scores.masked_fill(~valid, torch.finfo(scores.dtype).min / 4)
+    partition = scores.logsumexp(dim=1)
+    return partition if extra is None else torch.logaddexp(partition, extra)

@@ -1,0 +1,8 @@
+"""Trainers for the models that RecBole's stock trainer cannot drive."""
+
+from __future__ import annotations
+
+from recbole_mm.trainer.mcptr import MCPTRTrainer
+from recbole_mm.trainer.mml import MMLTrainer
+
+__all__ = ["MCPTRTrainer", "MMLTrainer"]

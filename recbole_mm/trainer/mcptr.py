@@ -1,0 +1,101 @@
+"""The two stages of MCPTR."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from recbole.trainer import PretrainTrainer
+
+from recbole_mm.data.pretrained import write_pretrained
+from recbole_mm.trainer.stages import Stage, StagedTrainer
+
+__all__ = ["MCPTRTrainer"]
+
+
+class MCPTRTrainer(StagedTrainer, PretrainTrainer):
+    """Trains :class:`~recbole_mm.model.mcptr.MCPTR`: ``pretrain``, then ``finetune``.
+
+    Pre-training runs ``pretrain_epochs`` epochs without validation and keeps the last one in ``<name>-pretrain.pth``
+    (every ``save_step`` epochs in ``<name>-pretrain-<epoch>.pth``, too). Then the model's encoders are replaced by
+    RecBole's own recommender, with the tables that they give as its embeddings and an optimiser of its own; it is
+    trained for ``epochs`` epochs as any model of RecBole is, and ``<name>-finetune.pth`` is the best of them.
+    """
+
+    all_stages = "both"
+
+    def __init__(self, config: Any, model: Any) -> None:
+        super().__init__(config, model)
+        for key in ("pretrain_epochs", "save_step"):
+            value = config[key]
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{key}: expected a whole number of at least 0, got {value!r}.")
+
+    def stages(self, train_data: Any, valid_data: Any) -> Sequence[Stage]:
+        """The two stages."""
+        return (
+            Stage(
+                "pretrain",
+                self.pretrain_epochs,
+                self._enter_pretraining,
+                self._pretraining_epoch,
+                leave=self._leave_pretraining,
+            ),
+            Stage(
+                "finetune",
+                self.config["epochs"],
+                self._enter_finetuning,
+                self._plain_epoch,
+                self._rank_validation,
+                bigger=self.config["valid_metric_bigger"],
+                patience=self.config["stopping_step"],
+            ),
+        )
+
+    def pretrain(
+        self, train_data: Any, verbose: bool = True, show_progress: bool = False
+    ) -> tuple[float, dict[str, float] | None]:
+        """Run the first stage alone, as ``train_stage: pretrain`` does.
+
+        Returns:
+            RecBole's pair of best validation score and result, which pre-training does not have.
+        """
+        wanted, self.train_stage = self.train_stage, "pretrain"
+        try:
+            return self.fit(train_data, None, verbose, show_progress=show_progress)
+        finally:
+            self.train_stage = wanted
+
+    def _enter_pretraining(self) -> torch.optim.Optimizer:
+        if self.model.stage != "pretrain":
+            raise ValueError(
+                "train_stage pretrain: pre_model_path is a checkpoint of fine-tuning, where there are no encoders to "
+                "pre-train; give that of the stage pretrain, or none."
+            )
+        return self._build_optimizer()
+
+    def _enter_finetuning(self) -> torch.optim.Optimizer:
+        if self.model.stage == "pretrain":
+            self.model.start_finetuning()
+        return self._build_optimizer(
+            params=self.model.recommender.parameters(), learning_rate=self.model.finetune_learning_rate
+        )
+
+    def _plain_epoch(self, train_data: Any, epoch: int, show_progress: bool) -> Any:
+        return PretrainTrainer._train_epoch(self, train_data, epoch, show_progress=show_progress)
+
+    def _pretraining_epoch(self, train_data: Any, epoch: int, show_progress: bool) -> Any:
+        loss = self._plain_epoch(train_data, epoch, show_progress)
+        if self._saved and self.save_step and (epoch + 1) % self.save_step == 0:
+            file = self.saved_model_file
+            self.save_pretrained_model(epoch, f"{self._base}-pretrain-{epoch + 1}.pth")
+            self.saved_model_file = file  # which RecBole sets to the numbered one
+        return loss
+
+    def _leave_pretraining(self) -> None:
+        folder = self.model.pretrained_feature_path
+        if folder is not None:
+            self.model.eval()
+            for file in write_pretrained(self.model, self._train_data.dataset, folder):
+                self.logger.info(f"The pre-trained table is in {file}.")

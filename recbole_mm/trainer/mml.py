@@ -1,0 +1,186 @@
+"""The three stages of MML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.utils import set_color
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_
+from tqdm import tqdm
+
+from recbole_mm.nn.tasks import TaskTable
+from recbole_mm.trainer.fusion_data import FusionData
+from recbole_mm.trainer.stages import Stage, StagedTrainer
+
+__all__ = ["MMLTrainer"]
+
+
+class MMLTrainer(StagedTrainer):
+    """Trains :class:`~recbole_mm.model.mml.MML`: ``meta``, then ``generator``, then ``fusion``.
+
+    Tasks are made from the training rows of RecBole's sequential data set, one per user with at least two rows: the
+    last ``query_size`` rows, at most half of them, are the query, the earlier ones the support. A meta-batch is worked
+    off in chunks of users within ``task_memory_mb``; their gradients add up to those of the whole batch. Negatives are
+    drawn here, uniformly from the items with a training interaction except the positive, because RecBole's loader makes
+    batches of rows and not of users. The stage ``meta`` is validated on RecBole's validation data, ``fusion`` on the
+    cross entropy of the query instances; ``generator`` runs its epochs.
+    """
+
+    def __init__(self, config: Any, model: Any) -> None:
+        super().__init__(config, model)
+        sampling = config["train_neg_sample_args"]
+        if sampling.get("distribution") != "uniform" or sampling.get("sample_num") != 1 or sampling.get("dynamic"):
+            raise ValueError(
+                f"MMLTrainer draws one uniform negative per instance, got train_neg_sample_args {sampling}; "
+                "leave it at its default."
+            )
+        if self.enable_scaler:
+            raise ValueError("MMLTrainer cannot scale the gradients of inner loops; set enable_scaler to False.")
+        self.support: TaskTable
+        self.query: TaskTable
+        self.fusion_data: FusionData | None = None
+
+    def stages(self, train_data: Any, valid_data: Any) -> Sequence[Stage]:
+        """The three stages; fusion by ``weight`` has nothing to train."""
+        s, model = self.model.settings, self.model
+        self._make_tasks(train_data.dataset)
+        fusion_epochs = s.fusion_epochs if s.fusion_method == "attention" else 0
+        return (
+            Stage(
+                "meta",
+                self.config["epochs"],
+                self._enter_meta,
+                self._meta_epoch,
+                self._rank_validation,
+                bigger=self.config["valid_metric_bigger"],
+                patience=self.config["stopping_step"],
+            ),
+            Stage(
+                "generator",
+                s.generator_epochs,
+                self._enter_generator,
+                self._generator_epoch,
+                leave=self._leave_generator,
+            ),
+            Stage(
+                "fusion",
+                fusion_epochs,
+                self._enter_fusion,
+                self._fusion_epoch,
+                self._fusion_validation,
+                bigger=False,
+                patience=s.fusion_stopping_step,
+                every=1,
+                leave=lambda: model.train_only(model.learners),
+            ),
+        )
+
+    def _make_tasks(self, dataset: Any) -> None:
+        model, s = self.model, self.model.settings
+        rows = model.rows(dataset.inter_feat)
+        # Never more than half of a user's rows, so that short users keep a support set.
+        size = np.minimum(s.query_size, np.bincount(rows.user, minlength=model.n_users) // 2)
+        self.query = TaskTable(rows, model.n_users, s.instances, size)
+        self.support = TaskTable(rows.select(rows.age >= size[rows.user]), model.n_users, s.instances, s.max_support)
+        self.task_users = self.query.users
+        if len(self.task_users) == 0:
+            raise ValueError(
+                "MML found no user with three training interactions, so there is no task with support and query."
+            )
+        self.pool = torch.from_numpy(model.interactions.indices).long().unique()
+
+    def _enter_meta(self) -> torch.optim.Optimizer:
+        model, s = self.model, self.model.settings
+        model.train_only(model.learners)
+        rate = {"id": self.learning_rate, **s.feature_learning_rate}
+        groups = [{"params": list(model.learners[name].parameters()), "lr": rate[name]} for name in model.learners]
+        return self._build_optimizer(params=groups)
+
+    def _enter_generator(self) -> torch.optim.Optimizer:
+        self.model.train_only(self.model.generator)
+        return self._build_optimizer(
+            params=self.model.generator.parameters(), learning_rate=self.model.settings.generator_learning_rate
+        )
+
+    def _leave_generator(self) -> None:
+        filled = self.model.fill_cold_items()
+        self.logger.info(f"{filled} items without a training interaction got a generated embedding.")
+
+    def _enter_fusion(self) -> torch.optim.Optimizer:
+        self.model.train_only(self.model.fusion)
+        self.fusion_data = FusionData(self.model, self.support, self.query, self.task_users, self.config["seed"])
+        self.logger.info(f"{self.fusion_data}")
+        return self._build_optimizer(
+            params=self.model.fusion.parameters(), learning_rate=self.model.settings.fusion_learning_rate
+        )
+
+    def _meta_epoch(self, train_data: Any, epoch: int, show_progress: bool) -> tuple[float, ...]:
+        self.model.train()
+        return self._task_epoch("meta", epoch, show_progress, self.model.meta_losses, self.model.learners)
+
+    def _generator_epoch(self, train_data: Any, epoch: int, show_progress: bool) -> float:
+        # The learners are constants here: no dropout in them.
+        self.model.eval()
+        return self._task_epoch(
+            "generator", epoch, show_progress, lambda *task: (self.model.generator_loss(*task),), self.model.generator
+        )[0]
+
+    def _task_epoch(
+        self, name: str, epoch: int, show_progress: bool, losses: Any, part: torch.nn.Module
+    ) -> tuple[float, ...]:
+        """One pass over all tasks; ``losses(support, query)`` are means over the tasks of a chunk."""
+        s = self.model.settings
+        users = self.task_users[torch.randperm(len(self.task_users))]
+        total: Tensor | None = None
+        for batch in self._progress(users.split(s.meta_batch_size), name, epoch, show_progress):
+            self.optimizer.zero_grad()
+            passes = s.inner_steps if s.meta_order == "second" else 1
+            for chunk in self.model.task_chunks(self.support, batch, max(passes, 1)):
+                support, query = self.support.batch(chunk, self.pool), self.query.batch(chunk, self.pool)
+                with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
+                    parts = torch.stack([loss.float() for loss in losses(support, query)]) * (len(chunk) / len(batch))
+                parts.sum().backward()
+                total = parts.detach() if total is None else total + parts.detach()
+            self._step(part)
+        self._check_nan(total.sum())
+        return tuple(total.tolist())
+
+    def _fusion_epoch(self, train_data: Any, epoch: int, show_progress: bool) -> float:
+        self.model.train()
+        data, size = self.fusion_data, self.model.settings.fusion_batch_size
+        total = torch.zeros((), device=self.device)
+        order = torch.randperm(data.n_support)
+        for index in self._progress(order.split(size), "fusion", epoch, show_progress):
+            self.optimizer.zero_grad()
+            states, scores, target = data.support(index)
+            loss = F.cross_entropy(self.model.fusion(states, scores), target)
+            loss.backward()
+            self._step(self.model.fusion)
+            total += loss.detach()
+        self._check_nan(total)
+        return total.item()
+
+    @torch.no_grad()
+    def _fusion_validation(self, valid_data: Any, show_progress: bool) -> tuple[float, dict[str, float]]:
+        self.model.eval()
+        data, total = self.fusion_data, 0.0
+        for index in torch.arange(data.n_query).split(self.model.settings.fusion_batch_size):
+            states, scores, target = data.query(index)
+            total += F.cross_entropy(self.model.fusion(states, scores), target, reduction="sum").item()
+        loss = total / data.n_query
+        return loss, {"query cross entropy": loss}
+
+    def _step(self, part: torch.nn.Module) -> None:
+        if self.clip_grad_norm:
+            clip_grad_norm_(part.parameters(), **self.clip_grad_norm)
+        self.optimizer.step()
+
+    def _progress(self, batches: Sequence[Tensor], name: str, epoch: int, show: bool) -> Iterator[Tensor]:
+        if not show:
+            return iter(batches)
+        return iter(tqdm(batches, ncols=100, desc=set_color(f"{name} {epoch:>5}", "pink")))

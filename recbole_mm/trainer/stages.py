@@ -1,0 +1,272 @@
+"""Training in stages, each with its own optimiser, loop and checkpoint, by the fit loop of RecBole's trainer."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import numpy as np
+import torch
+from recbole.trainer import Trainer
+from recbole.utils import get_local_time, set_color
+
+__all__ = ["Stage", "StagedTrainer"]
+
+Loss = Any  # what RecBole's fit loop logs: a number, or a tuple of named parts
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training.
+
+    Attributes:
+        name: Name for ``train_stage``, logs and files.
+        epochs: Number of epochs; 0 leaves the stage out.
+        enter: Freezes and prepares the model, and returns the stage's optimiser.
+        train_epoch: ``(train_data, epoch, show_progress)`` to the epoch's loss.
+        validate: ``(valid_data, show_progress)`` to a score and a result, as RecBole's ``_valid_epoch``; the best
+            epoch's parameters are kept. ``None``: no validation, the last epoch's parameters are kept.
+        bigger: Whether a bigger score is better.
+        patience: Validations without improvement before the stage ends.
+        every: Epochs between validations; ``None`` for RecBole's ``eval_step``.
+        leave: Called once the stage's parameters are final.
+    """
+
+    name: str
+    epochs: int
+    enter: Callable[[], torch.optim.Optimizer]
+    train_epoch: Callable[[Any, int, bool], Loss]
+    validate: Callable[[Any, bool], tuple[float, dict[str, float]]] | None = None
+    bigger: bool = True
+    patience: int = 10
+    every: int | None = None
+    leave: Callable[[], None] = lambda: None
+
+
+class StagedTrainer(Trainer):
+    """Runs stages one after another; a subclass lists them in :meth:`stages`.
+
+    The model counts the stages it has behind it in a persistent buffer ``finished_stages`` (a scalar integer), so
+    that every checkpoint knows what it is. ``train_stage`` is ``all`` (or what ``all_stages`` says) or the name of one
+    stage, which needs the stages before it. ``pre_model_path`` is a checkpoint to go on from: of a finished stage (then
+    the next one starts), or a ``<name>-resume.pth``, which is written before every epoch and removed at the end of
+    training. Going on from it gives the same parameters as a run that was never interrupted. ``resume_checkpoint`` does
+    the same.
+
+    Every stage has the file ``<name>-<stage>.pth``. The trainer's ``saved_model_file`` is the last stage's.
+    """
+
+    #: The ``train_stage`` that runs every stage.
+    all_stages = "all"
+
+    best_valid_score: float
+    best_valid_result: dict[str, float] | None
+    saved_model_file: str
+
+    def __init__(self, config: Any, model: Any) -> None:
+        super().__init__(config, model)
+        if not config["single_spec"]:
+            raise ValueError(
+                f"{type(self).__name__} trains in one process, got a distributed run; start it with nproc=1."
+            )
+        name = f"{config['model']}-{config['dataset']}-{get_local_time()}"
+        self._base = os.path.join(self.checkpoint_dir, name)
+        self._stage: Stage | None = None
+        self._saved = True
+        self._train_data: Any = None
+        self.train_stage: str = config["train_stage"]
+        self._continue_from: str | None = config["pre_model_path"]
+
+    def stages(self, train_data: Any, valid_data: Any) -> Sequence[Stage]:
+        """The stages in order."""
+        raise NotImplementedError
+
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: Any = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Callable[[int, float], Any] | None = None,
+    ) -> tuple[float, dict[str, float] | None]:
+        """Run the stages that ``train_stage`` asks for.
+
+        Returns:
+            Score and result of the validation data after the last stage.
+        """
+        self._saved, self._train_data = saved, train_data
+        stages = self.stages(train_data, valid_data)
+        interrupted = self._go_on()
+        chosen = self._chosen([stage.name for stage in stages], interrupted)
+        if not chosen:
+            raise ValueError(
+                f"pre_model_path: {self._continue_from} has finished every stage, so that nothing is left to train; "
+                f"set train_stage to {stages[-1].name} to train on."
+            )
+        score, result = self.best_valid_score, self.best_valid_result
+        for index in chosen:
+            stage = stages[index]
+            self.saved_model_file = f"{self._base}-{stage.name}.pth"
+            if stage.epochs:
+                self._begin(stage, interrupted if interrupted and interrupted["stage"] == stage.name else None)
+                if verbose:
+                    self.logger.info(set_color(f"stage {stage.name}", "green") + f": {self.start_epoch}/{stage.epochs}")
+                # A score that is not the validation metric means nothing to a caller that tunes by it.
+                ranked = stage.validate == self._rank_validation
+                # The fit loop validates if it is given anything to validate on.
+                data = valid_data if ranked else train_data if stage.validate else None
+                score, result = super().fit(
+                    train_data, data, verbose, saved, show_progress, callback_fn if ranked else None
+                )
+                if saved and self.best_valid_result is not None:
+                    best = torch.load(self.saved_model_file, map_location=self.device, weights_only=False)
+                    self.model.load_state_dict(best["state_dict"])
+                    self.model.load_other_parameter(best.get("other_parameter"))
+                stage.leave()
+            self.model.finished_stages.fill_(index + 1)
+            self._stage = None
+            if saved:
+                self._save_checkpoint(stage.epochs - 1, verbose=verbose)
+        if saved and os.path.isfile(self.resume_file):
+            os.remove(self.resume_file)
+        if valid_data and not (chosen and stages[chosen[-1]].validate == self._rank_validation):
+            score, result = self._rank_validation(valid_data, show_progress)
+            if verbose:
+                self.logger.info(set_color("valid result after all stages", "blue") + f": {result}")
+        self.best_valid_score, self.best_valid_result = score, result
+        return score, result
+
+    def _rank_validation(self, valid_data: Any, show_progress: bool) -> tuple[float, dict[str, float]]:
+        """RecBole's own validation, for stages that are chosen by ``valid_metric``."""
+        return super()._valid_epoch(valid_data, show_progress)
+
+    def _chosen(self, names: Sequence[str], interrupted: dict | None) -> list[int]:
+        finished, wanted = int(self.model.finished_stages), self.train_stage
+        if wanted == self.all_stages:
+            return list(range(finished, len(names)))
+        if wanted not in names:
+            raise ValueError(f"train_stage: expected {', '.join(names)} or {self.all_stages}, got {wanted!r}.")
+        index = names.index(wanted)
+        if interrupted and interrupted["stage"] != wanted:
+            raise ValueError(
+                f"train_stage {wanted}: pre_model_path is a run that was interrupted in the stage "
+                f"{interrupted['stage']}; finish that first (train_stage {interrupted['stage']} or {self.all_stages})."
+            )
+        if finished < index:
+            raise ValueError(
+                f"train_stage {wanted} needs the stage {names[index - 1]} before it, and the model has finished "
+                f"{', '.join(names[:finished]) or 'none'}. Set pre_model_path to its checkpoint, or train_stage to "
+                f"{self.all_stages}."
+            )
+        return [index]
+
+    def resume_checkpoint(self, resume_file: str | os.PathLike[str]) -> None:
+        """Let ``fit`` go on from a checkpoint, as ``pre_model_path`` does.
+
+        Args:
+            resume_file: Any file of a run; of an interrupted one, its ``<name>-resume.pth`` is taken.
+        """
+        file = os.fspath(resume_file)
+        state = f"{file.rpartition('-')[0]}-resume.pth"
+        self._continue_from = state if os.path.isfile(state) else file
+
+    def _go_on(self) -> dict | None:
+        """Load ``pre_model_path``; returns its content if it is the state of an interrupted stage."""
+        path = self._continue_from
+        if not path:
+            return None
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"pre_model_path: there is no file {path!r}.")
+        # Checkpoints of RecBole hold a pickled Config, so that only those from a trusted source may be loaded.
+        checkpoint = torch.load(path, map_location=self.device, weights_only=False)
+        self.model.load_state_dict(checkpoint["state_dict"])
+        self.model.load_other_parameter(checkpoint.get("other_parameter"))
+        return checkpoint if checkpoint.get("stage") else None
+
+    def _begin(self, stage: Stage, interrupted: dict | None) -> None:
+        self._stage = stage
+        self.optimizer = stage.enter()
+        self.epochs, self.start_epoch, self.cur_step = stage.epochs, 0, 0
+        self.eval_step = min(stage.every or self.config["eval_step"], stage.epochs)
+        self.stopping_step, self.valid_metric_bigger = stage.patience, stage.bigger
+        self.best_valid_score = -np.inf if stage.bigger else np.inf
+        self.best_valid_result = None
+        if interrupted:
+            self._base = interrupted["base"]
+        self.saved_model_file = f"{self._base}-{stage.name}.pth"
+        if interrupted:
+            self.optimizer.load_state_dict(interrupted["optimizer"])
+            self.start_epoch, self.cur_step = interrupted["epoch"] + 1, interrupted["cur_step"]
+            self.best_valid_score = interrupted["best_valid_score"]
+            self.best_valid_result = interrupted["best_valid_result"]
+            if interrupted["best_valid_result"] is not None and not os.path.isfile(self.saved_model_file):
+                raise FileNotFoundError(
+                    f"pre_model_path: the interrupted run kept its best parameters in {self.saved_model_file!r}, "
+                    "which is not there; go on from where it was started, or with that file put back."
+                )
+            _set_random_state(interrupted["random"], self._train_data)
+
+    def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Loss:
+        if self._stage is None:  # a single epoch outside of fit is what RecBole's own trainer makes of it
+            return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+        if self._saved:
+            self._write_resume_file(epoch_idx - 1)
+        return self._stage.train_epoch(train_data, epoch_idx, show_progress)
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:
+        if self._stage is None or self._stage.validate is None:
+            return super()._valid_epoch(valid_data, show_progress)
+        return self._stage.validate(valid_data, show_progress)
+
+    @property
+    def resume_file(self) -> str:
+        """Where the state before every epoch is written."""
+        return f"{self._base}-resume.pth"
+
+    def _write_resume_file(self, epoch: int) -> None:
+        state = {
+            "config": self.config,
+            "stage": self._stage.name if self._stage else None,
+            "base": self._base,
+            "epoch": epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": self.best_valid_score,
+            "best_valid_result": self.best_valid_result,
+            "state_dict": self.model.state_dict(),
+            "other_parameter": self.model.other_parameter(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": _random_state(self._train_data),
+        }
+        # Written beside and moved: an interruption while writing leaves the previous state.
+        torch.save(state, self.resume_file + ".new", pickle_protocol=4)
+        os.replace(self.resume_file + ".new", self.resume_file)
+
+    def _add_train_loss_to_tensorboard(self, epoch_idx: int, losses: Loss, tag: str = "Loss/Train") -> None:
+        super()._add_train_loss_to_tensorboard(epoch_idx, losses, f"{tag}/{self._stage.name}" if self._stage else tag)
+
+
+def _random_state(train_data: Any) -> dict[str, Any]:
+    """State of every generator that training may draw from."""
+    generator = getattr(train_data, "generator", None)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": np.random.get_state(),
+        "python": random.getstate(),
+        "loader": None if generator is None else generator.get_state(),
+    }
+
+
+def _set_random_state(state: dict[str, Any], train_data: Any) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
+    np.random.set_state(state["numpy"])
+    random.setstate(state["python"])
+    generator = getattr(train_data, "generator", None)
+    if generator is not None and state["loader"] is not None:
+        generator.set_state(state["loader"].cpu())

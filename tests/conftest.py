@@ -1,0 +1,81 @@
+"""Settings of every test: a folder of its own, a clean command line, one thread; and fresh interpreters on demand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import recbole.data.dataset
+import recbole.trainer
+import torch
+
+import recbole_mm.host.registry as registry
+
+ROOT = Path(__file__).resolve().parents[1]
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    # RecBole takes pytest's own arguments for options, and writes log/, log_tensorboard/ and saved/ where it runs. Here
+    # for fixtures that live longer than a test, whose folder is set below.
+    argv, folder = sys.argv, Path.cwd()
+    sys.argv = argv[:1]
+    os.chdir(tmp_path_factory.mktemp("session"))
+    yield
+    os.chdir(folder)
+    sys.argv = argv
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    # Every Config of RecBole writes this variable.
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    yield
+    if devices is None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices
+
+
+@pytest.fixture
+def fresh_python(tmp_path: Path) -> Callable[..., str]:
+    """Run code in a new interpreter in the test's folder; returns what it printed, raises with its traceback."""
+
+    def run(code: str, *arguments: str, timeout: float = 300, **environment: str) -> str:
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise AssertionError(f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done.stdout.strip()
+
+    return run
+
+
+@pytest.fixture
+def clean_registry() -> Iterator[None]:
+    """Forget after the test whatever it registers, so that other tests do not find it among the models."""
+    tables = [registry.registered, registry._properties, vars(recbole.trainer), vars(recbole.data.dataset)]
+    before = [dict(table) for table in tables]
+    modules = set(sys.modules)
+    yield
+    for table, content in zip(tables, before):
+        table.clear()
+        table.update(content)
+    for name in set(sys.modules) - modules:
+        if name.startswith("recbole.model.") and sys.modules[name].__spec__.loader is None:
+            del sys.modules[name]

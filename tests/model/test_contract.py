@@ -1,0 +1,252 @@
+"""The contract that every registered model keeps, whatever its mathematics."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+
+import numpy as np
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+from recbole.quick_start import run_recbole
+
+from recbole_mm.config import SHARED_OPTIONS, properties_directory
+from recbole_mm.config.names import read_keys
+from recbole_mm.host.registry import registered_models
+from tests.model.conftest import MODALITIES, build, total_loss, train_steps
+
+SUBSETS = [list(names) for size in (1, 2, 3) for names in itertools.combinations(MODALITIES, size)]
+
+
+def scores(built):
+    """Users of the test split and their scores of every item, shapes ``(n,)`` and ``(n, n_items)``."""
+    built.model.eval()
+    device = built.config["device"]
+    rows = []
+    with torch.no_grad():
+        for batch in built.test_data:
+            interaction = batch[0].to(device)
+            rows.append((interaction["user_id"], built.model.full_sort_predict(interaction).view(len(interaction), -1)))
+    ids, values = torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows])
+    return ids.cpu(), values.cpu()
+
+
+def same(left, right):
+    """Exact equality of two results of ``scores``."""
+    return torch.equal(left[0], right[0]) and torch.equal(left[1], right[1])
+
+
+def training_keys() -> set[str]:
+    """RecBole's own keys that a model yaml may set (its training procedure reads them, not the model)."""
+    from recbole.utils.argument_list import (
+        dataset_arguments,
+        evaluation_arguments,
+        general_arguments,
+        training_arguments,
+    )
+
+    own = {"train_stage", "pre_model_path", "pretrain_epochs", "save_step"}
+    return {*general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments, *own}
+
+
+def documented_options(cls) -> set[str]:
+    """The names under ``Options:`` in a model's docstring."""
+    section = re.search(r"Options:\n(.*?)(?:\n\n|\Z)", cls.__doc__ or "", re.S)
+    assert section, f"{cls.__name__} has no Options section"
+    return set(re.findall(r"[a-z][a-z0-9_]+", re.sub(r"\(.*?\)", "", section.group(1))))
+
+
+def test_docstring_yaml_and_code_agree_on_the_options(name):
+    built = build(name)
+    yaml_keys = read_keys(properties_directory() / "model" / f"{name}.yaml") - training_keys() - set(SHARED_OPTIONS)
+    read = built.model.options.read - set(SHARED_OPTIONS) - training_keys()
+    assert yaml_keys == read
+    assert documented_options(registered_models()[name]) == yaml_keys
+
+
+def test_every_tensor_is_a_parameter_or_a_buffer(name):
+    model = build(name).model
+    for module in model.modules():
+        stray = [key for key, value in vars(module).items() if isinstance(value, torch.Tensor)]
+        assert not stray, f"{type(module).__name__} holds tensors that .to(device) does not move: {stray}"
+
+
+@pytest.mark.parametrize("modalities", SUBSETS, ids="-".join)
+def test_any_subset_of_modalities_trains_and_scores_finitely(name, modalities):
+    built = build(name, modalities=modalities)
+    assert list(built.model.features) == modalities
+    total_loss(built.model.train(), built.batch()).backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in built.model.parameters())
+    _, values = scores(built)
+    assert values[:, 1:].isfinite().all()
+
+
+def test_order_of_modalities_never_matters(name):
+    assert same(scores(build(name, modalities=["text", "image"])), scores(build(name, modalities=["image", "text"])))
+
+
+def test_every_parameter_gets_a_finite_gradient(name):
+    built = build(name)
+    built.model.train()
+    optimizer = torch.optim.SGD([p for p in built.model.parameters() if p.requires_grad], lr=1e-3)
+    for interaction in itertools.islice(built.train_data, 2):
+        total_loss(built.model, interaction).backward()
+        optimizer.step()
+    missing = [
+        key for key, parameter in built.model.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
+    assert not missing, f"parameters that no loss reaches: {missing}"
+    assert all(p.grad.isfinite().all() for p in built.model.parameters() if p.requires_grad)
+
+
+def test_predict_is_the_column_of_full_sort_predict(name):
+    built = build(name)
+    train_steps(built, 2)
+    batch = next(iter(built.test_data))[0]
+    with torch.no_grad():
+        table = built.model.full_sort_predict(batch).view(len(batch), -1)
+        for item in (1, 7, built.model.n_items - 1):
+            pairs = Interaction({**batch.interaction, "item_id": torch.full((len(batch),), item)})
+            single = built.model.predict(pairs)
+            # predict may return probabilities and full sort logits, which rank alike.
+            expected = table[:, item]
+            if not torch.allclose(single, expected, rtol=1e-4, atol=1e-5):
+                torch.testing.assert_close(single, expected.sigmoid(), rtol=1e-4, atol=1e-5)
+
+
+def test_state_dict_round_trip_gives_equal_scores(name):
+    built = build(name)
+    train_steps(built, 3)
+    before = scores(built)
+    state = copy.deepcopy(built.model.state_dict())
+    fresh = build(name)
+    with torch.no_grad():
+        for parameter in fresh.model.parameters():
+            parameter.add_(1.0)
+    fresh.model.load_state_dict(state)
+    assert same(before, scores(fresh))
+
+
+def test_loading_and_training_drop_the_evaluation_cache(name):
+    built = build(name)
+    initial = copy.deepcopy(built.model.state_dict())
+    first = scores(built)
+    train_steps(built, 3)
+    assert not same(first, scores(built)), "training did not change the scores"
+    built.model.load_state_dict(initial)
+    assert same(first, scores(built))
+
+
+def test_checkpoint_holds_no_feature_table(name):
+    built = build(name)
+    keys = built.model.state_dict().keys()
+    assert not [key for key in keys if "feature_" in key or "observed_" in key]
+
+
+def test_untrained_copy_predicts_one_row(name):
+    built = build(name)
+    row = built.batch(1)
+    clone = copy.deepcopy(built.model).eval()
+    with torch.no_grad():
+        assert clone.predict(row).isfinite().all()
+    assert same(scores(built), scores(built))
+
+
+def test_weight_zero_is_leaving_the_modality_out(name):
+    left_out = scores(build(name, modalities=["image", "text", "profile"]))
+    weighted = scores(build(name, modality_weight={"audio": 0}))
+    assert same(left_out, weighted)
+
+
+def test_equal_weights_are_no_weights_and_unequal_weights_act(name):
+    plain, doubled = build(name), build(name, modality_weight={modality: 2.0 for modality in MODALITIES})
+    unequal = build(name, modality_weight={"image": 3.0})
+    for built in (plain, doubled, unequal):
+        train_steps(built, 2)
+    assert same(scores(plain), scores(doubled))
+    assert not same(scores(plain), scores(unequal))
+
+
+def test_contrastive_weight_adds_a_term_with_gradients(name):
+    losses = {}
+    for weight in (0.0, 0.5):
+        built = build(name, contrastive_weight=weight)
+        torch.manual_seed(0)
+        loss = total_loss(built.model.train(), built.batch())
+        loss.backward()
+        assert loss.isfinite()
+        losses[weight] = loss.item()
+    assert losses[0.0] != losses[0.5]
+
+
+@pytest.mark.parametrize("missing", ["zero", "mean", "knn", "drop"])
+def test_missing_rows_score_finitely(name, missing):
+    built = build(name, missing_feature=missing)
+    train_steps(built, 2)
+    _, values = scores(built)
+    assert values[:, 1:].isfinite().all()
+
+
+def test_training_on_several_threads_repeats_itself(name):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        runs = []
+        for _ in range(4):
+            built = build(name)
+            runs.append((train_steps(built, 3), built.model.state_dict()))
+    finally:
+        torch.set_num_threads(before)
+    for losses, state in runs[1:]:
+        assert losses == runs[0][0]
+        assert all(torch.equal(value, runs[0][1][key]) for key, value in state.items())
+
+
+def test_training_lowers_the_loss_and_ranks_positives_first(name):
+    # A rate that suits embeddings is too high for deep attention: then the model's own decides.
+    for learning_rate in (0.01, build(name).config["learning_rate"]):
+        built = build(name, train_batch_size=256)
+        losses = train_steps(built, 150, learning_rate)
+        area = area_under_curve(built)
+        if area > 0.8:
+            break
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    assert area > 0.8
+
+
+def area_under_curve(built) -> float:
+    """Mean share of unseen items that a training positive outranks, over training pairs."""
+    items = built.train_data._dataset.inter_feat["item_id"].numpy()
+    users = built.train_data._dataset.inter_feat["user_id"].numpy()
+    positives = {}
+    for user, item in zip(users, items):
+        positives.setdefault(int(user), set()).add(int(item))
+    ids, values = scores(built)
+    areas = []
+    for user, row in zip(ids.tolist(), values.numpy()):
+        liked = np.array(sorted(positives.get(user, ())))
+        if len(liked) == 0:
+            continue
+        others = np.setdiff1d(np.arange(1, len(row)), liked)
+        areas.append((row[liked][:, None] > row[others][None, :]).mean())
+    return float(np.mean(areas))
+
+
+def test_stock_run_recbole_drives_it_end_to_end_and_repeats_itself(name):
+    options = {"epochs": 1, "state": "ERROR", "show_progress": False, "use_gpu": False}
+    first, second = (run_recbole(model=name, dataset="mm-toy", config_dict=dict(options)) for _ in range(2))
+    assert all(np.isfinite(value) for value in first["test_result"].values())
+    assert first == second, "same seed, different result"
+
+
+@pytest.mark.gpu
+def test_cuda_scores_equal_cpu_scores(name):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    on_cpu = build(name)
+    on_gpu = build(name, device="cuda", use_gpu=True)
+    on_gpu.model.load_state_dict(on_cpu.model.state_dict())
+    torch.testing.assert_close(scores(on_gpu)[1], scores(on_cpu)[1], rtol=1e-3, atol=1e-4)
+    total_loss(on_gpu.model.train(), on_gpu.batch()).backward()

@@ -1,0 +1,201 @@
+"""GRCN against a plain reference and its hand cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from recbole_mm.model.grcn import GRCN
+from tests.model.conftest import build
+from tests.model.tiny import assert_same_function, tiny_model
+
+FEATURES = {"image": np.arange(12, dtype=np.float32).reshape(4, 3) - 5, "text": np.eye(4, 2, dtype=np.float32) + 0.5}
+PAIRS = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (3, 3), (3, 2)]
+
+
+def reference_scores(model: GRCN) -> torch.Tensor:
+    """GRCN node by node over Python adjacency lists."""
+    n_users = model.n_users
+    liked = [[] for _ in range(n_users)]
+    fans = [[] for _ in range(model.n_items)]
+    for user, item in zip(*(ids.tolist() for ids in model.training_pairs)):
+        liked[user].append(item)
+        fans[item].append(user)
+    names, scale = list(model.features), model.features.weight
+    content, towards_user, towards_item = [], {}, {}
+    for m in names:
+        f = F.normalize(F.leaky_relu(model.project[m](model.features[m])))
+        p = list(F.normalize(model.preference[m]).unbind(0))
+        for _ in range(model.n_routings):
+            for user in range(n_users):
+                if liked[user]:
+                    a = torch.stack([p[user] @ f[i] for i in liked[user]]).softmax(dim=0)
+                    p[user] = F.normalize(p[user] + sum(w * f[i] for w, i in zip(a, liked[user])), dim=0)
+        users, items = [], []
+        for user in range(n_users):
+            total = p[user]
+            if liked[user]:
+                for w, i in zip(torch.stack([p[user] @ f[i] for i in liked[user]]).softmax(dim=0), liked[user]):
+                    towards_user[m, user, i] = w
+                    total = total + w * f[i]
+            users.append(total)
+        for item in range(model.n_items):
+            total = f[item]
+            if fans[item]:
+                for w, u in zip(torch.stack([p[u] @ f[item] for u in fans[item]]).softmax(dim=0), fans[item]):
+                    towards_item[m, item, u] = w
+                    total = total + w * p[u]
+            items.append(total)
+        content.append((scale[m] * torch.stack(users), scale[m] * torch.stack(items)))
+
+    def weight(attention, target, source, source_node):
+        if model.pruning == "none":
+            user, item = (target, source) if attention is towards_user else (source, target)
+            return torch.tensor((len(liked[user]) * len(fans[item])) ** -0.5, dtype=torch.float64)
+        values = [scale[m] * attention[m, target, source] for m in names]
+        if model.weight_mode == "confidence":
+            values = [model.confidence[source_node, k] * value for k, value in enumerate(values)]
+        value = torch.stack(values).mean() if model.weight_mode == "mean" else torch.stack(values).max()
+        return value.relu() if model.pruning == "hard" else value
+
+    embedding = F.normalize(model.embedding)
+    users, items = list(embedding[:n_users]), list(embedding[n_users:])
+    total_users, total_items = list(users), list(items)
+    for _ in range(model.n_layers):
+        zero = torch.zeros_like(embedding[0])
+        new_users = [
+            sum((weight(towards_user, u, i, n_users + i) * items[i] for i in liked[u]), zero) for u in range(n_users)
+        ]
+        new_items = [
+            sum((weight(towards_item, i, u, u) * users[u] for u in fans[i]), zero) for i in range(model.n_items)
+        ]
+        users, items = new_users, new_items
+        total_users = [a + b for a, b in zip(total_users, users)]
+        total_items = [a + b for a, b in zip(total_items, items)]
+    left, right = [torch.stack(total_users)], [torch.stack(total_items)]
+    left, right = left + [c[0] for c in content], right + [c[1] for c in content]
+    if model.fusion == "concat":
+        return torch.cat(left, dim=1) @ torch.cat(right, dim=1).T
+    if model.fusion == "mean":
+        return torch.stack(left).mean(dim=0) @ torch.stack(right).mean(dim=0).T
+    return left[0] @ right[0].T
+
+
+@pytest.mark.parametrize("pruning", ["soft", "hard", "none"])
+@pytest.mark.parametrize("weight_mode, n_routings", [("confidence", 2), ("max", 0), ("mean", 1)])
+@pytest.mark.parametrize("fusion", ["concat", "mean"])
+def test_scores_and_gradients_equal_the_plain_reference(pruning, weight_mode, n_routings, fusion):
+    options = {"pruning": pruning, "weight_mode": weight_mode, "n_routings": n_routings, "fusion": fusion}
+    options |= {"modality_weight": {"image": 2.0}, "embedding_size": 4, "content_size": 4}
+    model = tiny_model("GRCN", PAIRS, FEATURES, **options).double()
+    users, items = model()
+    assert_same_function(users @ items.T, reference_scores(model), model)
+
+
+def test_id_fusion_scores_with_the_refined_graph_alone():
+    model = tiny_model("GRCN", PAIRS, FEATURES, fusion="id", embedding_size=4, content_size=3).double()
+    users, items = model()
+    assert users.shape[1] == 4
+    torch.testing.assert_close(users @ items.T, reference_scores(model), rtol=1e-12, atol=1e-12)
+
+
+def hand_model(n_routings: int) -> GRCN:
+    """One user with p = (1, 0) and two items with f = (1, 0) and (0, 1)."""
+    features = {"text": np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)}
+    options = {"content_size": 2, "embedding_size": 2, "n_routings": n_routings}
+    model = tiny_model("GRCN", [(0, 0), (0, 1)], features, **options).double()
+    with torch.no_grad():
+        model.project["text"].weight.copy_(torch.eye(2))
+        model.project["text"].bias.zero_()
+        model.preference["text"].copy_(torch.tensor([[0.0, 0.0], [3.0, 0.0]]))
+    return model
+
+
+@pytest.mark.parametrize(
+    "routings, prototype",
+    [(1, (0.988145, 0.153521)), (2, (0.965269, 0.261258)), (3, (0.940186, 0.340663))],
+)
+def test_routing_by_hand(routings, prototype):
+    user_content, _, at_users, at_items = hand_model(routings)._content("text", None)
+    logits = torch.tensor(prototype)
+    expected = logits.softmax(dim=0)
+    torch.testing.assert_close(at_users.float(), expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(user_content[1].float(), logits + expected, rtol=0, atol=2e-6)
+    assert at_items.tolist() == [1.0, 1.0]
+
+
+def test_final_attention_and_content_by_hand():
+    user_content, _, at_users, _ = hand_model(3)._content("text", None)
+    assert at_users.tolist() == pytest.approx([0.645547, 0.354453], abs=1e-6)
+    assert user_content[1].tolist() == pytest.approx([1.585733, 0.695116], abs=1e-6)
+
+
+def test_routing_moves_users():
+    first, second = (hand_model(n)._content("text", None)[0] for n in (0, 3))
+    assert not torch.allclose(first, second)
+
+
+def test_attention_sums_to_one_on_both_sides():
+    model = build("GRCN").model
+    _, _, at_users, at_items = model._content("image", None)
+    for weights, pattern in ((at_users, model.graph.to_user), (at_items, model.graph.to_item)):
+        sums = torch.zeros(pattern.n_rows).index_add(0, pattern.row, weights.detach())
+        torch.testing.assert_close(sums, pattern.degree().gt(0).float())
+
+
+def test_parameter_count():
+    model = build("GRCN").model
+    n_nodes, n_modalities = model.n_users + model.n_items, 3
+    dense = sum(width * 64 + 64 for width in model.features.dims.values())
+    expected = n_nodes * n_modalities + n_nodes * 64 + n_modalities * model.n_users * 64 + dense
+    assert sum(p.numel() for p in model.parameters()) == expected
+
+
+def test_confidence_one_weighs_by_attention_and_zero_stops_messages():
+    model = tiny_model("GRCN", PAIRS, {"text": FEATURES["text"]}, embedding_size=4).double()
+    with torch.no_grad():
+        model.confidence.fill_(1.0)
+    content = {"text": model._content("text", None)}
+    to_users, to_items = model._edge_weights(content, None)
+    assert torch.equal(to_users, content["text"][2]) and torch.equal(to_items, content["text"][3])
+    with torch.no_grad():
+        model.confidence.zero_()
+    users, items = model._propagate_ids({"text": model._content("text", None)}, None)
+    assert torch.equal(torch.cat([users, items]), F.normalize(model.embedding))
+
+
+def test_soft_pruning_reaches_the_confidence_of_every_node_with_an_edge():
+    model = tiny_model("GRCN", PAIRS, {"text": FEATURES["text"]}, embedding_size=4).double()
+    users, items = model()
+    (users @ items.T).square().sum().backward()
+    degree = torch.cat([model.graph.user_degree, model.graph.item_degree])
+    assert torch.equal(model.confidence.grad.abs().sum(dim=1) > 0, degree > 0)
+
+
+def test_edge_dropout_drops_in_training_only():
+    built = build("GRCN", edge_dropout=0.5)
+    model = built.model.eval()
+    assert torch.equal(model()[0], model()[0])
+    model.train()
+    assert not torch.equal(model()[0], model()[0])
+    kept = torch.zeros(model.graph.n_edges, dtype=torch.bool)
+    user_content, _, at_users, _ = model._content("text", kept)
+    assert at_users.eq(0).all()
+    torch.testing.assert_close(user_content, F.normalize(model.preference["text"]))
+
+
+def test_cold_items_lose_their_untrained_id_vector_on_request():
+    plain = tiny_model("GRCN", PAIRS[:-2], FEATURES).eval()
+    zeroed = tiny_model("GRCN", PAIRS[:-2], FEATURES, zero_id_for_cold=True).eval()
+    assert plain()[1][4, :64].abs().sum() > 0
+    assert zeroed()[1][4, :64].eq(0).all()
+    assert torch.equal(plain()[1][3], zeroed()[1][3])
+
+
+def test_options_that_use_no_feature_or_mix_widths_are_refused():
+    with pytest.raises(ValueError, match="no feature"):
+        build("GRCN", fusion="id", pruning="none")
+    with pytest.raises(ValueError, match="equal widths"):
+        build("GRCN", fusion="mean", content_size=8)

@@ -1,0 +1,199 @@
+"""HCGCN: its reductions to LightGCN and plain GCN, a dense reference, and the losses by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from recbole_mm.model.hcgcn import HCGCN
+from recbole_mm.nn.loss import bpr_loss
+from tests.model.conftest import build, total_loss, train_steps
+from tests.model.tiny import assert_same_function, tiny_model
+from tests.nn.test_branches import dense_lightgcn
+
+RANDOM = np.random.default_rng(3)
+FEATURES = {
+    "image": RANDOM.normal(size=(6, 3)).astype(np.float32),
+    "text": RANDOM.normal(size=(6, 2)).astype(np.float32),
+}
+PAIRS = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (3, 4), (3, 5), (4, 4)]
+SMALL = {"embedding_size": 4, "knn_k": 2, "n_item_clusters": 3, "n_clusters": 2}
+
+
+def reference_scores(model: HCGCN) -> torch.Tensor:
+    """The equations of the docstring with dense matrices."""
+    n_users = model.n_users
+    n_nodes = n_users + model.n_items
+    matrix = torch.zeros(n_nodes, n_nodes, dtype=torch.float64)
+    users, items = model.training_pairs
+    matrix[users, n_users + items] = 1.0
+    matrix = matrix + matrix.T
+    root = matrix.sum(dim=1).clamp(min=1).rsqrt()
+    matrix = root[:, None] * matrix * root[None, :]
+    embedding = torch.cat([model.user_embedding, model.item_embedding])
+    share = (model.assign(matrix @ embedding + embedding) / model.temperature).softmax(dim=1)
+    if model.hard:
+        share = F.one_hot(share.argmax(dim=1), share.shape[1]).double()
+    share = share.clone()
+    share[0] = share[n_users] = 0.0
+    n_clusters = share.shape[1]
+    states = [matrix @ embedding for _ in range(n_clusters)]
+    total = embedding + states[0]
+    for _ in range(2, model.n_layers + 1):
+        states = [share[:, [c]] * (matrix @ (share[:, [c]] * states[c])) for c in range(n_clusters)]
+        centres = torch.stack([(share[:, [c]] * states[c]).sum(dim=0) / share[:, c].sum() for c in range(n_clusters)])
+        coarse = share.T @ matrix @ share
+        messages = share @ ((coarse / coarse.sum(dim=1, keepdim=True)) @ centres)
+        total = total + sum(states) + model.global_weight * messages
+    total = total / (model.n_layers + 1)
+
+    prior = torch.tensor([model.features.weight[m] for m in model.features], dtype=torch.float64).log()
+    logits = model.modality_logits + prior
+    content = []
+    for item in range(model.n_items):
+        present = [k for k, m in enumerate(model.features) if model.features.observed[m][item]]
+        vector = torch.zeros(embedding.shape[1], dtype=torch.float64)
+        if present:
+            a = logits[present].softmax(dim=0)
+            for weight, k in zip(a, present):
+                m = list(model.features)[k]
+                vector = vector + weight * model.project[m](model.features[m][item])
+        content.append(vector)
+    content = torch.stack(content)
+    distance = torch.cdist(content, model.centroids, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+    q = 1 / (1 + distance)
+    q = q / q.sum(dim=1, keepdim=True)
+    graph = torch.zeros(model.n_items, model.n_items, dtype=torch.float64)
+    inside = torch.zeros_like(graph)
+    for index, (a, pattern) in enumerate(zip(logits.softmax(dim=0), model.item_graphs)):
+        dense = torch.zeros_like(graph)
+        dense[pattern.row, pattern.col] = getattr(model, f"item_norm_{index}").double()
+        graph = graph + a * dense
+        kept = dense * (q @ q.T)
+        inside = inside + a * kept * (dense.sum(dim=1) / kept.sum(dim=1).clamp(min=1e-300))[:, None]
+    layers = [content]
+    for layer in range(1, model.n_item_layers + 1):
+        layers.append((graph if layer == 1 else inside) @ layers[-1])
+    items = total[n_users:] + F.normalize(torch.stack(layers).mean(dim=0))
+    return total[:n_users] @ items.T
+
+
+@pytest.mark.parametrize("n_layers, n_item_layers, weight", [(2, 1, 1.0), (3, 2, 3.0), (1, 3, 1.0)])
+def test_scores_and_gradients_equal_the_dense_reference(n_layers, n_item_layers, weight):
+    options = {**SMALL, "n_layers": n_layers, "n_item_layers": n_item_layers, "modality_weight": {"image": weight}}
+    model = tiny_model("HCGCN", PAIRS, FEATURES, **options).double()
+    users, items = model()
+    assert_same_function(users @ items.T, reference_scores(model), model)
+
+
+def test_hard_assignment_equals_the_reference_with_one_hot_shares():
+    model = tiny_model("HCGCN", PAIRS, FEATURES, assignment="hard", **SMALL).double()
+    users, items = model()
+    torch.testing.assert_close(users @ items.T, reference_scores(model), rtol=1e-9, atol=1e-11)
+
+
+def test_one_cluster_without_global_messages_is_lightgcn():
+    model = tiny_model("HCGCN", PAIRS, FEATURES, **{**SMALL, "n_clusters": 1, "global_weight": 0.0}).double()
+    users, items, _ = model._user_item_states()
+    values = model.graph.sym_norm(torch.float64)
+    expected = dense_lightgcn(values, model.graph, model.user_embedding, model.item_embedding, model.n_layers)
+    torch.testing.assert_close(users, expected[0])
+    torch.testing.assert_close(items, expected[1])
+
+
+def test_disconnected_blocks_with_hard_shares_are_independent():
+    """Users 0-2 with items 0-2, and users 3-4 with items 4-5: each block is a LightGCN of its own."""
+    model = tiny_model("HCGCN", PAIRS, FEATURES, **{**SMALL, "global_weight": 0.0, "assignment": "hard"}).double()
+    users_in, items_in = torch.tensor([1, 2, 3]), torch.tensor([1, 2, 3])
+    blocks = [torch.zeros(n, 2, dtype=torch.float64) for n in (model.n_users, model.n_items)]
+    blocks[0][users_in, 0] = blocks[1][items_in, 0] = 1.0
+    blocks[0][4:, 1] = blocks[1][5:, 1] = 1.0
+    model._co_clusters = lambda users, items: (blocks[0], blocks[1])
+    users, items, _ = model._user_item_states()
+    values = model.graph.sym_norm(torch.float64)
+    expected = dense_lightgcn(values, model.graph, model.user_embedding, model.item_embedding, model.n_layers)
+    torch.testing.assert_close(users[1:], expected[0][1:])
+    with torch.no_grad():
+        model.user_embedding[4:] += 1
+        model.item_embedding[5:] += 1
+    again, _, _ = model._user_item_states()
+    torch.testing.assert_close(again[users_in], users[users_in])
+
+
+def test_co_cluster_ranking_loss_by_hand():
+    user, near, far = torch.tensor([0.8, 0.2]), torch.tensor([0.9, 0.1]), torch.tensor([0.3, 0.7])
+    assert bpr_loss((user * near).sum(), (user * far).sum()).item() == pytest.approx(0.5292604, abs=1e-7)
+
+
+def test_shares_and_assignments_are_distributions_without_the_padding():
+    model = build("HCGCN").model
+    _, _, shares = model._user_item_states()
+    for share in shares:
+        assert share[0].eq(0).all()
+        torch.testing.assert_close(share[1:].sum(dim=1), torch.ones(len(share) - 1))
+
+
+def test_all_weights_zero_leave_the_ranking_loss():
+    zero = {"co_cluster_weight": 0.0, "item_cluster_weight": 0.0, "contrastive_weight": 0.0, "reg_weight": 0.0}
+    built = build("HCGCN", **zero)
+    batch = built.batch(30)
+    users, items = built.model.train()()
+    gap = (users[batch["user_id"]] * (items[batch["item_id"]] - items[batch["neg_item_id"]])).sum(dim=1)
+    torch.testing.assert_close(total_loss(built.model, batch), -F.logsigmoid(gap).mean())
+
+
+@pytest.mark.parametrize("weight", ["co_cluster_weight", "item_cluster_weight", "contrastive_weight", "reg_weight"])
+def test_every_weight_scales_its_own_term(weight):
+    losses = []
+    for value in (1.0, 2.0):
+        built = build("HCGCN", **{weight: value})
+        losses.append(built.model.train().calculate_loss(built.batch(40)))
+    doubled = [torch.isclose(b, 2 * a) and bool(a > 0) for a, b in zip(*losses)]
+    assert sum(bool(x) for x in doubled) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_layers": 2},
+        {"n_item_layers": 1},
+        {"n_clusters": 2},
+        {"n_item_clusters": 3},
+        {"knn_k": 2},
+        {"assignment": "hard"},
+        {"assignment_temperature": 0.1},
+        {"global_weight": 0.0},
+        {"margin_scale": 3.0},
+    ],
+    ids=str,
+)
+def test_every_option_changes_the_loss(options):
+    losses = [
+        total_loss(built.model.train(), built.batch(40)).item() for built in (build("HCGCN"), build("HCGCN", **options))
+    ]
+    assert losses[0] != losses[1]
+
+
+def test_single_modality_has_all_the_weight():
+    model = tiny_model("HCGCN", PAIRS, {"text": FEATURES["text"]}, **SMALL)
+    assert model._modality_shares().tolist() == [1.0]
+
+
+def test_target_is_refreshed_by_steps_and_survives_saving():
+    built = build("HCGCN", refresh_steps=3)
+    model = built.model
+    targets = []
+    for _ in range(4):
+        train_steps(built, 1)
+        targets.append(model.target.clone())
+    assert torch.equal(targets[0], targets[1]) and torch.equal(targets[1], targets[2])
+    assert not torch.equal(targets[2], targets[3])
+    fresh = build("HCGCN", refresh_steps=3).model
+    fresh.load_state_dict(model.state_dict())
+    assert fresh._steps == 4 and torch.equal(fresh.target, model.target)
+
+
+def test_fewer_items_with_content_than_clusters():
+    assert len(tiny_model("HCGCN", PAIRS, FEATURES, n_item_clusters=50).centroids) == 6
