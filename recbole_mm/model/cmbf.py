@@ -10,11 +10,10 @@ from recbole.model.init import xavier_normal_initialization
 from recbole.utils import InputType
 from torch import Tensor, nn
 
-from recbole_mm.config.shared import MISSING_FEATURES
 from recbole_mm.model.base import FeatureBank, MultimodalRecommender
 from recbole_mm.model.cmbf_tokens import ImageTokens, ItemFields, image_branch
-from recbole_mm.model.tokens import SideFields
-from recbole_mm.model.uvcan_tokens import UserTokens
+from recbole_mm.model.tokens import SideFields, present_rows
+from recbole_mm.model.user_tokens import UserTokens, user_files
 from recbole_mm.nn.coattention import Tokens, take_rows
 from recbole_mm.nn.cross_modal import CrossModalNetwork
 from recbole_mm.nn.rows import batch_rows
@@ -79,7 +78,7 @@ class CMBF(MultimodalRecommender):
         self.pair_chunk = options.optional_integer("eval_pair_chunk", minimum=1)
         self.image_pool = options.choice("image_pool", ("mean", "flatten"))
 
-        observed = self._present(self.features)
+        observed = present_rows(self, self.features)
         image = image_branch(options.optional_text("image_modality"), self.features)
         self.image_tokens = ImageTokens(
             self.features, image, options.optional_integer("image_feature_dim", minimum=1), dim
@@ -110,25 +109,15 @@ class CMBF(MultimodalRecommender):
         self.output = nn.Sequential(*hidden, nn.Linear(widths[-1], 1))
         self.apply(xavier_normal_initialization)
 
-    def _present(self, bank: FeatureBank) -> dict[str, Tensor]:
-        """Which rows count as present: the observed ones, or all if ``missing_feature`` fills the others."""
-        filled = self.options.choice("missing_feature", MISSING_FEATURES) in ("mean", "knn")
-        return {m: torch.arange(len(rows)) > 0 if filled else rows for m, rows in bank.observed.items()}
-
     def _make_user_tokens(self, dataset: Any, observed: dict[str, Tensor], dim: int, side: SideFields) -> UserTokens:
         source = self.options.choice("user_feature_source", ("none", "history", "file"))
-        if source == "file" and not self.user_features:
-            raise ValueError(
-                "CMBF option 'user_feature_source': file needs a user feature file <dataset>.user.<modality>.npz, and "
-                f"there is none for dataset {dataset.dataset_name!r} and its modalities; add one or choose history."
-            )
-        files = self.user_features if source == "file" else FeatureBank({}, {})
+        files = user_files(self, source)
         pooled = FeatureBank({}, {}) if source == "none" else self.features
         if source != "none":
             users, items = self.training_pairs
             self.register_buffer("pair_keys", users * self.n_items + items, persistent=False)
         graph = self.interaction_graph()
-        return UserTokens(pooled, observed, files, self._present(files), graph, dim, side)
+        return UserTokens(pooled, observed, files, present_rows(self, files), graph, dim, side)
 
     def forward(self) -> tuple[Any, Any]:
         """Fields of all users; fields and image tower of all items: what an evaluation keeps."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recbole_mm.config.names import suggest
 from recbole_mm.model.base import FeatureBank
-from recbole_mm.model.tokens import SideFields
+from recbole_mm.model.tokens import SideFields, one_vector, select_rows
 from recbole_mm.nn.coattention import Tokens
 from recbole_mm.nn.cross_modal import ScalarTokens
 
@@ -54,8 +54,7 @@ class ImageTokens(nn.Module):
 
     def forward(self, ids: Tensor | None = None) -> Tensor:
         """Tokens ``(n, n_tokens, dim)`` of the given items, or of all of them, in order."""
-        feature = self.features[self.modality]
-        feature = feature if ids is None else feature[ids]
+        feature = select_rows(self.features[self.modality], ids)
         return self.features.weight[self.modality] * self.embed(feature if self.patched else feature.flatten(1))
 
 
@@ -106,10 +105,8 @@ class ItemFields(nn.Module):
         """Tokens of the given items, ``(n,)``, or of all of them, in order."""
         tokens = [(self.embedding.weight if ids is None else self.embedding(ids)).unsqueeze(1)]
         for modality, project in self.project.items():
-            feature = self.features[modality]
-            feature = feature.mean(dim=1) if feature.dim() == 3 else feature
-            mapped = project(feature if ids is None else feature[ids])
+            mapped = project(select_rows(one_vector(self.features[modality]), ids))
             tokens.append(self.features.weight[modality] * mapped.view(len(mapped), -1, self.embedding.embedding_dim))
         side, side_present = self.side(ids)
-        present = self.present if ids is None else self.present[ids]
-        return Tokens(torch.cat([*tokens, side], dim=1), torch.cat([present, side_present], dim=1))
+        present = torch.cat([select_rows(self.present, ids), side_present], dim=1)
+        return Tokens(torch.cat([*tokens, side], dim=1), present)

@@ -1,4 +1,4 @@
-"""Side information as tokens: one vector per field of RecBole's ``.user`` and ``.item`` files."""
+"""What token models share: side fields as tokens, and which rows of a feature table count."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import torch
 from recbole.utils import FeatureType
 from torch import Tensor, nn
 
-__all__ = ["SideFields"]
+from recbole_mm.config.shared import MISSING_FEATURES
+from recbole_mm.model.base import FeatureBank, MultimodalRecommender
+from recbole_mm.nn.coattention import Tokens
+
+__all__ = ["SideFields", "assemble", "one_vector", "present_rows", "select_rows"]
 
 _ENTITIES = ("user", "item")
 
@@ -160,3 +164,27 @@ def _standardise(values: Tensor, sequence: bool) -> tuple[Tensor, Tensor]:
 def _varies(values: Tensor) -> bool:
     """Whether any two entities differ (row 0 is the padding)."""
     return len(values) > 1 and bool((values[1:] != values[1]).any())
+
+
+def present_rows(model: MultimodalRecommender, bank: FeatureBank) -> dict[str, Tensor]:
+    """Which rows of each modality count as present, bool ``(n,)``.
+
+    The observed ones, or all but the padding if ``missing_feature`` fills the others.
+    """
+    filled = model.options.choice("missing_feature", MISSING_FEATURES) in ("mean", "knn")
+    return {m: torch.arange(len(rows)) > 0 if filled else rows for m, rows in bank.observed.items()}
+
+
+def assemble(tokens: list[Tensor], present: Tensor, side: Tensor, side_present: Tensor) -> Tokens:
+    """Tokens ``(n, dim)`` one beside the other, and the side fields ``(n, n_fields, dim)`` behind them."""
+    return Tokens(torch.cat([torch.stack(tokens, dim=1), side], dim=1), torch.cat([present, side_present], dim=1))
+
+
+def select_rows(table: Tensor, ids: Tensor | None) -> Tensor:
+    """The rows ``ids``, or the table itself."""
+    return table if ids is None else table[ids]
+
+
+def one_vector(feature: Tensor) -> Tensor:
+    """Features with one vector per entity: the mean where there are several, ``(n, R, d)``."""
+    return feature.mean(dim=1) if feature.dim() == 3 else feature

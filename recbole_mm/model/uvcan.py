@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from recbole.model.init import xavier_normal_initialization
 from torch import Tensor
 
-from recbole_mm.config.shared import MISSING_FEATURES
-from recbole_mm.model.base import FeatureBank, MultimodalRecommender
-from recbole_mm.model.tokens import SideFields
-from recbole_mm.model.uvcan_tokens import ItemTokens, UserTokens
+from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.model.tokens import SideFields, present_rows
+from recbole_mm.model.user_tokens import UserTokens, user_files
+from recbole_mm.model.uvcan_tokens import ItemTokens
 from recbole_mm.nn.coattention import CoAttention, PairScore, Tokens, take_rows
 from recbole_mm.nn.coattention_grid import SideTables, score_grid, side_tables
 from recbole_mm.nn.loss import bpr_loss
@@ -70,13 +70,8 @@ class UVCAN(MultimodalRecommender):
         self.reg_weight = options.number("reg_weight", minimum=0)
         self.pair_chunk = options.optional_integer("eval_pair_chunk", minimum=1)
         source = options.choice("user_feature_source", ("history", "file"))
-        if source == "file" and not self.user_features:
-            raise ValueError(
-                "UVCAN option 'user_feature_source': file needs a user feature file <dataset>.user.<modality>.npz, and "
-                f"there is none for dataset {dataset.dataset_name!r} and its modalities; add one or choose history."
-            )
-        files = self.user_features if source == "file" else FeatureBank({}, {})
-        observed, users_observed = self._present(self.features), self._present(files)
+        files = user_files(self, source)
+        observed, users_observed = present_rows(self, self.features), present_rows(self, files)
         only = None if options.boolean("side_fields") else ()
         user_fields, item_fields = (SideFields(dataset, entity, dim, only) for entity in ("user", "item"))
         if only is None and not user_fields.fields + item_fields.fields:
@@ -95,11 +90,6 @@ class UVCAN(MultimodalRecommender):
         )
         self.score = PairScore(options.choice("score", ("mlp", "dot")), dim, options.integer("mlp_hidden", minimum=1))
         self.apply(xavier_normal_initialization)
-
-    def _present(self, bank: FeatureBank) -> dict[str, Tensor]:
-        """Which rows count as present: the observed ones, or all if ``missing_feature`` fills the others."""
-        filled = self.options.choice("missing_feature", MISSING_FEATURES) in ("mean", "knn")
-        return {m: torch.arange(len(rows)) > 0 if filled else rows for m, rows in bank.observed.items()}
 
     def forward(self) -> tuple[Any, Any]:
         """Tokens of all users, and of all items with room for what a full ranking needs; kept during an evaluation."""

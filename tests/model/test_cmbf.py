@@ -11,7 +11,7 @@ from recbole.data.interaction import Interaction
 from recbole.quick_start import run_recbole
 
 from recbole_mm.config import properties_directory
-from recbole_mm.model.uvcan_tokens import UserTokens
+from recbole_mm.model.user_tokens import UserTokens
 from tests.model.conftest import build, config_for, total_loss, train_steps
 from tests.model.tiny import tiny_model
 from tests.nn.test_cross_modal import reference_network
