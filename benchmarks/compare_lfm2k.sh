@@ -21,7 +21,7 @@ if [ ! -f "$OUTPUT/data/lfm2k/lfm2k.yaml" ]; then
 fi
 exec "$PYTHON" "$ROOT/run_recbole_mm.py" \
     --models="${MODELS:-BPR,LightGCN,MMGCN,GRCN,DualGNN,MMGCL,MGAT,HCGCN,UVCAN,CMBF,MCPTR}" \
-    --baseline="${BASELINE:-LightGCN}" --seeds="${SEEDS:-3}" --trials="${TRIALS:-5}" --jobs="${JOBS:-2}" \
+    --baseline="${BASELINE:-LightGCN}" --seeds="${SEEDS:-3}" --trials="${TRIALS:-4}" --jobs="${JOBS:-2}" \
     --dataset=lfm2k --data_path="$OUTPUT/data" --config_files="$OUTPUT/data/lfm2k/lfm2k.yaml" --output="$OUTPUT" \
-    --epochs="${EPOCHS:-100}" --eval_step=5 --stopping_step=4 \
+    --epochs="${EPOCHS:-80}" --eval_step=5 --stopping_step=3 \
     --metrics="['Recall', 'NDCG']" --topk='[10, 20]' --valid_metric=Recall@20 "$@"

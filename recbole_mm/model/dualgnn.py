@@ -13,6 +13,7 @@ from recbole_mm.data.cooccurrence import cooccurrence
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph import SparsePattern, segment_softmax
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
+from recbole_mm.nn.rows import unit_rows
 
 __all__ = ["DualGNN"]
 
@@ -84,8 +85,8 @@ class DualGNN(MultimodalRecommender):
         """Users per modality, ``(n_users, M, d)``, and items summed over modalities, ``(n_items, d)``."""
         modalities = list(self.features)
         # Modalities lie side by side, so that one sparse product a side serves all of them.
-        users = torch.cat([F.normalize(self.preference[m]) for m in modalities], dim=1)
-        items = torch.cat([F.normalize(self.project[m](self.features[m])) for m in modalities], dim=1)
+        users = torch.cat([unit_rows(self.preference[m]) for m in modalities], dim=1)
+        items = torch.cat([unit_rows(self.project[m](self.features[m])) for m in modalities], dim=1)
         user_sum, item_sum = users, self._add_modalities(items)
         for layer in range(1, self.n_layers + 1):
             to_users = self.graph.gather_users(items)

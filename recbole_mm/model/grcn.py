@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
-from recbole_mm.nn.graph import sddmm, segment_softmax, spmm
+from recbole_mm.nn.graph import columns, sddmm, segment_softmax, spmm
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
+from recbole_mm.nn.rows import unit_rows
 
 __all__ = ["GRCN"]
 
@@ -86,32 +87,36 @@ class GRCN(MultimodalRecommender):
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Representations of all users and items, ``(n_users, d + M C)`` and ``(n_items, d + M C)`` with ``concat``."""
+        users, items = self._parts()
+        return self._fuse(users), self._fuse(items)
+
+    def _parts(self) -> tuple[list[Tensor], list[Tensor]]:
+        """ID part and content part of each modality, of all users and of all items."""
         kept = None
         if self.training and self.edge_dropout > 0:
             kept = torch.rand(self.graph.n_edges, device=self.embedding.device) >= self.edge_dropout
         content = {m: self._content(m, kept) for m in self.features}
         users, items = self._propagate_ids(content, kept)
-        parts_u, parts_i = [users], [items]
-        for modality, (user_content, item_content, _, _) in content.items():
-            parts_u.append(self.features.weight[modality] * user_content)
-            parts_i.append(self.features.weight[modality] * item_content)
-        if self.fusion == "concat":
-            return torch.cat(parts_u, dim=1), torch.cat(parts_i, dim=1)
-        if self.fusion == "mean":
-            return torch.stack(parts_u).mean(dim=0), torch.stack(parts_i).mean(dim=0)
-        return users, items
+        return [users, *(part[0] for part in content.values())], [items, *(part[1] for part in content.values())]
+
+    def _fuse(self, parts: list[Tensor]) -> Tensor:
+        """Put the parts of some rows together; a training step does it for the rows of its batch only."""
+        if self.fusion == "id":
+            return parts[0]
+        parts = [parts[0], *(self.features.weight[m] * part for m, part in zip(self.features, parts[1:]))]
+        return torch.cat(parts, dim=1) if self.fusion == "concat" else torch.stack(parts).mean(dim=0)
 
     def item_content(self, modality: str) -> Tensor:
         """``f``: normalised content of every item, ``(n_items, C)``."""
-        return F.normalize(F.leaky_relu(self.project[modality](self.features[modality])))
+        return unit_rows(F.leaky_relu(self.project[modality](self.features[modality])))
 
     def _content(self, modality: str, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Content parts of users and items, and the attention of both directions, each in its own edge order."""
         to_user, to_item = self.graph.to_user, self.graph.to_item
-        items, users = self.item_content(modality), F.normalize(self.preference[modality])
+        items, users = self.item_content(modality), unit_rows(self.preference[modality])
         for _ in range(self.n_routings):
             routed = segment_softmax(self._logits(users, items, kept), to_user.ptr, to_user.row)
-            users = F.normalize(users + spmm(to_user, routed, items))
+            users = unit_rows(users + spmm(to_user, routed, items))
         logits = self._logits(users, items, kept)
         at_users = segment_softmax(logits, to_user.ptr, to_user.row)
         reordered = logits.index_select(0, to_user.transpose_order)
@@ -123,7 +128,7 @@ class GRCN(MultimodalRecommender):
         return logits if kept is None else logits.masked_fill(~kept, float("-inf"))
 
     def _propagate_ids(self, content: dict, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        normalized = F.normalize(self.embedding)
+        normalized = unit_rows(self.embedding)
         users, items = normalized.split([self.n_users, self.n_items])
         to_users, to_items = self._edge_weights(content, kept)
         user_sum, item_sum = users, items
@@ -147,8 +152,8 @@ class GRCN(MultimodalRecommender):
         if self.weight_mode == "confidence":
             # The confidence belongs to the node that sends: items towards users, users towards items.
             users, items = self.confidence.split([self.n_users, self.n_items])
-            at_users = at_users * F.embedding(to_user.col, items)
-            at_items = at_items * F.embedding(to_item.col, users)
+            at_users = at_users * columns(to_user, items)
+            at_items = at_items * columns(to_item, users)
         reduce = torch.mean if self.weight_mode == "mean" else torch.amax
         to_users, to_items = reduce(at_users, dim=1), reduce(at_items, dim=1)
         return (to_users.relu(), to_items.relu()) if self.pruning == "hard" else (to_users, to_items)
@@ -156,9 +161,10 @@ class GRCN(MultimodalRecommender):
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """BPR, the regularisation and, if asked for, the modality contrast of a batch."""
         user, positive, negative = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
-        users, items = self.forward()
-        chosen, rejected = F.embedding(positive, items), F.embedding(negative, items)
-        anchors = F.embedding(user, users)
+        users, items = self._parts()
+        anchors = self._fuse([F.embedding(user, part) for part in users])
+        chosen = self._fuse([F.embedding(positive, part) for part in items])
+        rejected = self._fuse([F.embedding(negative, part) for part in items])
         item_rows = torch.cat([positive, negative]) + self.n_users
         penalty = l2_penalty(F.embedding(user, self.embedding), F.embedding(item_rows, self.embedding))
         penalty = penalty + l2_penalty(*(F.embedding(user, self.preference[m]) for m in self.features))

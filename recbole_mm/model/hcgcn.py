@@ -15,6 +15,7 @@ from recbole_mm.nn import clustering
 from recbole_mm.nn.attention import masked_softmax
 from recbole_mm.nn.graph import SparsePattern, knn_graph, spmm, sym_norm
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
+from recbole_mm.nn.rows import unit_rows
 
 __all__ = ["HCGCN"]
 
@@ -184,7 +185,7 @@ class HCGCN(MultimodalRecommender):
         users, items, _ = self._user_item_states()
         content = self._fused_content(self._projected())
         clusters = clustering.student_t_assignment(content, self.centroids)
-        return users, items + F.normalize(self._item_states(content, clusters))
+        return users, items + unit_rows(self._item_states(content, clusters))
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """Ranking, co-cluster ranking, item clustering, regularisation and modality contrast of a batch."""
@@ -193,7 +194,7 @@ class HCGCN(MultimodalRecommender):
         projected = self._projected()
         content = self._fused_content(projected)
         clusters = clustering.student_t_assignment(content, self.centroids)
-        items = items + F.normalize(self._item_states(content, clusters))
+        items = items + unit_rows(self._item_states(content, clusters))
 
         def margin(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
             anchor = F.embedding(user, left)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph import SparsePattern, sddmm, segment_softmax, spmm
 from recbole_mm.nn.loss import bpr_loss
-from recbole_mm.nn.rows import batch_rows
+from recbole_mm.nn.rows import batch_rows, unit_rows
 
 __all__ = ["MGAT"]
 
@@ -91,7 +91,7 @@ class MGAT(MultimodalRecommender):
         item_rows, item_place = batch_rows(item, self.n_items)
         users, items = {}, {}
         for m, feature in self.features.items():
-            states = F.normalize(self.preference[m]), F.normalize(torch.tanh(self.project[m](feature)))
+            states = unit_rows(self.preference[m]), unit_rows(torch.tanh(self.project[m](feature)))
             outputs: tuple[list[Tensor], list[Tensor]] = ([], [])
             for index, layer in enumerate(self.layers):
                 # Only the last layer's targets can be cut to the batch: earlier states feed their neighbours.
@@ -166,7 +166,7 @@ class _Layer(nn.Module):
             pattern, edges = pattern.rows(rows)
             gate_degree = None if gate_degree is None else gate_degree[edges]
             targets, states, embedding = (F.embedding(rows, table) for table in (targets, states, embedding))
-        received = F.normalize(self.attend(pattern, gate_degree, targets, sources)[0] + self.bias)
+        received = unit_rows(self.attend(pattern, gate_degree, targets, sources)[0] + self.bias)
         return F.leaky_relu(self.gate(F.leaky_relu(received)) + F.leaky_relu(self.own(states)) + embedding)
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
+from recbole_mm.nn.rows import unit_rows
 
 __all__ = ["MMGCN"]
 
@@ -80,8 +81,8 @@ class MMGCN(MultimodalRecommender):
 
     def modality_states(self, user: Tensor | None = None, item: Tensor | None = None) -> tuple[dict, dict]:
         """Last layer's states, ``{m: (n_users, d)}`` and ``{m: (n_items, d)}``, of the given rows or of all."""
-        users = {m: F.normalize(self.preference[m]) for m in self.features}
-        items = {m: F.normalize(self.project[m](feature)) for m, feature in self.features.items()}
+        users = {m: unit_rows(self.preference[m]) for m in self.features}
+        items = {m: unit_rows(self.project[m](feature)) for m, feature in self.features.items()}
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             to_users, to_items = self._messages(layer, users, items)

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_mm.nn.segment import attend, segment_softmax, segment_sum
+from recbole_mm.nn.segment import attend, columns, segment_softmax, segment_sum
 from recbole_mm.nn.sparse import SparsePattern, sddmm, spmm
 
 __all__ = [
     "BipartiteGraph",
     "SparsePattern",
     "attend",
+    "columns",
     "knn_graph",
     "row_norm",
     "sddmm",

@@ -1,11 +1,15 @@
-"""Which rows of a table a training step has to compute."""
+"""Rows of tables: which of them a training step has to compute, and their lengths."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["batch_rows"]
+__all__ = ["batch_rows", "unit_rows"]
+
+_EPS = 1e-12  # that of torch.nn.functional.normalize
 
 
 def batch_rows(ids: Tensor | None, n_rows: int) -> tuple[Tensor | None, Tensor | None]:
@@ -33,3 +37,42 @@ def batch_rows(ids: Tensor | None, n_rows: int) -> tuple[Tensor | None, Tensor |
         return None, ids
     rows, place = torch.unique(ids, return_inverse=True)
     return rows, place
+
+
+def unit_rows(table: Tensor) -> Tensor:
+    r"""Divide every row by its length: ``torch.nn.functional.normalize``, with fewer passes over memory.
+
+    .. math:: y = x / \max(\|x\|, \epsilon), \quad \partial x = (\partial y - y \langle y, \partial y \rangle) / \|x\|
+
+    On large tables the composed operators of torch spend most of a backward pass reading and writing; here it is three
+    passes. Values are the same to the last bit. Can be differentiated once.
+
+    Args:
+        table: Shape ``(n_rows, dim)``.
+
+    Returns:
+        Shape ``(n_rows, dim)``; rows of zeros stay zero.
+
+    Example:
+        >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    return _UnitRows.apply(table)
+
+
+class _UnitRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(table, dim=1, keepdim=True)
+        divisor = length.clamp_min(_EPS)
+        result = table / divisor
+        ctx.save_for_backward(result, length, divisor)
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        result, length, divisor = ctx.saved_tensors
+        # Below epsilon the divisor is a constant, so nothing is projected out, as in torch.
+        along = torch.linalg.vecdot(result, gradient).unsqueeze(1).neg_().mul_(length >= _EPS)
+        return torch.addcmul(gradient, result, along).div_(divisor)

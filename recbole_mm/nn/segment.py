@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recbole_mm.nn.sparse import SparsePattern, full_precision, spmm
 
-__all__ = ["attend", "segment_softmax", "segment_sum"]
+__all__ = ["attend", "columns", "segment_softmax", "segment_sum"]
 
 
 def segment_sum(values: Tensor, ptr: Tensor) -> Tensor:
@@ -65,6 +65,37 @@ def attend(pattern: SparsePattern, logits: Tensor, value: Tensor) -> tuple[Tenso
     """
     weights = segment_softmax(logits, pattern.ptr, pattern.row)
     return spmm(pattern, weights, value), weights
+
+
+def columns(pattern: SparsePattern, table: Tensor) -> Tensor:
+    """The row of ``table`` that belongs to the column of every edge; the gradient is one sum over segments.
+
+    Args:
+        pattern: Edges.
+        table: Shape ``(n_cols, k)``.
+
+    Returns:
+        Shape ``(n_edges, k)``.
+
+    Example:
+        >>> pattern = SparsePattern.from_pairs(torch.tensor([0, 1]), torch.tensor([1, 0]), n_rows=2, n_cols=2)
+        >>> columns(pattern, torch.tensor([[1.0], [2.0]])).tolist()
+        [[2.0], [1.0]]
+    """
+    return _Columns.apply(pattern, table)
+
+
+class _Columns(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pattern: SparsePattern, table: Tensor) -> Tensor:
+        ctx.pattern = pattern
+        return table.index_select(0, pattern.col)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        pattern = ctx.pattern
+        return None, segment_sum(gradient.index_select(0, pattern.transpose_order), pattern.transpose.ptr)
 
 
 class _SegmentSoftmax(torch.autograd.Function):

@@ -220,7 +220,9 @@ class _Spmm(torch.autograd.Function):
         ctx.pattern, ctx.transposed = pattern, transposed
         ctx.save_for_backward(values, dense if values.requires_grad else None)
         with torch.autocast(dense.device.type, enabled=False):  # autocast would hand the product half-precision inputs
-            return _csr(pattern, values.to(dense.dtype)) @ dense
+            # In place: the operator `@` fills a table of zeros and copies it, which takes longer than the product.
+            product = dense.new_empty(pattern.n_rows, dense.shape[1])
+            return product.addmm_(_csr(pattern, values.to(dense.dtype)), dense, beta=0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -241,9 +243,9 @@ class _Sddmm(torch.autograd.Function):
     def forward(ctx: Any, pattern: SparsePattern, left: Tensor, right: Tensor) -> Tensor:
         ctx.pattern = pattern
         ctx.save_for_backward(left, right)
-        empty = _csr(pattern, left.new_zeros(pattern.n_edges))
+        scores = _csr(pattern, left.new_zeros(pattern.n_edges))
         with torch.autocast(left.device.type, enabled=False):
-            return torch.sparse.sampled_addmm(empty, left, right.t(), beta=0.0).values()
+            return torch.sparse.sampled_addmm(scores, left, right.t(), beta=0.0, out=scores).values()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,8 +1,9 @@
 """The rows that a step computes."""
 
+import pytest
 import torch
 
-from recbole_mm.nn.rows import batch_rows
+from recbole_mm.nn.rows import batch_rows, unit_rows
 
 
 def test_every_id_finds_its_row():
@@ -15,3 +16,21 @@ def test_all_rows_when_nothing_is_saved():
     assert batch_rows(None, 3) == (None, None)
     rows, place = batch_rows(torch.tensor([1, 1, 2]), 3)
     assert rows is None and place.tolist() == [1, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_unit_rows_are_torchs_normalised_rows(dtype):
+    table = torch.randn(7, 5, dtype=dtype)
+    table[2] = 0
+    table[3] *= 1e-14  # below epsilon, where the divisor is a constant
+    ours, theirs = table.clone().requires_grad_(), table.clone().requires_grad_()
+    gradient = torch.randn(7, 5, dtype=dtype)
+    got, expected = unit_rows(ours), torch.nn.functional.normalize(theirs)
+    got.backward(gradient)
+    expected.backward(gradient)
+    assert torch.equal(got, expected)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_unit_rows_have_the_gradient_of_finite_differences():
+    assert torch.autograd.gradcheck(unit_rows, torch.randn(4, 3, dtype=torch.float64, requires_grad=True))

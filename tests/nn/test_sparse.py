@@ -12,7 +12,7 @@ import scipy.sparse as sp
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from recbole_mm.nn.graph import SparsePattern, attend, sddmm, segment_softmax, segment_sum, spmm
+from recbole_mm.nn.graph import SparsePattern, attend, columns, sddmm, segment_softmax, segment_sum, spmm
 
 N_ROWS, N_COLS = 6, 7
 ROW = torch.tensor([1, 1, 2, 4, 1, 2, 4, 1])  # rows 0, 3, 5 and columns 4, 6 are isolated; (1, 2) comes twice
@@ -309,6 +309,13 @@ def test_segment_softmax_leaves_its_input_alone():
 def test_segment_sum_of_columns():
     values = torch.arange(12.0).view(6, 2)
     assert segment_sum(values, PTR).tolist() == [[2, 4], [0, 0], [18, 21], [10, 11], [0, 0]]
+
+
+def test_columns_gather_the_rows_of_a_table_and_sum_their_gradients(pattern):
+    table, gradient = tensor(N_COLS, 3), tensor(pattern.n_edges, 3, seed=1).detach()
+    assert torch.equal(columns(pattern, table), table[pattern.col])
+    got = torch.autograd.grad(columns(pattern, table), table, gradient)[0]
+    assert_close(got, torch.autograd.grad(table[pattern.col], table, gradient)[0])
 
 
 # --- attention --------------------------------------------------------------------------------------------------------
