@@ -1,18 +1,17 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
+import multiprocessing
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
 import recbole_mm
+from recbole_mm import cli
+from recbole_mm.comparison import runner
 from recbole_mm.comparison import search as module
 from recbole_mm.comparison.execute import Job
 from recbole_mm.comparison.runner import compare
@@ -22,7 +21,6 @@ from recbole_mm.host.names import recbole_models
 from recbole_mm.paths import dataset_atomic_dir, properties_dir
 from tests.comparison.options import QUICK
 
-ROOT = Path(__file__).resolve().parents[2]
 SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "embedding_size": [8, 16]}
 
 
@@ -213,63 +211,87 @@ def test_every_registered_model_has_a_space():
         assert not model.__module__.startswith("recbole_mm.") or "learning_rate" in read_space(name), name
 
 
-COMMAND = [
-    sys.executable, str(ROOT / "run_recbole_mm.py"), "--models=LightGCN,BPR", "--dataset=mm-toy", "--seeds=1",
-    "--trials=3", "--epochs=6", "--topk=[10]", "--use_gpu=False", "--output=results", "--search_spaces=spaces.yaml",
-]  # fmt: skip
+@pytest.fixture
+def here(monkeypatch):
+    """Run a command line in this process, with its searches and runs: importing torch for each takes seconds."""
+    compare, tune = runner.compare, module.tune
+    monkeypatch.setattr(runner, "compare", lambda *a, **k: compare(*a, **{**k, "in_process": True}))
+    monkeypatch.setattr(module, "tune", lambda *a, **k: tune(*a, **{**k, "in_process": True}))
+    return cli.main
 
 
-def _trials_begun(folder):
-    outputs = folder.glob("results/search/mm-toy-BPR-*/log/BPR/*.log")
-    return sum("best valid" in file.read_text() or "epoch 2" in file.read_text() for file in outputs)
+@pytest.fixture
+def start(monkeypatch):
+    """Start a command line in a copy of this process, which has imported everything."""
+    monkeypatch.setattr("sys.argv", ["run_recbole_mm.py"])
+    started = []
+
+    def run(arguments):
+        process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(cli.main(arguments)))
+        started.append(process)
+        process.start()
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+
+
+def _trial_begun(folder):
+    return any("epoch 2" in file.read_text() for file in folder.glob("**/log/*/*.log"))
 
 
 def _run_begun(folder):
-    return any("epoch 1 training" in file.read_text() for file in folder.glob("results/runs/LightGCN-*/output"))
+    return any("epoch 1 training" in file.read_text() for file in folder.glob("runs/LightGCN-*/output"))
+
+
+def _wait_until(reached, folder, process):
+    while not reached(folder):
+        assert process.is_alive(), f"{reached.__name__} was not seen in time"
+        time.sleep(0.02)
 
 
 @pytest.mark.slow
-def test_kill_9_in_search_and_comparison_then_again_gives_the_same_table(tmp_path):
+def test_kill_9_in_search_and_comparison_then_again_gives_the_same_table(start, request, tmp_path):
     """The command is killed within a trial and within a run; the final table is that of an undisturbed one."""
-    tables = {}
-    for name, moments in (("undisturbed", ()), ("killed", (_trials_begun, _run_begun))):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "spaces.yaml").write_text(yaml.safe_dump({"BPR": SPACE, "LightGCN": {"n_layers": [1, 2, 3]}}))
-        for reached in moments:
-            # Only the parent is killed: the processes it started must notice and end by themselves.
-            parent = subprocess.Popen(COMMAND, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while not reached(folder):
-                assert parent.poll() is None, f"{reached.__name__} was not seen in time"
-                time.sleep(0.05)
-            os.kill(parent.pid, signal.SIGKILL)
-            parent.wait()
-            for file in folder.rglob("*.json"):
-                json.loads(file.read_text())
-        subprocess.run(COMMAND, cwd=folder, check=True, capture_output=True, timeout=400)
-        table = pd.read_csv(folder / "results" / "table.csv")
+    (tmp_path / "spaces.yaml").write_text(yaml.safe_dump({"LightGCN": {"n_layers": [1, 2, 3]}}))
+    arguments = [
+        "--models=LightGCN,Pop", "--dataset=mm-toy", "--seeds=1", "--trials=3", "--epochs=6", "--topk=[10]",
+        "--use_gpu=False", "--search_spaces=spaces.yaml",
+    ]  # fmt: skip
+    killed = tmp_path / "killed"
+    for reached in (_trial_begun, _run_begun):
+        # Only the parent is killed: the processes it started must notice and end by themselves.
+        parent = start([*arguments, "--output=killed"])
+        _wait_until(reached, killed, parent)
+        parent.kill()
+        parent.join()
+        for file in killed.rglob("*.json"):
+            json.loads(file.read_text())
+    here = request.getfixturevalue("here")  # not before: what was killed had a process for every search and run
+    tables = []
+    for name in ("killed", "undisturbed"):
+        assert here([*arguments, f"--output={name}"]) == 0
+        table = pd.read_csv(tmp_path / name / "table.csv")
         costs = [column for column in table if column.endswith("_seconds") or column.endswith("_mib")]
-        tables[name] = table.drop(columns=costs)
-    pd.testing.assert_frame_equal(tables["undisturbed"], tables["killed"])
+        tables.append(table.drop(columns=costs))
+    pd.testing.assert_frame_equal(*tables)
 
 
 @pytest.mark.slow
-def test_two_commands_share_one_study(tmp_path):
+def test_two_commands_share_one_study(here, start, tmp_path):
     """Two processes, as on two machines, with one database: each trial is run by one of them."""
-    storage = f"sqlite:///{tmp_path}/shared.db"
     (tmp_path / "spaces.yaml").write_text(yaml.safe_dump({"BPR": SPACE}))
-    command = [
-        sys.executable, str(ROOT / "run_recbole_mm.py"), "--model=BPR", "--dataset=mm-toy", "--trials=10", "--epochs=6",
-        "--use_gpu=False", f"--storage={storage}", "--search_spaces=spaces.yaml",
+    arguments = [
+        "--model=BPR", "--dataset=mm-toy", "--trials=10", "--epochs=6", "--use_gpu=False",
+        f"--storage=sqlite:///{tmp_path}/shared.db", "--search_spaces=spaces.yaml",
     ]  # fmt: skip
-    both = [
-        subprocess.Popen([*command, f"--output={name}"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-        for name in ("a", "b")
-    ]
-    output = [process.communicate(timeout=400)[0] for process in both]
-    assert all(process.returncode == 0 for process in both)
-    best = [next(line for line in text.splitlines() if line.startswith("best:")) for text in output]
-    assert best[0] == best[1]
+    other = start([*arguments, "--output=a"])
+    assert here([*arguments, "--output=b"]) == 0
+    other.join(timeout=400)
+    assert other.exitcode == 0
+    options = [yaml.safe_load((tmp_path / name / "BPR.yaml").read_text()) for name in ("a", "b")]
+    assert options[0] == options[1] and set(options[0]) == set(SPACE)
     results = [json.loads(next((tmp_path / name / "search").glob("*.json")).read_text()) for name in ("a", "b")]
     assert results[0]["trials"] == results[1]["trials"] and len(results[0]["trials"]) == 10
     assert len({trial["worker"] for trial in results[0]["trials"]}) == 2
