@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ def continue_from(trainer: Any, file: str | os.PathLike[str]) -> None:
         ValueError: Not a checkpoint of this model, data set and options, or no epoch is left to train.
     """
     checkpoint = _read(file)
-    _check(trainer.config, checkpoint["config"], file)
-    if hasattr(trainer, "stages"):  # a trainer of several stages, which knows what is left and keeps more than RecBole
+    staged = hasattr(trainer, "stages")
+    _check(trainer.config, checkpoint["config"], file, trainer.changed_options if staged else None)
+    if staged:  # a trainer of several stages knows what is left and keeps more than RecBole
         trainer.resume_checkpoint(file)
         return
     done = checkpoint["epoch"] + 1
@@ -78,7 +80,9 @@ def _read(file: str | os.PathLike[str]) -> dict[str, Any]:
     return checkpoint
 
 
-def _check(config: Any, origin: Any, file: str | os.PathLike[str]) -> None:
+def _check(
+    config: Any, origin: Any, file: str | os.PathLike[str], changed_options: Callable[[Any], list[str]] | None
+) -> None:
     for key in ("model", "dataset"):
         if config[key] != origin[key]:
             raise ValueError(
@@ -92,6 +96,8 @@ def _check(config: Any, origin: Any, file: str | os.PathLike[str]) -> None:
         for key in sorted((keys | set(dataset_arguments)) - _TRAINING)
         if config[key] != origin[key]
     ]
+    if changed_options is not None:
+        different += [text for text in changed_options(origin) if text not in different]
     if different:
         raise ValueError(
             f"resume: the options differ from those of {os.fspath(file)} ({'; '.join(different)}). Continue with the "

@@ -9,6 +9,7 @@ import torch
 from recbole.trainer import PretrainTrainer
 
 from recbole_mm.data.pretrained import write_pretrained
+from recbole_mm.model.mcptr_finetune import FinetuneConfig
 from recbole_mm.trainer.stages import Stage, StagedTrainer
 
 __all__ = ["MCPTRTrainer"]
@@ -67,6 +68,30 @@ class MCPTRTrainer(StagedTrainer, PretrainTrainer):
         finally:
             self.train_stage = wanted
 
+    def changed_options(self, origin: Any) -> list[str]:
+        """Options of the fine-tuned recommender that differ from those of ``origin``, defaults included.
+
+        They are RecBole's, not MCPTR's: ``n_layers`` of LightGCN changes no shape, so that parameters of two layers
+        would go on as those of four.
+        """
+        there, here = (
+            {"finetune_model": config["finetune_model"], **_finetune_options(config)}
+            for config in (origin, self.config)
+        )
+        if there["finetune_model"] != here["finetune_model"]:  # what else differs follows from that
+            there, here = ({"finetune_model": options["finetune_model"]} for options in (there, here))
+        return [f"{key}: {there[key]!r} there, {here[key]!r} here" for key in sorted(here) if there[key] != here[key]]
+
+    def _check_origin(self, checkpoint: dict) -> None:
+        if not any(key.startswith("recommender.") for key in checkpoint["state_dict"]):
+            return  # one pre-training serves any fine-tuning
+        changed = self.changed_options(checkpoint["config"])
+        if changed:
+            raise ValueError(
+                f"pre_model_path: fine-tuning began with other options ({'; '.join(changed)}). Go on with the same "
+                "options, or fine-tune anew from the checkpoint of the stage pretrain (<name>-pretrain.pth)."
+            )
+
     def _enter_pretraining(self) -> torch.optim.Optimizer:
         if self.model.stage != "pretrain":
             raise ValueError(
@@ -99,3 +124,8 @@ class MCPTRTrainer(StagedTrainer, PretrainTrainer):
             self.model.eval()
             for file in write_pretrained(self.model, self._train_data.dataset, folder):
                 self.logger.info(f"The pre-trained table is in {file}.")
+
+
+def _finetune_options(config: Any) -> dict[str, Any]:
+    """Every option of the fine-tuned recommender with the value that it has in a run."""
+    return dict(FinetuneConfig(config, config["finetune_model"], config["embedding_size"]))

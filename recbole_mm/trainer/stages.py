@@ -133,7 +133,8 @@ class StagedTrainer(Trainer):
                 self._save_checkpoint(stage.epochs - 1, verbose=verbose)
         if saved and os.path.isfile(self.resume_file):
             os.remove(self.resume_file)
-        if valid_data and not (chosen and stages[chosen[-1]].validate == self._rank_validation):
+        last = stages[chosen[-1]]
+        if valid_data and not (last.epochs and last.validate == self._rank_validation):
             score, result = self._rank_validation(valid_data, show_progress)
             if verbose:
                 self.logger.info(set_color("valid result after all stages", "blue") + f": {result}")
@@ -183,9 +184,24 @@ class StagedTrainer(Trainer):
             raise FileNotFoundError(f"pre_model_path: there is no file {path!r}.")
         # Checkpoints of RecBole hold a pickled Config, so that only those from a trusted source may be loaded.
         checkpoint = torch.load(path, map_location=self.device, weights_only=False)
+        self._check_origin(checkpoint)
         self.model.load_state_dict(checkpoint["state_dict"])
         self.model.load_other_parameter(checkpoint.get("other_parameter"))
         return checkpoint if checkpoint.get("stage") else None
+
+    def changed_options(self, origin: Any) -> list[str]:
+        """What differs between this run's options and ``origin`` beyond the options in the model's own yaml.
+
+        Args:
+            origin: Config of the run that wrote a checkpoint.
+
+        Returns:
+            A text for each option.
+        """
+        return []
+
+    def _check_origin(self, checkpoint: dict) -> None:
+        """Refuse a checkpoint that this run cannot go on from; what a stage does not need may differ."""
 
     def _begin(self, stage: Stage, interrupted: dict | None) -> None:
         self._stage = stage

@@ -201,6 +201,22 @@ def test_resume_of_recbole_mm_run():
         recbole_mm.run("MCPTR", "mm-toy", config_dict=options, resume=result["checkpoint"])
 
 
+def test_going_on_with_fine_tuning_needs_its_options():
+    light = {"finetune_model": "LightGCN", "n_layers": 1}
+    trainer = interrupted("finetune", 1, **light)
+    options = {**OPTIONS, **light, "state": "ERROR", "show_progress": False, "use_gpu": False, "train_batch_size": 512}
+    message = "n_layers: 1 there, 2 here"
+    with pytest.raises(ValueError, match=f"the options differ from those of .*{message}"):
+        recbole_mm.run("MCPTR", "mm-toy", config_dict={**options, "n_layers": 2}, resume=trainer.resume_file)
+    with pytest.raises(ValueError, match=f"fine-tuning began with other options .*{message}.*-pretrain.pth"):
+        trained(pre_model_path=trainer.resume_file, finetune_model="LightGCN")  # RecBole's default is 2
+    with pytest.raises(ValueError, match="finetune_model: 'LightGCN' there, 'BPR' here"):
+        trained(pre_model_path=trainer.resume_file)
+    # Pre-training has no such options, so that any fine-tuning may follow it.
+    trained(pre_model_path=f"{trainer._base}-pretrain.pth", finetune_model="BPR")
+    trained(pre_model_path=trainer.resume_file, **light)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -232,6 +248,21 @@ def test_fine_tuning_can_go_on_from_its_own_checkpoint():
 def test_no_epoch_of_pre_training_fine_tunes_untrained_tables():
     built, trainer = trained(pretrain_epochs=0)
     assert built.model.stage == "finetune" and trainer.best_valid_result is not None
+
+
+def test_no_epoch_of_fine_tuning_evaluates_the_pre_trained_tables():
+    built, trainer = trained(epochs=0)
+    alone, _ = trained(train_stage="pretrain", checkpoint_dir="alone")
+    assert same_score(built, alone) and int(built.model.finished_stages) == 2
+    expected = trainer.evaluate(built.valid_data, load_best_model=False)
+    assert trainer.best_valid_result == expected
+    assert trainer.evaluate(built.valid_data, load_best_model=True) == expected
+
+
+def same_score(left, right):
+    with torch.no_grad():
+        scores = [built.model.eval().full_sort_predict(users(built)) for built in (left, right)]
+    return torch.equal(*scores)
 
 
 def test_tables_are_written_as_feature_files():

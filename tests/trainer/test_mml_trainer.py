@@ -196,6 +196,34 @@ def test_stages_can_be_left_out():
     assert int(built.model.finished_stages) == 3
 
 
+@pytest.mark.parametrize(
+    ("left_out", "prefix"),
+    [("epochs", "learners."), ("generator_epochs", "generator."), ("fusion_epochs", "fusion.")],
+)
+def test_no_epoch_leaves_the_part_of_that_stage_as_it_was(left_out, prefix):
+    trainer, built = trainer_for(**{left_out: 0})
+    # Generated rows of cold items belong to the generator's stage, whatever the learners do.
+    built.model.cold_items[:] = False
+    before = state_of(built.model)
+    score, result = trainer.fit(built.train_data, built.valid_data)
+    trained_parts = {name.split(".")[0] + "." for name in changed(before, state_of(built.model))}
+    assert trained_parts == {"learners.", "generator.", "fusion."} - {prefix}
+    assert int(built.model.finished_stages) == 3 and result is not None and score >= 0
+    assert trainer.evaluate(built.valid_data, load_best_model=True) == result
+
+
+def test_nothing_is_left_to_train_after_every_stage():
+    trainer, built = trainer_for(epochs=1, generator_epochs=0, fusion_epochs=0)
+    trainer.fit(built.train_data, built.valid_data)
+    again, built = trainer_for(pre_model_path=trainer.saved_model_file)
+    with pytest.raises(ValueError, match="has finished every stage.*set train_stage to fusion to train on"):
+        again.fit(built.train_data, built.valid_data)
+    chosen, built = trainer_for(pre_model_path=trainer.saved_model_file, train_stage="fusion", fusion_epochs=1)
+    before = state_of(built.model)
+    chosen.fit(built.train_data, built.valid_data)
+    assert {name.split(".")[0] for name in changed(before, state_of(built.model)) if "fusion" in name} == {"fusion"}
+
+
 def gradients(trainer, built, **settings):
     """Gradient of the first meta-batch, however it is chunked."""
     for name, value in settings.items():
