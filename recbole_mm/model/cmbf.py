@@ -20,8 +20,7 @@ from recbole_mm.nn.rows import batch_rows
 
 __all__ = ["CMBF"]
 
-# Bytes of intermediate results at once: what stays near a CPU's cache, and what keeps a GPU busy.
-CPU_BYTES, GPU_BYTES = 4 * 2**20, 2**30
+CPU_BYTES = 8 * 2**20  # Intermediate results at once that stay near a CPU's cache.
 MOST_PAIRS = 32_768  # CUDA's fused attention takes fewer than 65,536 rows.
 
 
@@ -76,6 +75,7 @@ class CMBF(MultimodalRecommender):
         dim = options.integer("embedding_size", minimum=1)
         self.reg_weight = options.number("reg_weight", minimum=0)
         self.pair_chunk = options.optional_integer("eval_pair_chunk", minimum=1)
+        self.memory = 2**20 * options.number("eval_memory_mb")
         self.image_pool = options.choice("image_pool", ("mean", "flatten"))
 
         observed = present_rows(self, self.features)
@@ -106,6 +106,7 @@ class CMBF(MultimodalRecommender):
         pooled = 1 if self.image_pool == "mean" else self.image_tokens.n_tokens
         widths = [(pooled + self.n_text) * dim, *options.integers("final_mlp", minimum=1)]
         hidden = [part for sizes in zip(widths, widths[1:]) for part in (nn.Linear(*sizes), nn.ReLU())]
+        self.head_width = sum(widths)
         self.output = nn.Sequential(*hidden, nn.Linear(widths[-1], 1))
         self.apply(xavier_normal_initialization)
 
@@ -210,11 +211,16 @@ class CMBF(MultimodalRecommender):
         return cast("tuple[Tokens, tuple[Tokens, Tensor]]", self.representations())
 
     def _chunk(self) -> int:
+        """Pairs, or items of the image tower, that are computed at once."""
         if self.pair_chunk:
             return self.pair_chunk
-        pair_bytes = 40 * self.network.dim * (self.image_tokens.n_tokens + self.n_text)
-        cpu = self.device.type == "cpu"
-        return min(max((CPU_BYTES if cpu else GPU_BYTES) // pair_bytes, 1), MOST_PAIRS)
+        on_cpu = self.device.type == "cpu"
+        n_image = self.image_tokens.n_tokens
+        own = (n_image + self.n_text) * self.network.dim  # the pair's tokens, which predict keeps beside the inputs
+        pair = own + self.network.numbers(n_image, self.n_text, on_cpu) + self.head_width
+        numbers = max(pair, self.image_tokens.width + self.network.tower_numbers(n_image, on_cpu))
+        budget = min(self.memory, CPU_BYTES) if on_cpu else self.memory
+        return int(min(max(budget // (4 * numbers), 1), MOST_PAIRS))
 
 
 def _join(users: Tokens, items: Tokens) -> Tokens:

@@ -41,6 +41,7 @@ class ImageTokens(nn.Module):
 
     Attributes:
         n_tokens: Number of tokens of an item.
+        width: Entries of an item's vectors.
     """
 
     def __init__(self, features: FeatureBank, modality: str, n_scalars: int | None, dim: int) -> None:
@@ -48,7 +49,7 @@ class ImageTokens(nn.Module):
         self.features, self.modality = features, modality
         feature = features[modality]
         self.patched = feature.dim() == 3 and feature.shape[1] > 1
-        width = feature.shape[-1]
+        self.width, width = feature[0].numel(), feature.shape[-1]
         self.n_tokens = feature.shape[1] if self.patched else n_scalars or width
         self.embed: nn.Module = nn.Linear(width, dim) if self.patched else ScalarTokens(width, self.n_tokens, dim)
 

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from recbole_mm.nn.attention import masked_softmax
 
-__all__ = ["CrossModalLayer", "CrossModalNetwork", "ScalarTokens", "SelfAttentionLayer", "attend"]
+__all__ = [
+    "CrossModalLayer",
+    "CrossModalNetwork",
+    "ScalarTokens",
+    "SelfAttentionLayer",
+    "attend",
+    "attention_numbers",
+]
 
 # Up to this many tokens on either side, torch's attention spends its time on calls, one a row and head. Measured on one
 # CPU thread for 8 and 5 tokens of width 16: 20 microseconds a pair in all layers together, against 11.
@@ -52,6 +59,17 @@ def _attend_few(query: Tensor, key: Tensor, value: Tensor, n_heads: int, mask: T
     weights = masked_softmax(logits, None if mask is None else mask.t()[:, None, :], dim=1).to(v.dtype)
     output = (weights.unsqueeze(3) * v).sum(dim=1)
     return output.view(n_queries * dim, -1).t().reshape(query.shape)
+
+
+def attention_numbers(n_queries: int, n_keys: int, dim: int, n_heads: int, on_cpu: bool) -> int:
+    """Numbers that :func:`attend` keeps at once for each row of a batch, without its inputs.
+
+    Few tokens on a CPU take copies of all three, the products of every query with every key, and the weights with what
+    masks them; torch's own attention has no such table.
+    """
+    if on_cpu and n_queries * n_keys <= FEW_TOKENS**2:
+        return (n_queries + 2 * n_keys) * dim + n_queries * n_keys * (dim + 3 * n_heads)
+    return n_queries * dim + n_keys
 
 
 class ScalarTokens(nn.Module):
@@ -109,6 +127,13 @@ class SelfAttentionLayer(nn.Module):
         attended = self.output(attend(query, key, value, self.n_heads, mask))
         tokens = self.norm[0](tokens + self.dropout(attended))
         return self.norm[1](tokens + self.dropout(self.contract(F.relu(self.expand(tokens), inplace=True))))
+
+    def numbers(self, n_tokens: int, dim: int, on_cpu: bool) -> int:
+        """Numbers that the layer keeps at once for each row of a batch in evaluation, without its inputs."""
+        size = n_tokens * dim
+        attention = attention_numbers(n_tokens, n_tokens, dim, self.n_heads, on_cpu)
+        # The projections; then the attention, or its output, the sum, and the feed-forward network with its result.
+        return 3 * size + max(attention + size, 8 * size)
 
 
 class CrossModalLayer(nn.Module):
@@ -249,3 +274,32 @@ class CrossModalNetwork(nn.Module):
         if mask is not None:
             text = text * mask.unsqueeze(-1)
         return image if present is None else image * present[:, None, None], text
+
+    def numbers(self, n_image: int, n_text: int, on_cpu: bool) -> int:
+        """Numbers that a pair needs at once in evaluation, the inputs of :meth:`forward` included.
+
+        Args:
+            n_image: Tokens of the image branch.
+            n_text: Tokens of the text branch.
+            on_cpu: Whether attention takes the way of a CPU.
+        """
+        image, text = n_image * self.dim, n_text * self.dim
+        stages = [2 * text]
+        stages += [text + layer.numbers(n_text, self.dim, on_cpu) for layer in self.text_layers]
+        for layer in self.cross_layers:
+            sizes = (n_image, n_text), (n_text, n_image)
+            across = max(attention_numbers(*pair, self.dim, layer.cross_heads, on_cpu) for pair in sizes)
+            # Both branches before the layer, the first projections of both, and what either found.
+            stages.append(text + 3 * (image + text) + image + across)
+            # One branch is finished while the other's layer runs.
+            stages.append(4 * image + 2 * text + layer.image_layer.numbers(n_image, self.dim, on_cpu))
+            stages.append(5 * image + 2 * text + layer.text_layer.numbers(n_text, self.dim, on_cpu))
+        # Inputs: what is attended to across the branches, and the text with its first projection beside it.
+        held = (3 if len(self.cross_layers) else 1) * image
+        held += (4 if len(self.cross_layers) or len(self.text_layers) else 1) * text + n_text
+        return held + max(stages)
+
+    def tower_numbers(self, n_image: int, on_cpu: bool) -> int:
+        """The same for an item in :meth:`image_tower`."""
+        layers = [layer.numbers(n_image, self.dim, on_cpu) for layer in self.image_layers]
+        return 2 * n_image * self.dim + max(layers, default=0)

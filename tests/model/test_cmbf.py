@@ -14,7 +14,7 @@ from recbole_mm.config import properties_directory
 from recbole_mm.model.user_tokens import UserTokens
 from tests.model.conftest import build, config_for, total_loss, train_steps
 from tests.model.tiny import tiny_model
-from tests.nn.test_cross_modal import reference_network
+from tests.nn.test_cross_modal import most_numbers_at_once, reference_network
 
 SIDE = {"load_col": {"inter": ["user_id", "item_id"], "user": "*", "item": "*"}}
 SMALL = {"embedding_size": 4, "image_feature_dim": 3, "n_image_layers": 1, "n_text_layers": 1, "n_cross_layers": 2}
@@ -272,9 +272,29 @@ def test_the_image_tower_runs_once_per_evaluation():
         assert len(calls) == 2 * once
 
 
-def test_a_chunk_keeps_to_the_memory_budget():
+def test_a_chunk_keeps_to_the_memory_budget(tmp_path):
+    budget = 2**19
+    users = Interaction({"user_id": torch.arange(1, 21)})
+    pairs = Interaction({"user_id": torch.arange(1200) % 100 + 1, "item_id": torch.arange(1200) % 70 + 1})
+    for options in ({}, {"image_feature_dim": 24}, {"final_mlp": [512]}, SIDE):
+        model = build("CMBF", eval_memory_mb=budget / 2**20, **options).model.eval()
+        with torch.no_grad():
+            model.representations()
+        result = 4 * len(users) * model.n_items
+        # Of a chunk; tokens of all users of the batch are beside it.
+        batch = 4 * 5 * len(users) * model.n_text * model.network.dim
+        ranked = 4 * most_numbers_at_once(lambda model=model: model.full_sort_predict(users), tmp_path)
+        assert ranked < budget + batch + 2 * result
+        scored = 4 * most_numbers_at_once(lambda model=model: model.predict(pairs), tmp_path)
+        assert budget / 2 < scored < budget + 4 * 10 * len(pairs)
+
+
+def test_which_budget_a_chunk_has():
     small, large = (build("CMBF", image_feature_dim=n).model for n in (8, 64))
     assert small._chunk() > 3 * large._chunk() > 3
+    assert small._chunk() == build("CMBF", eval_memory_mb=1e4).model._chunk(), "a CPU's cache, not its memory"
+    assert small._chunk() // 8 == build("CMBF", eval_memory_mb=1).model._chunk()
+    assert build("CMBF", eval_memory_mb=1e-6).model._chunk() == 1
     assert build("CMBF", eval_pair_chunk=7).model._chunk() == 7
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from recbole_mm.nn import cross_modal
 from recbole_mm.nn.cross_modal import CrossModalLayer, CrossModalNetwork, ScalarTokens, SelfAttentionLayer, attend
@@ -212,3 +215,43 @@ def test_dropout_acts_in_training_only():
 def test_heads_must_divide_the_width(option):
     with pytest.raises(ValueError, match=f"{option}: expected a divisor of the token width 4, got 3"):
         network(**{option: 3})
+
+
+def most_numbers_at_once(compute, folder):
+    """Plain count of the float32 numbers that are allocated at once, from every allocation of ``compute``."""
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        compute()
+    profiler.export_chrome_trace(str(folder / "trace.json"))
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    live = most = 0
+    for event in sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"]):
+        live += event["args"]["Bytes"]
+        most = max(most, live)
+    return most / 4
+
+
+@pytest.mark.parametrize("limit", [0, 16], ids=["torch", "few"])
+@pytest.mark.parametrize(
+    ("sizes", "options"),
+    [
+        ((8, 8), {}),
+        ((24, 8), {"cross_heads": 4}),
+        ((3, 40), {"n_heads": 4}),
+        ((8, 8), {"n_text_layers": 0}),
+        ((8, 8), {"n_cross_layers": 0}),
+    ],
+)
+def test_the_estimate_of_memory_is_what_a_pair_takes(sizes, options, limit, monkeypatch, tmp_path):
+    monkeypatch.setattr(cross_modal, "FEW_TOKENS", limit)
+    torch.manual_seed(0)
+    model = CrossModalNetwork(16, **{**SIZES, "cross_heads": 2, **options}).eval()
+    n_pairs, (n_image, n_text) = 200, sizes
+    tokens = torch.randn(n_pairs, n_image, 16), torch.randn(n_pairs, n_text, 16)
+    mask, present = torch.rand(n_pairs, n_text) > 0.3, torch.rand(n_pairs) > 0.3
+    mask[:, 0] = True
+    with torch.no_grad():
+        image, text = model.image_input(tokens[0]), model.text_input(tokens[1])
+    counted = most_numbers_at_once(lambda: model(image.clone(), text.clone(), mask, present), tmp_path) / n_pairs
+    assert counted <= model.numbers(n_image, n_text, on_cpu=True) <= 1.5 * counted
+    counted = most_numbers_at_once(lambda: model.image_tower(tokens[0].clone()), tmp_path) / n_pairs
+    assert counted <= model.tower_numbers(n_image, on_cpu=True) <= 1.5 * counted
