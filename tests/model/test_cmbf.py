@@ -272,21 +272,22 @@ def test_the_image_tower_runs_once_per_evaluation():
         assert len(calls) == 2 * once
 
 
-def test_a_chunk_keeps_to_the_memory_budget(tmp_path):
+@pytest.mark.parametrize("options", [{}, {"final_mlp": [512], **SIDE}], ids=["plain", "side fields and head"])
+def test_a_chunk_keeps_to_the_memory_budget(options, tmp_path):
     budget = 2**19
-    users = Interaction({"user_id": torch.arange(1, 21)})
-    pairs = Interaction({"user_id": torch.arange(1200) % 100 + 1, "item_id": torch.arange(1200) % 70 + 1})
-    for options in ({}, {"image_feature_dim": 24}, {"final_mlp": [512]}, SIDE):
-        model = build("CMBF", eval_memory_mb=budget / 2**20, **options).model.eval()
-        with torch.no_grad():
-            model.representations()
-        result = 4 * len(users) * model.n_items
-        # Of a chunk; tokens of all users of the batch are beside it.
-        batch = 4 * 5 * len(users) * model.n_text * model.network.dim
-        ranked = 4 * most_numbers_at_once(lambda model=model: model.full_sort_predict(users), tmp_path)
-        assert ranked < budget + batch + 2 * result
-        scored = 4 * most_numbers_at_once(lambda model=model: model.predict(pairs), tmp_path)
-        assert budget / 2 < scored < budget + 4 * 10 * len(pairs)
+    model = build("CMBF", eval_memory_mb=budget / 2**20, **options).model.eval()
+    users, items = torch.arange(1, 4), torch.arange(1, 61)
+    interaction = Interaction({"user_id": users})
+    pairs = Interaction({"user_id": users.repeat(20), "item_id": items})
+    assert model._chunk() < len(items) < 2 * model.n_items
+    with torch.no_grad():
+        model.representations()
+    # Beside a chunk are the tokens of the users and all scores, or the columns of the pairs.
+    beside = 5 * len(users) * model.n_text * model.network.dim + 2 * len(users) * model.n_items
+    ranked = most_numbers_at_once(lambda: model.full_sort_predict(interaction), tmp_path)
+    assert budget / 2 < 4 * ranked < budget + 4 * beside
+    scored = most_numbers_at_once(lambda: model.predict(pairs), tmp_path)
+    assert budget / 2 < 4 * scored < budget + 4 * 10 * len(pairs)
 
 
 def test_which_budget_a_chunk_has():

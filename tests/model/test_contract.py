@@ -204,16 +204,15 @@ def test_training_on_several_threads_repeats_itself(name):
         assert all(torch.equal(value, runs[0][1][key]) for key, value in state.items())
 
 
+# A step of MML adapts its learners to every user of the batch and takes ten times as long as another model's.
+STEPS = {"MML": 50}
+
+
 def test_training_lowers_the_loss_and_ranks_positives_first(name):
-    # A rate that suits embeddings is too high for deep attention: then the model's own decides.
-    for learning_rate in (0.01, build(name).config["learning_rate"]):
-        built = build(name, train_batch_size=256)
-        losses = train_steps(built, 150, learning_rate)
-        area = area_under_curve(built)
-        if area > 0.8:
-            break
+    built = build(name, train_batch_size=256)
+    losses = train_steps(built, STEPS.get(name, 100), built.config["learning_rate"])
     assert np.mean(losses[-10:]) < np.mean(losses[:10])
-    assert area > 0.8
+    assert area_under_curve(built) > 0.8
 
 
 def area_under_curve(built) -> float:
