@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -286,7 +288,7 @@ class CrossModalNetwork(nn.Module):
         image, text = n_image * self.dim, n_text * self.dim
         stages = [2 * text]
         stages += [text + layer.numbers(n_text, self.dim, on_cpu) for layer in self.text_layers]
-        for layer in self.cross_layers:
+        for layer in cast("list[CrossModalLayer]", self.cross_layers):
             sizes = (n_image, n_text), (n_text, n_image)
             across = max(attention_numbers(*pair, self.dim, layer.cross_heads, on_cpu) for pair in sizes)
             # Both branches before the layer, the first projections of both, and what either found.

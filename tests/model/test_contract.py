@@ -204,7 +204,7 @@ def test_training_on_several_threads_repeats_itself(name):
         assert all(torch.equal(value, runs[0][1][key]) for key, value in state.items())
 
 
-# A step of MML adapts its learners to every user of the batch and takes ten times as long as another model's.
+# Every modality of MML has a sequence model of its own, so that a step takes ten times as long as another model's.
 STEPS = {"MML": 50}
 
 
