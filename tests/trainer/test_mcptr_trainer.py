@@ -213,7 +213,7 @@ def test_going_on_with_fine_tuning_needs_its_options():
     with pytest.raises(ValueError, match="finetune_model: 'LightGCN' there, 'BPR' here"):
         trained(pre_model_path=trainer.resume_file)
     # Pre-training has no such options, so that any fine-tuning may follow it.
-    trained(pre_model_path=f"{trainer._base}-pretrain.pth", finetune_model="BPR")
+    trained(pre_model_path=f"{trainer._base}-pretrain.pth", finetune_model="BPR", checkpoint_dir="another")
     trained(pre_model_path=trainer.resume_file, **light)
 
 
