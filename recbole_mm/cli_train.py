@@ -16,6 +16,7 @@ from recbole_mm.cli import CommandLineError, Request, check_model, program
 from recbole_mm.config import SHARED_OPTIONS, check_command_line, read_options
 from recbole_mm.host.names import registered
 from recbole_mm.quick_start import checkpoint_origin, run
+from recbole_mm.slicing.result import slice_table, split_result
 
 __all__ = ["config_arguments", "experiment", "train", "train_here"]
 
@@ -116,7 +117,7 @@ def config_arguments(model: str, options: Mapping[str, str], in_files: Mapping[s
 
 
 def _report(model: str, dataset: str, result: Mapping[str, Any]) -> str:
-    columns = [result["best_valid_result"] or {}, result["test_result"] or {}]
+    columns = [split_result(result[key] or {})[0] for key in ("best_valid_result", "test_result")]
     # RecBole has rounded the values already (metric_decimal_place); show them all with the most places one of them has.
     places = max(
         (len(str(float(value)).partition(".")[2]) for column in columns for value in column.values()), default=0
@@ -125,13 +126,16 @@ def _report(model: str, dataset: str, result: Mapping[str, Any]) -> str:
     for metric in columns[1] or columns[0]:
         cells = (f"{column[metric]:.{places}f}" if metric in column else "-" for column in columns)
         lines.append(f"{metric:16}" + "".join(f"{cell:>12}" for cell in cells))
+    sliced = slice_table(result["test_result"] or {}, places)
+    if sliced:
+        lines += ["\ntest by slice, and what a random ranking of the same candidates is expected to score", sliced, ""]
     return "\n".join([*lines, f"checkpoint: {result['checkpoint'] or '(none written)'}"])
 
 
 def _comparison(model: str, dataset: str, request: Request) -> str:
     """The command that trains a baseline of the same family, so on the same split and with the same evaluation."""
     same = {*lists.general_arguments, *lists.evaluation_arguments, *lists.dataset_arguments, "epochs", "stopping_step"}
-    same -= set(SHARED_OPTIONS)
+    same = same - set(SHARED_OPTIONS) | {"slices", "slice_tail"}
     baselines = _BASELINES.get(get_model(model).type, _BASELINES[ModelType.GENERAL])
     arguments = [*next(baseline for baseline in baselines if baseline[0] != f"--model={model}"), f"--dataset={dataset}"]
     if "config_files" in request.flags:

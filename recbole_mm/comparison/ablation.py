@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recbole_mm.comparison.observe import per_user_metrics
 from recbole_mm.data.table import FeatureStore, FeatureTable, InteractionFeatures
+from recbole_mm.slicing.result import split_result
 
 if TYPE_CHECKING:
     from recbole_mm.comparison.execute import Prepared
@@ -89,7 +90,8 @@ def permuted_results(prepared: Prepared, seed: int) -> tuple[dict[str, dict[str,
         trainer.model = model.to(config["device"])
         try:
             with per_user_metrics(trainer, dataset) as found:
-                results[modality] = trainer.evaluate(prepared.test_data, load_best_model=False)
+                result = trainer.evaluate(prepared.test_data, load_best_model=False)
+                results[modality], _ = split_result(result)
         finally:
             trainer.model = trained
         users.update({f"permuted/{modality}/{name}": value for name, value in found.items() if name != "user"})

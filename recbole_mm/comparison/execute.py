@@ -22,6 +22,7 @@ from recbole.utils import ModelType, calculate_valid_score, get_flops, get_model
 from recbole_mm.comparison.ablation import permuted_results
 from recbole_mm.comparison.observe import Curve, peak_memory, per_user_metrics
 from recbole_mm.comparison.split import describe_split, mask_seen_items
+from recbole_mm.slicing.result import split_result
 
 __all__ = ["Job", "Prepared", "prepare", "train", "train_and_test", "versions", "without_arguments"]
 
@@ -172,6 +173,7 @@ def train_and_test(
     with per_user_metrics(trainer, prepared.dataset) as users:
         test = trainer.evaluate(prepared.test_data, load_best_model=True, show_progress=config["show_progress"])
     test_seconds = time.perf_counter() - test_begin
+    test, slices = split_result(test)
     # Measured before the ablation, which is no part of the model's cost.
     memory = peak_memory(config["device"]) if own_process else {"process": None, "device": None}
     permuted: dict[str, Any] = {}
@@ -183,6 +185,7 @@ def train_and_test(
     record = {
         "job": asdict(job),
         "test": test,
+        "slices": slices,
         "permuted": permuted,
         "modalities": sorted(features.item) if features is not None else [],
         **training,

@@ -14,6 +14,7 @@ from recbole.utils import EvaluatorType, ModelType, get_model
 
 from recbole_mm.comparison.execute import without_arguments
 from recbole_mm.config import read_options
+from recbole_mm.config.slices import slice_names
 from recbole_mm.data.files import search_folders
 from recbole_mm.paths import dataset_atomic_dir
 from recbole_mm.quick_start import device_option
@@ -107,7 +108,7 @@ def make_protocol(
     mixed_context = ModelType.CONTEXT in kinds and len(kinds) > 1
     reference = _reference(types, dataset, given)
     shared = {key: reference[key] for key in SHARED}
-    _check_valid_metric(shared)
+    _check_valid_metric(shared, slice_names(given.get("slices")))
     notes: list[str] = []
     if mixed_time:
         notes += _force_leave_one_out(shared, given, reference)
@@ -241,7 +242,7 @@ def _check_own(own: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> N
     for name, settings in own.items():
         if name not in models:
             raise ValueError(f"model_settings: {name!r} is not among the compared models {', '.join(models)}.")
-        common = sorted(set(settings) & {*SHARED, "seed", "dataset", "data_path"})
+        common = sorted(set(settings) & {*SHARED, "slices", "slice_tail", "seed", "dataset", "data_path"})
         if common:
             raise ValueError(
                 f"model_settings[{name!r}]: {', '.join(common)} must be the same for every model; set it in "
@@ -249,11 +250,12 @@ def _check_own(own: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> N
             )
 
 
-def _check_valid_metric(shared: Mapping[str, Any]) -> None:
+def _check_valid_metric(shared: Mapping[str, Any], slices: Sequence[str]) -> None:
     """RecBole would find out after the first epoch of every run."""
     lists = [metric for metric in shared["metrics"] if metric.lower() not in _WITHOUT_K]
     known = [f"{metric}@{k}" for metric in lists for k in shared["topk"]]
     known += [metric for metric in shared["metrics"] if metric.lower() in _WITHOUT_K]
+    known += [f"{metric}@{k}[{name}]" for name in slices for metric in lists for k in shared["topk"]]
     if shared["valid_metric"].lower() not in {name.lower() for name in known}:
         raise ValueError(
             f"valid_metric={shared['valid_metric']} is not among what metrics and topk report ({', '.join(known)}); "

@@ -13,6 +13,7 @@ from recbole_mm.comparison.execute import versions
 from recbole_mm.comparison.render import latex, markdown, paired_markdown
 from recbole_mm.comparison.report import make_table, short
 from recbole_mm.comparison.runs import Runs
+from recbole_mm.comparison.slices import slice_frame, slice_markdown
 from recbole_mm.comparison.store import to_json, write_atomically
 
 __all__ = ["Report"]
@@ -72,6 +73,10 @@ class Report:
         tests = paired_markdown(table)
         write_atomically(folder / "table.md", markdown(table, notes) + (f"\n{tests}" if tests else ""))
         write_atomically(folder / "table.tex", latex(table, [note.replace("\\*", "*") for note in notes]))
+        slices = slice_frame(runs.ordered())
+        if len(slices):
+            write_atomically(folder / "slices.csv", slices.to_csv(index=False))
+            write_atomically(folder / "slices.md", slice_markdown(slices))
         about = {
             "models": runs.names,
             "dataset": runs.protocol.dataset,

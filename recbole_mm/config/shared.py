@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Callable
 
 from recbole_mm.config.names import suggest
+from recbole_mm.config.slices import check_slices, slice_names, tail_share
 
 __all__ = [
     "FEATURE_DTYPES",
@@ -36,6 +37,7 @@ def check_shared(options: Mapping[str, Any]) -> None:
     for key, check in SHARED_OPTIONS.items():
         if key in options:
             check(key, options[key])
+    check_slices(options)
     names = modality_names(options.get("modalities"))
     if names is not None:
         weight = options.get("modality_weight")
@@ -172,4 +174,6 @@ SHARED_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "feature_path": _check_path,
     "eval_batch_size": _check_eval_batch_size,
     "eval_memory_mb": lambda key, value: _finite(key, value, 0.0, strictly=True),
+    "slices": lambda key, value: slice_names(value),
+    "slice_tail": lambda key, value: tail_share(value),
 }

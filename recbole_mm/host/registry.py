@@ -26,7 +26,7 @@ from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_mm.config import check_config, resolve_eval_batch_size
-from recbole_mm.host import evaluation
+from recbole_mm.host import evaluation, slices
 from recbole_mm.host.names import recbole_model_files, recbole_models, registered
 from recbole_mm.paths import dataset_atomic_dir, properties_dir
 
@@ -185,6 +185,7 @@ def install() -> None:
     dataset_arguments.extend(option for option in DATASET_OPTIONS if option not in dataset_arguments)
     _after(Config, "_set_default_parameters", _finish)
     evaluation.install()
+    slices.install()
     load = Config._load_internal_config_dict
 
     @functools.wraps(load)

@@ -99,6 +99,7 @@ class StagedTrainer(Trainer):
             Score and result of the validation data after the last stage.
         """
         self._saved, self._train_data = saved, train_data
+        self.eval_collector.data_collect(train_data)  # RecBole's fit does so too, but a call may validate without it
         stages = self.stages(train_data, valid_data)
         interrupted = self._go_on()
         chosen = self._chosen([stage.name for stage in stages], interrupted)
