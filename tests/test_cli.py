@@ -237,6 +237,13 @@ class TestTraining:
         assert f"{model} on mm-toy" in text and re.search(r"recall@10 +0\.\d+ +0\.\d+", text)
         assert Path(re.search("checkpoint: (.*)", text)[1]).is_file()
 
+    def test_slices_are_printed_side_by_side(self, capsys):
+        assert main(["--model=BPR", "--use_gpu=False", "--slices=all,cold_items", *self.QUICK]) == 0
+        text = capsys.readouterr().out
+        assert "test by slice" in text and "recall@10[" not in text
+        assert re.search(r"^all +\d+ +\d+ +0\.\d+ +0\.\d+", text, re.MULTILINE)
+        assert "--slices=all,cold_items" in text.partition("compare with:")[2]
+
     def test_interrupted_training_goes_on(self, capsys, monkeypatch):
         train = Trainer._train_epoch
         epochs = []

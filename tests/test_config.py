@@ -25,6 +25,7 @@ from recbole_mm.config import (
     suggest,
 )
 from recbole_mm.config.names import key_sources, read_keys
+from recbole_mm.config.slices import SLICES, slice_names, tail_share
 
 
 def options(**values):
@@ -223,6 +224,15 @@ class TestSharedOptions:
             ("modality_weight", "{'imge': 1}", "without quotes"),
             ("modality_weight", 0, "leaves no feature"),
             ("modalities", [], "list of names"),
+            ("slices", ["cold_item"], r"unknown slice 'cold_item'\. Did you mean 'cold_items'"),
+            ("slices", "cold_items, cold", "unknown slice 'cold'"),
+            ("slices", {"all": 1}, "True \\(every slice\\) or a list"),
+            ("slices", 3, "True \\(every slice\\) or a list"),
+            ("slices", ["all", "all"], "every slice once"),
+            ("slice_tail", 0, "above 0 and below 1"),
+            ("slice_tail", 1.0, "above 0 and below 1"),
+            ("slice_tail", "0.2", "above 0 and below 1"),
+            ("valid_metric", "Recall@10[cold_items]", "needs the slice 'cold_items', and slices has none"),
         ],
     )
     def test_refused_wherever_it_comes_from(self, key, value, message):
@@ -241,6 +251,34 @@ class TestSharedOptions:
 
     def test_the_last_layer_counts(self):
         check_config({}, {"feature_norm": "wrong"}, {"feature_norm": "l2"}, {})
+
+
+class TestSlices:
+    @pytest.mark.parametrize(
+        ("value", "names"),
+        [
+            (None, ()),
+            (False, ()),
+            ([], ()),
+            (True, SLICES),
+            ("cold_items,all", ("cold_items", "all")),
+            (["tail_users"], ("tail_users",)),
+        ],
+    )
+    def test_ways_to_write_them(self, value, names):
+        assert slice_names(value) == names
+
+    def test_default_tail_is_the_yamls(self):
+        defaults = yaml.safe_load((properties_directory() / "overall.yaml").read_text(encoding="utf-8"))
+        assert defaults["slice_tail"] == tail_share(None) and slice_names(defaults["slices"]) == ()
+
+    def test_a_slice_can_choose_the_epoch(self):
+        check_config({}, {"slices": ["cold_items"], "valid_metric": "Recall@10[cold_items]"}, {}, {})
+
+    @pytest.mark.parametrize("metric", ["Recall@10[cold_items,random]", "Recall@10[cold_items", "cases[cold_items]"])
+    def test_what_cannot_choose_the_epoch(self, metric):
+        with pytest.raises(ValueError, match=r"written like Recall@20\[cold_items\]"):
+            check_config({}, {"slices": True, "valid_metric": metric}, {}, {})
 
 
 class TestUnknownKeys:

@@ -76,6 +76,8 @@ def install() -> None:
     ) -> None:
         others = ("rec.items", "rec.meanrank", "rec.score", "data.label")
         short = self.register.need("rec.topk") and not any(self.register.need(key) for key in others)
+        if self.slice_recorder is not None:
+            self.slice_recorder.check()  # before anything is kept, which the next evaluation would find
         if not short:
             original(self, scores_tensor, interaction, positive_u, positive_i)
         if not short and self.slice_recorder is None:

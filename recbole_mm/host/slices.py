@@ -59,6 +59,18 @@ class SliceRecorder:
         users, items = training_pairs(dataset)
         self._members = members(self.names, users, items, dataset.user_num, dataset.item_num, self._share)
 
+    def check(self) -> None:
+        """Refuse an evaluation before the training part is known.
+
+        Raises:
+            ValueError: :meth:`learn` was not called.
+        """
+        if self._members is None:
+            raise ValueError(
+                "slices: who is warm or cold is told from the training part, which this trainer has not seen. Call "
+                "trainer.eval_collector.data_collect(train_data) before trainer.evaluate, as trainer.fit does."
+            )
+
     def record(self, scores: Tensor, interaction: Any, ranked: Tensor, hits: Tensor, row: Tensor, item: Tensor) -> None:
         """Keep a batch.
 
@@ -69,15 +81,7 @@ class SliceRecorder:
             hits: Whether they are positives. Shape ``(n_cases, k)``.
             row: Case of each distinct positive. Shape ``(n_positives,)``.
             item: The positive. Shape ``(n_positives,)``.
-
-        Raises:
-            ValueError: The collector has not seen the training part.
         """
-        if self._members is None:
-            raise ValueError(
-                "slices: who is warm or cold is told from the training part, which this trainer has not seen. Call "
-                "trainer.eval_collector.data_collect(train_data) before trainer.evaluate, as trainer.fit does."
-            )
         users = interaction[self._user_field]
         if len(users) != len(scores):  # sampled candidates: a row of the scores for each run of equal users
             users = torch.unique_consecutive(users)
