@@ -242,7 +242,7 @@ def _check_own(own: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> N
     for name, settings in own.items():
         if name not in models:
             raise ValueError(f"model_settings: {name!r} is not among the compared models {', '.join(models)}.")
-        common = sorted(set(settings) & {*SHARED, "slices", "slice_tail", "seed", "dataset", "data_path"})
+        common = sorted(set(settings) & {*SHARED, "cold_start", "slices", "slice_tail", "seed", "dataset", "data_path"})
         if common:
             raise ValueError(
                 f"model_settings[{name!r}]: {', '.join(common)} must be the same for every model; set it in "

@@ -15,8 +15,9 @@ __all__ = ["describe_split", "known_pairs", "mask_seen_items", "training_pairs"]
 def describe_split(train_data: Any, valid_data: Any, test_data: Any) -> dict[str, Any]:
     """Sizes and hashes of a split; equal hashes mean the same pairs and the same candidates, whatever the model.
 
-    The hash covers the distinct (user token, item token) pairs of each part and nothing else: not internal ids, not
-    the order of rows, not how a sequential model cuts histories into training examples.
+    The hash covers the distinct (user token, item token) pairs of each part, the support sets of a cold-start protocol
+    among them, and nothing else: not internal ids, not the order of rows, not how a sequential model cuts histories
+    into training examples.
 
     Args:
         train_data: RecBole's training loader.
@@ -24,9 +25,8 @@ def describe_split(train_data: Any, valid_data: Any, test_data: Any) -> dict[str
         test_data: Its test loader.
 
     Returns:
-        ``hash`` of all parts, ``parts`` (hash of each), ``candidates`` (hash of the item vocabulary), and the numbers
-        of
-        ``users``, ``items``, ``train``, ``valid`` and ``test`` pairs.
+        ``hash`` of all parts, ``parts`` (hash of each), ``candidates`` (hash of the items that are ranked), and the
+        numbers of ``users``, ``items``, ``train``, ``valid`` and ``test`` pairs.
     """
     dataset = train_data._dataset
     users, items = (dataset.field2id_token[field] for field in (dataset.uid_field, dataset.iid_field))
@@ -35,15 +35,19 @@ def describe_split(train_data: Any, valid_data: Any, test_data: Any) -> dict[str
         "valid": _target_pairs(valid_data._dataset),
         "test": _target_pairs(test_data._dataset),
     }
+    cold, ranked = getattr(dataset, "cold_start", None), items[1:]
+    if cold is not None:
+        pairs["support"] = _distinct(*cold.known["valid"])
+        ranked = np.delete(items, [0, *cold.excluded])
     parts = {name: _hash_pairs(*part, users, items) for name, part in pairs.items()}
     whole = hashlib.sha256("\n".join(parts[name] for name in sorted(parts)).encode("ascii")).hexdigest()
     return {
         "hash": whole[:16],
         "parts": {name: value[:16] for name, value in parts.items()},
-        "candidates": _hash_tokens(items[1:])[:16],
+        "candidates": _hash_tokens(ranked)[:16],
         "users": dataset.user_num - 1,
         "items": dataset.item_num - 1,
-        **{name: len(part[0]) for name, part in pairs.items()},
+        **{name: len(pairs[name][0]) for name in ("train", "valid", "test")},
     }
 
 
@@ -71,12 +75,15 @@ def known_pairs(parts: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Distinct users and items of several parts of a split.
 
     Args:
-        parts: The training part, then others.
+        parts: The training part, then others. What a cold-start protocol says is known besides counts too.
 
     Returns:
         Internal user and item ids of the distinct pairs, sorted by user.
     """
     pairs = [training_pairs(parts[0]), *(_target_pairs(part) for part in parts[1:])]
+    cold = getattr(parts[0], "cold_start", None)
+    if cold is not None:
+        pairs.append(cold.known["valid" if len(parts) == 1 else "test"])
     return _distinct(np.concatenate([pair[0] for pair in pairs]), np.concatenate([pair[1] for pair in pairs]))
 
 
@@ -86,6 +93,8 @@ def mask_seen_items(train_dataset: Any, valid_data: Any, test_data: Any = None) 
     RecBole lets sequential models recommend again what a user already has, and general models not, so their figures
     cannot be compared. Afterwards both rank the same candidates: at validation all but the training items, at test all
     but the training and validation items; the item to be found is never masked.
+
+    What a loader masks already, such as items that a cold-start protocol does not rank, stays masked.
 
     Args:
         train_dataset: The training part.
@@ -104,8 +113,8 @@ def _mask(loader: Any, seen: list[np.ndarray]) -> None:
     user_field, item_field = loader._dataset.uid_field, loader._dataset.iid_field
 
     def with_history(index: Any) -> Any:
-        interaction, _, positive_user, positive_item = collate(index)
-        rows, columns = [], []
+        interaction, masked, positive_user, positive_item = collate(index)
+        rows, columns = ([], []) if masked is None else ([masked[0].numpy()], [masked[1].numpy()])
         pairs = zip(interaction[user_field].tolist(), interaction[item_field].tolist())
         for row, (user, target) in enumerate(pairs):
             items = seen[user][seen[user] != target]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from recbole_mm.config.check import check_command_line, check_config
+from recbole_mm.config.cold_start import ColdStart, ColdStartOptions, read_cold_start
 from recbole_mm.config.evaluation import resolve_eval_batch_size
 from recbole_mm.config.names import known_keys, read_options, suggest
 from recbole_mm.config.options import ModelOptions
@@ -11,6 +12,8 @@ from recbole_mm.paths import properties_dir as properties_directory
 
 __all__ = [
     "SHARED_OPTIONS",
+    "ColdStart",
+    "ColdStartOptions",
     "ModelOptions",
     "active_weights",
     "check_command_line",
@@ -19,6 +22,7 @@ __all__ = [
     "known_keys",
     "modality_names",
     "properties_directory",
+    "read_cold_start",
     "read_options",
     "resolve_eval_batch_size",
     "suggest",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable
 
+from recbole_mm.config.cold_start import read_cold_start
 from recbole_mm.config.names import suggest
 from recbole_mm.config.slices import check_slices, slice_names, tail_share
 
@@ -176,4 +177,5 @@ SHARED_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "eval_memory_mb": lambda key, value: _finite(key, value, 0.0, strictly=True),
     "slices": lambda key, value: slice_names(value),
     "slice_tail": lambda key, value: tail_share(value),
+    "cold_start": lambda key, value: read_cold_start(value, key),
 }

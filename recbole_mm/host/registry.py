@@ -1,7 +1,8 @@
 """Makes RecBole's own look-ups find our models, trainers, data sets, options and files.
 
 Registering only adds entries to the places where RecBole looks; nothing of RecBole is replaced except that `Config`
-additionally reads our yaml files, and that ranking results are collected faster (:mod:`recbole_mm.host.evaluation`).
+additionally reads our yaml files, that ranking results are collected faster (:mod:`recbole_mm.host.evaluation`), and
+that the option ``cold_start`` splits a data set in another way (:mod:`recbole_mm.host.cold_start`).
 So every entry point of RecBole, and every pipeline written for it, works with the registered models.
 """
 
@@ -25,8 +26,8 @@ from recbole.config import Config
 from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
-from recbole_mm.config import check_config, resolve_eval_batch_size
-from recbole_mm.host import evaluation, slices
+from recbole_mm.config import ColdStartOptions, check_config, resolve_eval_batch_size
+from recbole_mm.host import cold_start, evaluation, slices
 from recbole_mm.host.names import recbole_model_files, recbole_models, registered
 from recbole_mm.paths import dataset_atomic_dir, properties_dir
 
@@ -43,6 +44,7 @@ DATASET_OPTIONS = (
     "missing_feature",
     "feature_dtype",
     "feature_path",
+    "cold_start",
 )
 
 _PACKAGES = {
@@ -186,6 +188,7 @@ def install() -> None:
     _after(Config, "_set_default_parameters", _finish)
     evaluation.install()
     slices.install()
+    cold_start.install()
     load = Config._load_internal_config_dict
 
     @functools.wraps(load)
@@ -270,6 +273,8 @@ def _finish(config: Any) -> None:
     options = config.final_config_dict
     if options.get("eval_batch_size") == "auto":
         options["eval_batch_size"] = resolve_eval_batch_size(options, config.model_class)
+    if options.get("cold_start") is not None:
+        options["cold_start"] = ColdStartOptions(options["cold_start"])
     if os.path.exists(options["data_path"]):
         return
     folder = dataset_atomic_dir() / config.dataset
