@@ -66,7 +66,8 @@ def test_commands_install_the_tested_versions():
 
 
 def test_readme_lists_every_shared_option_with_its_default():
-    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", README, flags=re.MULTILINE))
+    section = README.split("## Options of every multimodal model")[1].split("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", section, flags=re.MULTILINE))
     defaults = yaml.safe_load((ROOT / "properties" / "overall.yaml").read_text(encoding="utf-8"))
     assert {key: yaml.safe_load(text) for key, text in rows.items()} == defaults
     assert set(defaults) == set(SHARED_OPTIONS)

@@ -112,6 +112,6 @@ def _check_numbers(given: Mapping[str, Any], option: str) -> None:
     if not number or not 0 < ratio < 1:
         raise ValueError(f"{option}[ratio]: expected a number above 0 and below 1, got {ratio!r}.")
     for key, least in (("support", 1), ("seed", 0)):
-        number = given.get(key)
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < least):
-            raise ValueError(f"{option}[{key}]: expected an integer of at least {least}, or ~, got {number!r}.")
+        value = given.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise ValueError(f"{option}[{key}]: expected an integer of at least {least}, or ~, got {value!r}.")

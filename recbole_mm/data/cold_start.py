@@ -105,7 +105,7 @@ def user_roles(user: np.ndarray, rank: np.ndarray, support: int | None, file: np
         ``SUPPORT``, ``VALID``, ``TEST`` or ``UNUSED`` for each, and ``UNUSED`` for all interactions of the users who
         cannot be new because they lack one of the three. Shape ``(n,)``.
     """
-    order = np.lexsort((rank, user))
+    order = np.lexsort((rank, np.zeros_like(user) if file is None else file, user))
     count = np.bincount(user)
     begin = np.concatenate([[0], np.cumsum(count)])[:-1]
     place = np.empty(len(user), dtype=np.int64)

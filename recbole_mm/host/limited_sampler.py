@@ -56,7 +56,7 @@ def limited_samplers(config: Any, cold: ColdStartSplit, parts: Sequence[Any], sa
     """
     items = np.arange(1, parts[0].item_num)
     counted = parts[0].inter_feat[parts[0].iid_field].tolist()
-    limited = []
+    limited: list[Any] = []
     for phase, part, sampler in zip(("train", "valid", "test"), parts, samplers):
         arguments = config[f"{phase}_neg_sample_args"]
         if sampler is None:
@@ -72,7 +72,7 @@ def limited_samplers(config: Any, cold: ColdStartSplit, parts: Sequence[Any], sa
                 f"eval_args mode {config['eval_args']['mode']}: new items have no popularity to draw them by. Use "
                 "full or uniN with cold_start, or candidates: warm."
             )
-        kind = LimitedRepeatableSampler if isinstance(sampler, RepeatableSampler) else LimitedSampler
+        kind: Any = LimitedRepeatableSampler if isinstance(sampler, RepeatableSampler) else LimitedSampler
         new = object.__new__(kind)
         vars(new).update(vars(sampler))
         new.pool, new.training_items = pool, counted
@@ -94,7 +94,7 @@ def _check_enough(sampler: LimitedSampler, part: Any, phase: str) -> None:
     for user in np.unique(part.inter_feat[part.uid_field].numpy()).tolist():
         if pool <= sampler.used_ids[user]:
             raise ValueError(
-                f"cold_start: user {part.id2token(part.uid_field, user)!r} has interacted with every one of the "
+                f"cold_start: user {str(part.id2token(part.uid_field, user))!r} has interacted with every one of the "
                 f"{len(pool)} items from which the negatives of the {phase} part are drawn. Use mode: full, a larger "
                 "ratio of new items, or user_inter_num_interval to leave such users out."
             )
