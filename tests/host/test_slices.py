@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.data.interaction import Interaction
 from recbole.evaluator.collector import Collector
 from recbole.evaluator.evaluator import Evaluator
 from recbole.quick_start import load_data_and_model, run_recbole
@@ -164,6 +167,28 @@ def test_recall_of_items_weighted_by_positives_adds_up() -> None:
     rows = slice_rows(result)
     hits = {name: row["precision@5"] * 5 * row["cases"] for name, row in rows.items()}
     assert hits["all"] == pytest.approx(hits["warm_items"] + hits["cold_items"])
+
+
+def test_a_masked_target_counts_as_missed_by_the_random_ranking_too() -> None:
+    config = Config("BPR", "mm-toy", config_dict={**QUIET, **RANKED, "topk": [2], "slices": "all"})
+    rows = Interaction({"user_id": torch.tensor([1, 1]), "item_id": torch.tensor([1, 4])})
+    part = SimpleNamespace(
+        uid_field="user_id", iid_field="item_id", inter_feat=rows, config={"LIST_SUFFIX": None}, user_num=3, item_num=6
+    )
+    collector = Collector(config)
+    collector.data_collect(SimpleNamespace(_dataset=part))
+    scores = torch.tensor([[-torch.inf, 1.0, 2.0, -torch.inf, 3.0, 0.0]])
+    users = Interaction({"user_id": torch.tensor([2])})
+    collector.eval_batch_collect(scores, users, torch.tensor([0, 0]), torch.tensor([2, 3]))
+    result = Evaluator(config).evaluate(collector.get_data_struct())
+    # One of four candidates is a target, two are looked at, and one of two targets is out of reach.
+    assert result["recall@2[all,random]"] == pytest.approx(1 / 4 * 2 / 2)
+    assert (result["positives[all]"], result["recall@2[all]"]) == (2, 0.5)
+
+
+def test_a_training_of_stages_without_an_epoch_knows_the_training_part() -> None:
+    options = {**QUIET, "epochs": 0, "pretrain_epochs": 0, "slices": ["cold_items"]}
+    assert "cases[cold_items]" in run("MCPTR", "mm-toy", config_dict=options)["best_valid_result"]
 
 
 def test_without_slices_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
