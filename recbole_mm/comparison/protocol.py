@@ -13,7 +13,7 @@ from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType, ModelType, get_model
 
 from recbole_mm.comparison.execute import without_arguments
-from recbole_mm.config import read_options
+from recbole_mm.config import read_cold_start, read_options
 from recbole_mm.config.slices import slice_names
 from recbole_mm.data.files import search_folders
 from recbole_mm.paths import dataset_atomic_dir
@@ -121,6 +121,13 @@ def make_protocol(
         notes.append(
             "Context-aware models are compared with others by ranking all items: no rating threshold, one sampled "
             "negative per training pair."
+        )
+    cold = read_cold_start(given.get("cold_start"))
+    if cold is not None:
+        ranked = "" if cold.entity == "user" else f", ranked among {cold.candidates} items"
+        notes.append(
+            f"Cold start: {cold.ratio:.0%} of the {cold.entity}s, chosen by {cold.by}, have no training row; evaluated "
+            f"are the interactions of {cold.evaluate} {cold.entity}s{ranked}."
         )
     shared["eval_batch_size"] = given.get("eval_batch_size", "auto")
     if any(mode != "full" for mode in _modes(shared["eval_args"])) and ModelType.CONTEXT not in kinds:

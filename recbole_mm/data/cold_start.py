@@ -21,7 +21,7 @@ _LEAST_ITEMS = 2  # one to validate on, one to test on
 Pairs = tuple[np.ndarray, np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ColdStartSplit:
     """What a cold-start protocol has set aside; every part of the split has it as its attribute ``cold_start``.
 

@@ -289,6 +289,6 @@ class _Splitter:
         new = split.users if self.protocol.entity == "user" else split.items
         getLogger().info(
             f"cold_start: {len(new):,} new {self.protocol.entity}s, with {len(support):,} support, "
-            f"{len(cold['valid']):,} validation and {len(cold['test']):,} test interactions; {split.left_out:,} of "
-            "theirs, and of users whom they leave with too few, are not used."
+            f"{len(cold['valid']):,} validation and {len(cold['test']):,} test interactions; {split.left_out:,} "
+            "interactions are in no part."
         )

@@ -57,6 +57,14 @@ def test_the_hashes_cover_the_protocol() -> None:
     assert again["parts"]["support"] != splits[1]["parts"]["support"]
 
 
+def test_the_notes_say_what_is_new() -> None:
+    protocol = make_protocol(["BPR"], "mm-toy", None, {**QUICK, "cold_start": {"entity": "item", "by": "time"}})
+    assert protocol.notes == [
+        "Cold start: 20% of the items, chosen by time, have no training row; evaluated are the interactions of cold "
+        "items, ranked among all items."
+    ]
+
+
 def test_a_single_model_cannot_have_its_own() -> None:
     with pytest.raises(ValueError, match="cold_start must be the same for every model"):
         make_protocol(["BPR", "MMGCN"], "mm-toy", None, QUICK, {"BPR": {"cold_start": {"entity": "user"}}})

@@ -113,6 +113,22 @@ def test_a_checkpoint_brings_the_protocol_back(model: str, tmp_path: Path) -> No
     assert again == result["test_result"]
 
 
+def test_slices_agree_about_who_is_new() -> None:
+    """Slices tell cold from the training part alone; their random floor knows the candidates."""
+    options = {"slices": ["cold_users", "warm_users", "cold_items", "warm_items"]}
+    made = {}
+    for entity in ("user", "item"):
+        option = {"entity": entity, **({"candidates": "cold"} if entity == "item" else {})}
+        settings = config("BPR", cold_start=option, **options)
+        result = run_recbole(
+            model="BPR", dataset="mm-toy", config_dict=dict(settings.variable_config_dict), saved=False
+        )
+        made[entity] = result["test_result"]
+    assert made["user"]["cases[cold_users]"] > 10 and made["user"]["cases[warm_users]"] == 0
+    assert made["item"]["cases[cold_items]"] > 10 and made["item"]["cases[warm_items]"] == 0
+    assert made["item"]["recall@5[cold_items,random]"] > 3 * made["user"]["recall@5[cold_users,random]"]
+
+
 def test_adaptation_reads_the_support_set_of_new_users() -> None:
     """MML scores a new user differently once it may adapt to the support set."""
     train_data, _, test_data = loaders(config("MML", cold_start={"entity": "user"}))
