@@ -56,7 +56,8 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
     instances. A data set may hand in others as an attribute ``support_interactions``: an ``Interaction`` with the
     fields of its ``inter_feat`` (user, history, history length, next item). With ``cold_start: {entity: user}`` these
     are the training rows and the support sets of the new users. Users without support instances get the meta-learned
-    parameters. With RecBole's stock ``Trainer`` this is a plain sequential model: the sum of the learners' BPR losses, fused with equal weights.
+    parameters. With RecBole's stock ``Trainer`` this is a plain sequential model: the sum of the learners' BPR losses,
+    fused with equal weights.
 
     Reference:
         Pan et al. "Multimodal Meta-Learning for Cold-Start Sequential Recommendation." CIKM 2022.
