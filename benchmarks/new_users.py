@@ -20,12 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import recbole_mm  # noqa: I001  (first: it repairs what RecBole needs repaired)
 import pandas as pd
 import torch
 from recbole.quick_start import load_data_and_model
 from recbole.utils import get_trainer
-
-import recbole_mm
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"meta": "MML, meta-learners", "generator": "MML, and generator", "fusion": "MML, and fusion"}
