@@ -20,7 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import recbole_mm  # noqa: I001  (first: it repairs what RecBole needs repaired)
+import recbole_mm  # first: it repairs what RecBole needs repaired
+
+# isort: split
 import pandas as pd
 import torch
 from recbole.quick_start import load_data_and_model
