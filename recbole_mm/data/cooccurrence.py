@@ -63,9 +63,11 @@ def largest_per_row(matrix: sp.csr_matrix, top_k: int) -> sp.csr_matrix:
     """
     if top_k < 1:
         raise ValueError(f"top_k: expected at least 1, got {top_k}.")
+    if not matrix.has_sorted_indices:
+        matrix = matrix.sorted_indices()
     lengths = np.diff(matrix.indptr)
     rows = np.repeat(np.arange(matrix.shape[0]), lengths)
-    order = np.lexsort((matrix.indices, -matrix.data, rows))
+    order = np.lexsort((-matrix.data, rows))  # stable: equal values stay in the order of their columns
     rank = np.arange(len(order)) - np.repeat(matrix.indptr[:-1], lengths)
     kept = np.sort(order[rank < top_k])
     pointer = np.concatenate([[0], np.cumsum(np.minimum(lengths, top_k))])

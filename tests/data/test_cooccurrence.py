@@ -76,3 +76,8 @@ def test_largest_per_row_keeps_values_and_positions() -> None:
     matrix = sp.csr_matrix(np.array([[0.5, 0.0, 2.0, 2.0], [0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]))
     assert largest_per_row(matrix, 2).toarray().tolist() == [[0, 0, 2, 2], [0, 0, 0, 0], [0, 1, 0, 0]]
     assert largest_per_row(matrix, 1).toarray().tolist() == [[0, 0, 2, 0], [0, 0, 0, 0], [0, 1, 0, 0]]
+
+
+def test_equal_values_keep_the_smaller_column_whatever_their_order() -> None:
+    unsorted = sp.csr_matrix((np.array([1, 1, 1]), np.array([2, 0, 1]), np.array([0, 3])), shape=(1, 3))
+    assert largest_per_row(unsorted, 2).toarray().tolist() == [[1, 1, 0]]
