@@ -30,8 +30,8 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
 
     *meta*. One learner on item embeddings and one per modality on projected features :math:`W f_i + b`, all SASRec
     with BPR. The ID learner's attention logits get :math:`\epsilon_f \langle P f_i, P f_j \rangle`. The encoder is
-    local (:math:`\theta_l`), the rest global (:math:`\theta_g`); with a user's last training instance as query
-    :math:`Q` and the earlier ones as support :math:`S`,
+    local (:math:`\theta_l`), the rest global (:math:`\theta_g`); with a user's last ``query_size`` training instances
+    as query :math:`Q` (the authors': one) and the earlier ones as support :math:`S`,
 
     .. math::
         \phi^0 = \theta_l, \quad \phi^{s+1} = \phi^s - \eta \nabla_{\phi} L_{S}(\phi^s, \theta_g), \qquad
