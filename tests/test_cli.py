@@ -305,6 +305,8 @@ class TestShell:
         process = subprocess.Popen(
             [sys.executable, str(SCRIPT), *arguments, "--show_progress=False"],
             cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            # A suite that a shell started in the background has inherited a SIGINT that is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         try:
             for line in process.stdout:

@@ -19,7 +19,7 @@ from tests.model.conftest import MODALITIES, total_loss, train_steps
 from tests.model.conftest import build as build_model
 
 # Every modality of MML has a sequence model of its own: with its default sizes the contract takes three times as long.
-SMALLER = {"MML": {"MAX_ITEM_LIST_LENGTH": 10, "n_layers": 1, "inner_size": 64}}
+SMALLER = {"MML": {"MAX_ITEM_LIST_LENGTH": 10, "n_layers": 1, "inner_size": 64, "query_size": 5, "meta_batch_size": 64}}
 # And a step still takes several times as long as another model's.
 STEPS = {"MML": 50}
 

@@ -21,6 +21,7 @@ TINY = {
     "MAX_ITEM_LIST_LENGTH": 10,
     "fusion_hidden_size": 6,
     "meta_batch_size": 40,
+    "query_size": 1,
     "modalities": ["image", "text"],
     "epochs": 2,
     "eval_step": 1,
