@@ -64,19 +64,18 @@ def _sorted_counts(block: sp.csr_matrix, start: int, top_k: int | None) -> sp.cs
     if n_rows.bit_length() + column_bits + count_bits > 63:
         raise ValueError(f"block_rows: {n_rows} rows of counts do not fit into 64 bits; choose fewer.")
     row = np.repeat(np.arange(n_rows), np.diff(block.indptr))
-    off_diagonal = block.indices != row + start
-    row, column, count = row[off_diagonal], block.indices[off_diagonal], block.data[off_diagonal].astype(np.int64)
+    column, count = block.indices, block.data.astype(np.int64)
+    count[column == row + start] = 0
     columns, counts = (1 << column_bits) - 1, (1 << count_bits) - 1
     if top_k is not None:
         key = ((row << count_bits | (counts - count)) << column_bits) | column
-        key.sort()
-        row = key >> (count_bits + column_bits)
-        size = np.bincount(row, minlength=n_rows)
-        key = key[np.arange(len(key)) - np.repeat(np.cumsum(size) - size, size) < top_k]
+        key.sort()  # within the rows, which come in order already
+        key = key[np.arange(len(key)) - block.indptr[row] < top_k]
         row, count, column = (
             key >> (count_bits + column_bits), counts - (key >> column_bits & counts), key & columns
         )  # fmt: skip
     key = ((row << column_bits | column) << count_bits) | count
+    key = key[count > 0]
     key.sort()
     pointer = np.concatenate([[0], np.cumsum(np.bincount(key >> (column_bits + count_bits), minlength=n_rows))])
     data = (key & counts).astype(np.int32)
