@@ -21,6 +21,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from recbole_mm.host import anomaly
 from recbole_mm.host.names import check_model_name
 
 __all__ = ["RECBOLE_VERSION", "install", "installed_repairs"]
@@ -49,6 +50,7 @@ def install() -> None:
         _repair_chained_fillna,
         _repair_agg_len,
         _repair_get_model,
+        _repair_anomaly_detection,
     ):
         done[repair.__name__.replace("_repair_", "")] = repair()
     _applied.update(done)
@@ -269,6 +271,11 @@ def _repair_get_model() -> bool:
     )
     get_model._recbole_mm = True
     return True
+
+
+def _repair_anomaly_detection() -> bool:
+    """Importing any sequential model switches on autograd's anomaly detection, see :mod:`recbole_mm.host.anomaly`."""
+    return anomaly.install()
 
 
 def _edit(function: Callable[..., Any], changes: Mapping[str, str], count: int = 1) -> None:

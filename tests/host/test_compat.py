@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import io
 import pickle
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -289,6 +290,23 @@ class TestModelNames:
         monkeypatch.setattr(names, "recbole_folder", lambda: tmp_path)
         assert get_model("Mine").__name__ == "Mine"
         monkeypatch.delitem(sys.modules, "recbole.model.general_recommender.mine")
+
+
+class TestAnomalyDetection:
+    @pytest.mark.parametrize("before", [False, True])
+    def test_importing_sequential_models_leaves_it_as_it_was(self, before: bool) -> None:
+        code = (
+            f"import recbole_mm, torch; torch.autograd.set_detect_anomaly({before}); "
+            "import recbole.model.sequential_recommender; print(torch.is_anomaly_enabled())"
+        )
+        root = Path(__file__).parents[2]
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+        assert done.stdout.split() == [str(before)]
+
+    def test_recbole_alone_switches_it_on(self) -> None:
+        """Otherwise the repair is needed no more."""
+        text = (Path(recbole.__file__).parent / "model" / "sequential_recommender" / "sine.py").read_text()
+        assert "torch.autograd.set_detect_anomaly(True)" in text
 
 
 class TestInstalling:
