@@ -12,7 +12,6 @@ is there is not run again. Options of RecBole and of MML are ``--key=value`` arg
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 import time
@@ -76,8 +75,7 @@ def measure(model: str, seed: int, arguments: argparse.Namespace) -> Iterator[di
     for stage, label in STAGES.items():
         config, network, _, _, _, test = load_data_and_model(f"{base}-{stage}.pth")
         for steps in (network.settings.adapt_steps, 0):
-            network.settings = dataclasses.replace(network.settings, adapt_steps=steps)
-            network.load_state_dict(network.state_dict())  # forgets what was adapted with other settings
+            network.learners.steps = steps
             trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
             with torch.no_grad():
                 result = trainer.evaluate(test, load_best_model=False, show_progress=False)
