@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable
 from logging import getLogger
 from typing import Any
@@ -31,6 +30,7 @@ from recbole_mm.data.cold_start import (
     user_roles,
 )
 from recbole_mm.host.limited_sampler import limited_samplers
+from recbole_mm.host.wrapping import wrap
 
 __all__ = ["install"]
 
@@ -39,37 +39,24 @@ _PHASES = ("valid", "test")
 
 def install() -> None:
     """Wrap RecBole's splitting, sampling and ranking batches; a second call does nothing."""
-    if hasattr(Dataset.build, "_recbole_mm"):
-        return
-    build = Dataset.build
 
-    @functools.wraps(build)
-    def build_parts(self: Any) -> list[Any]:
+    def build_parts(build: Any, self: Any) -> list[Any]:
         protocol = read_cold_start(self.config["cold_start"])
         return build(self) if protocol is None else _Splitter(self, protocol).split(build)
 
-    build_parts._recbole_mm = True  # type: ignore[attr-defined]
-    Dataset.build = build_parts
-
-    create = recbole.data.utils.create_samplers
-
-    @functools.wraps(create)
-    def create_samplers(config: Any, dataset: Any, built_datasets: Any) -> Any:
+    def create_samplers(create: Any, config: Any, dataset: Any, built_datasets: Any) -> Any:
         samplers = create(config, dataset, built_datasets)
         cold = getattr(built_datasets[0], "cold_start", None)
         return samplers if cold is None else limited_samplers(config, cold, built_datasets, samplers)
 
-    recbole.data.utils.create_samplers = create_samplers
-
-    collate = FullSortEvalDataLoader.collate_fn
-
-    @functools.wraps(collate)
-    def collate_fn(self: Any, index: Any) -> Any:
+    def collate_fn(collate: Any, self: Any, index: Any) -> Any:
         batch = collate(self, index)
         cold = getattr(self._dataset, "cold_start", None)
         return batch if cold is None or cold.candidates is None else _without(cold.excluded, *batch)
 
-    FullSortEvalDataLoader.collate_fn = collate_fn
+    wrap(Dataset, "build", build_parts)
+    wrap(recbole.data.utils, "create_samplers", create_samplers)
+    wrap(FullSortEvalDataLoader, "collate_fn", collate_fn)
 
 
 def _without(excluded: np.ndarray, interaction: Any, history: Any, positive_u: Any, positive_i: Any) -> Any:

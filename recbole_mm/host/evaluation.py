@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import torch
 from recbole.evaluator.collector import Collector
 from torch import Tensor
+
+from recbole_mm.host.wrapping import wrap
 
 __all__ = ["Ranked", "install", "rank", "top_hits"]
 
@@ -66,13 +67,9 @@ def top_hits(ranked: Ranked) -> Tensor:
 
 def install() -> None:
     """Let RecBole's collector take the short cut where its metrics need nothing else; a second call does nothing."""
-    original = Collector.eval_batch_collect
-    if hasattr(original, "_recbole_mm"):
-        return
 
-    @functools.wraps(original)
     def eval_batch_collect(
-        self: Any, scores_tensor: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
+        original: Any, self: Any, scores_tensor: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
     ) -> None:
         others = ("rec.items", "rec.meanrank", "rec.score", "data.label")
         short = self.register.need("rec.topk") and not any(self.register.need(key) for key in others)
@@ -88,6 +85,5 @@ def install() -> None:
         if self.slice_recorder is not None:
             self.slice_recorder.record(scores_tensor, interaction, *ranked)
 
-    eval_batch_collect._recbole_mm = True  # type: ignore[attr-defined]
     Collector.slice_recorder = None  # recbole_mm.host.slices gives one to collectors whose options ask for slices
-    Collector.eval_batch_collect = eval_batch_collect
+    wrap(Collector, "eval_batch_collect", eval_batch_collect)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from recbole_mm.comparison.split import training_pairs
 from recbole_mm.config.slices import slice_names, tail_share
+from recbole_mm.host.wrapping import wrap
 from recbole_mm.slicing.cases import Cases, select
 from recbole_mm.slicing.floor import RANDOM_METRICS, random_scores
 from recbole_mm.slicing.groups import members
@@ -122,8 +121,6 @@ class SliceRecorder:
 
 def install() -> None:
     """Give RecBole's collector and evaluator their part of the slices; a second call does nothing."""
-    if hasattr(Evaluator.evaluate, "_recbole_mm"):
-        return
 
     def prepare(original: Any, self: Any, config: Any) -> None:
         original(self, config)
@@ -149,18 +146,7 @@ def install() -> None:
         recorder, cases = dataobject.get("slices")
         return SlicedResult({**result, **recorder.score(cases)})
 
-    _wrap(Collector, "__init__", prepare)
-    _wrap(Collector, "data_collect", learn)
-    _wrap(Collector, "get_data_struct", hand_over)
-    _wrap(Evaluator, "evaluate", evaluate)
-
-
-def _wrap(cls: type, method: str, around: Callable[..., Any]) -> None:
-    original = getattr(cls, method)
-
-    @functools.wraps(original)
-    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return around(original, self, *args, **kwargs)
-
-    wrapped._recbole_mm = True  # type: ignore[attr-defined]
-    setattr(cls, method, wrapped)
+    wrap(Collector, "__init__", prepare)
+    wrap(Collector, "data_collect", learn)
+    wrap(Collector, "get_data_struct", hand_over)
+    wrap(Evaluator, "evaluate", evaluate)
