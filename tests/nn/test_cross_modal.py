@@ -8,28 +8,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from recbole_mm.nn import cross_modal
-from recbole_mm.nn.cross_modal import CrossModalLayer, CrossModalNetwork, ScalarTokens, SelfAttentionLayer, attend
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
-
-
-def reference_attention(query, key, value, n_heads, mask=None):
-    """One row and one head at a time."""
-    size = query.shape[2] // n_heads
-    output = torch.zeros_like(query)
-    for row in range(len(query)):
-        for head in range(n_heads):
-            part = slice(head * size, (head + 1) * size)
-            for t in range(query.shape[1]):
-                there = [s for s in range(key.shape[1]) if mask is None or mask[row, s]]
-                weights = torch.stack([query[row, t, part] @ key[row, s, part] for s in there]) / size**0.5
-                weights = weights.exp() / weights.exp().sum()
-                mixed = sum(w * value[row, s, part] for w, s in zip(weights, there))
-                output[row, t, part] = mixed
-    return output
+from recbole_mm.nn import multi_head
+from recbole_mm.nn.cross_modal import CrossModalLayer, CrossModalNetwork, ScalarTokens, SelfAttentionLayer
+from tests.nn.test_multi_head import random, reference_attention
 
 
 def reference_norm(layer, tokens):
@@ -92,29 +73,6 @@ def test_golden_fusion_layer():
     image, text = layer(layer.image(image), text)
     torch.testing.assert_close(image, torch.tensor([[[1.339523, 2.0]]]), rtol=0, atol=1e-6)
     torch.testing.assert_close(text, torch.tensor([[[2.0, 0.0], [2.0, 0.0]]]))
-
-
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("n_heads", [1, 2])
-@pytest.mark.parametrize("limit", [0, 16], ids=["torch", "few"])
-def test_attention_equals_plain_loops_with_gradients(monkeypatch, limit, n_heads, masked):
-    monkeypatch.setattr(cross_modal, "FEW_TOKENS", limit)
-    inputs = [random(2, n, 4, seed=n).requires_grad_() for n in (2, 3)]
-    mask = torch.tensor([[True, False, True], [True, True, False]]) if masked else None
-    ours = attend(inputs[0], inputs[1], 2 * inputs[1], n_heads, mask)
-    theirs = reference_attention(inputs[0], inputs[1], 2 * inputs[1], n_heads, mask)
-    torch.testing.assert_close(ours, theirs)
-    for own, other in zip(*(torch.autograd.grad(x.square().sum(), inputs) for x in (ours, theirs))):
-        torch.testing.assert_close(own, other)
-
-
-@pytest.mark.parametrize("limit", [0, 16], ids=["torch", "few"])
-def test_every_row_of_weights_sums_to_one_over_the_present_keys(monkeypatch, limit):
-    monkeypatch.setattr(cross_modal, "FEW_TOKENS", limit)
-    mask = torch.tensor([[True, False, True], [False, True, False]])
-    value = torch.where(mask.unsqueeze(2), 1.0, 1e6).expand(2, 3, 4).double()
-    weights = attend(random(2, 5, 4), random(2, 3, 4, seed=1), value, 2, mask)
-    torch.testing.assert_close(weights, torch.ones(2, 5, 4).double())
 
 
 CASES = {
@@ -242,7 +200,7 @@ def most_numbers_at_once(compute, folder):
     ],
 )
 def test_the_estimate_of_memory_is_what_a_pair_takes(sizes, options, limit, monkeypatch, tmp_path):
-    monkeypatch.setattr(cross_modal, "FEW_TOKENS", limit)
+    monkeypatch.setattr(multi_head, "FEW_TOKENS", limit)
     torch.manual_seed(0)
     model = CrossModalNetwork(16, **{**SIZES, "cross_heads": 2, **options}).eval()
     n_pairs, (n_image, n_text) = 200, sizes
