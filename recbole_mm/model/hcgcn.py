@@ -28,11 +28,11 @@ class HCGCN(MultimodalRecommender):
     **All equations below are our realisation of these parts**; the paper's own were not available to us.
 
     *Items.* :math:`h^m_i = W_m f_i + b_m`, fused with weights :math:`a = \mathrm{softmax}(\ell_m + \ln w_m)` over the
-    modalities that the item has (:math:`w_m` is ``modality_weight``). The item graph :math:`S = \sum_m a_m S^m` joins
-    each item with its ``knn_k`` nearest neighbours by cosine, symmetrically normalised. With soft clusters
-    :math:`q_{ic} \propto (1 + \|h_i - \mu_c\|^2)^{-1}`: :math:`H^0 = h`, :math:`H^1 = S h`,
-    :math:`H^l = (S \circ q q^\top) H^{l-1}` with the row sums of :math:`S`, and :math:`H` is the mean over
-    :math:`l = 0 \dots L_I`.
+    modalities that the item has (:math:`w_m` is ``modality_weight``). The item graph :math:`S = \sum_m a_m S^m`, with
+    :math:`a` over all modalities, joins each item with its ``knn_k`` nearest neighbours by cosine, symmetrically
+    normalised. With soft clusters :math:`q_{ic} \propto (1 + \|h_i - \mu_c\|^2)^{-1}`: :math:`H^0 = h`,
+    :math:`H^1 = S h`, :math:`H^l = \sum_m a_m (S^m \circ q q^\top) H^{l-1}`, every :math:`S^m` keeping its row sums,
+    and :math:`H` is the mean over :math:`l = 0 \dots L_I`.
 
     *Users and items.* :math:`P = \mathrm{softmax}((W_2\, \phi(W_1 (\hat A E + E) + b_1) + b_2) / \theta)` assigns every
     node to co-clusters. With :math:`E_c^1 = \hat A E`:
@@ -62,6 +62,7 @@ class HCGCN(MultimodalRecommender):
         Items are clustered by their fused content :math:`h`, because clusters must exist before the convolution that
         they confine; the centroids start from k-means++ on the untrained :math:`h`. The target is refreshed every
         ``refresh_steps`` training steps (an epoch by default), counted by the model itself and saved with it.
+        What an item lacks is masked, so that filling it (``missing_feature``: ``mean``, ``knn``) changes nothing here.
     """
 
     has_contrastive_term = True
@@ -81,8 +82,7 @@ class HCGCN(MultimodalRecommender):
         self.co_cluster_weight = self.options.number("co_cluster_weight", minimum=0)
         self.item_cluster_weight = self.options.number("item_cluster_weight", minimum=0)
         self.reg_weight = self.options.number("reg_weight", minimum=0)
-        steps = math.ceil(len(dataset.inter_feat) / config["train_batch_size"])
-        self.refresh_steps = self.options.optional_integer("refresh_steps", minimum=1) or max(steps, 1)
+        self.refresh_steps = self.options.optional_integer("refresh_steps", minimum=1) or _epoch_steps(config, dataset)
 
         self.graph = self.interaction_graph()
         real = [torch.arange(n) > 0 for n in (self.n_users, self.n_items)]  # everything but the padding
@@ -222,3 +222,10 @@ class HCGCN(MultimodalRecommender):
             self.target.copy_(clustering.sharpened_target(clusters, members))
         self._steps += 1
         self.steps += 1
+
+
+def _epoch_steps(config: Any, dataset: Any) -> int:
+    """Batches of an epoch. RecBole's loader counts every negative of a pair as a row of the batch."""
+    n_negatives = config["train_neg_sample_args"]["sample_num"]
+    pairs = config["train_batch_size"] // (n_negatives if isinstance(n_negatives, int) else 1)
+    return max(math.ceil(len(dataset.inter_feat) / max(pairs, 1)), 1)

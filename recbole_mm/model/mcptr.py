@@ -68,11 +68,12 @@ class MCPTR(MultimodalRecommender):
     Note:
         Neither the paper's code nor its hyper-parameters are public. Ours are: the weights and pruning of the graphs,
         the graph encoder, linear encoders of extracted features (the paper trains a language model), the form of the
-        attention over reviews, one uniform negative, all sizes. The review of the scored positive is left out of its
-        user's reviews in training, for the negative too, since it would reveal the answer; reviews of validation and
-        test are never read. Without review files the latest items' texts stand for reviews (``review_source``).
-        ``modality_weight`` scales a modality's row of X. What is missing is masked, so that filling it (``mean``,
-        ``knn``) changes nothing here.
+        attention over reviews, one uniform negative, all sizes; the paper's 100 epochs of pre-training are 30 by
+        default. Features and graphs are constants. The review of the scored positive is left out of its user's reviews
+        in training, for the negative too, since it would reveal the answer; reviews of validation and test are never
+        read. Without review files the latest items' texts stand for reviews (``review_source``). ``modality_weight``
+        scales a modality's row of X; modalities that items do not have, such as one of reviews alone, have weight 1.
+        What is missing is masked, so that filling it (``mean``, ``knn``) changes nothing here.
     """
 
     has_contrastive_term = True

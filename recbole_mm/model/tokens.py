@@ -50,6 +50,8 @@ class SideFields(nn.Module):
         fields: Names of the fields, in the order of the tokens.
     """
 
+    none: Tensor
+
     def __init__(self, dataset: Any, entity: str, dim: int, only: Collection[str] | None = None) -> None:
         super().__init__()
         if entity not in _ENTITIES:
@@ -79,6 +81,8 @@ class SideFields(nn.Module):
                 fields.append(field)
                 self.embed.append(module)
         self.fields = tuple(fields)
+        # What there is without any field; a buffer, so that it is where the model is.
+        self.register_buffer("none", torch.zeros(self.n_rows, 0, dim), persistent=False)
         if constant:
             getLogger().info(f"{entity} fields that hold one value everywhere are left out: {', '.join(constant)}")
 
@@ -95,8 +99,8 @@ class SideFields(nn.Module):
             Tokens with shape ``(n, n_fields, dim)`` and their mask, bool, with shape ``(n, n_fields)``.
         """
         if not self.fields:
-            n, device = (self.n_rows, None) if ids is None else (len(ids), ids.device)
-            return torch.zeros(n, 0, self.dim, device=device), torch.zeros(n, 0, dtype=torch.bool, device=device)
+            none = select_rows(self.none, ids)
+            return none, none.new_zeros(none.shape[:2], dtype=torch.bool)
         tokens, masks = zip(*(embed(ids) for embed in self.embed))
         return torch.stack(tokens, dim=1), torch.stack(masks, dim=1)
 

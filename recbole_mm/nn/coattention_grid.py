@@ -47,7 +47,8 @@ class SideTables(NamedTuple):
 
     def rows(self, start: int, stop: int, exponential: bool) -> SideTables:
         """Part of the tables as a block of pairs reads them: tokens in front, keys exponential if asked for."""
-        keys = [table[start:stop].transpose(0, 1).contiguous() for table in self.keys]
+        # A copy even where the transpose is contiguous as it is: what follows in place must not reach the tables.
+        keys = [table[start:stop].transpose(0, 1).clone(memory_format=torch.contiguous_format) for table in self.keys]
         return SideTables(
             [table.exp_() for table in keys] if exponential else keys,
             [table[start:stop] for table in self.base],

@@ -14,14 +14,21 @@ from recbole_mm.trainer.stages import Stage, StagedTrainer
 
 __all__ = ["MCPTRTrainer"]
 
+# What decides which interactions are training data, beside eval_args and, where chance plays a part, the seed.
+_SPLIT = (
+    "dataset", "benchmark_filename", "cold_start", "filter_inter_by_user_or_item", "item_inter_num_interval",
+    "missing_feature", "rm_dup_inter", "user_inter_num_interval", "val_interval",
+)  # fmt: skip
+
 
 class MCPTRTrainer(StagedTrainer, PretrainTrainer):
     """Trains :class:`~recbole_mm.model.mcptr.MCPTR`: ``pretrain``, then ``finetune``.
 
     Pre-training runs ``pretrain_epochs`` epochs without validation and keeps the last one in ``<name>-pretrain.pth``
-    (every ``save_step`` epochs in ``<name>-pretrain-<epoch>.pth``, too). Then the model's encoders are replaced by
-    RecBole's own recommender, with the tables that they give as its embeddings and an optimiser of its own; it is
-    trained for ``epochs`` epochs as any model of RecBole is, and ``<name>-finetune.pth`` is the best of them.
+    (every ``save_step`` epochs in ``<name>-pretrain-<epoch>.pth``, too, from which fine-tuning can start as from the
+    last one). Then the model's encoders are replaced by RecBole's own recommender, with the tables that they give as
+    its embeddings and an optimiser of its own; it is trained for ``epochs`` epochs as any model of RecBole is, and
+    ``<name>-finetune.pth`` is the best of them.
     """
 
     all_stages = "both"
@@ -83,6 +90,13 @@ class MCPTRTrainer(StagedTrainer, PretrainTrainer):
         return [f"{key}: {there[key]!r} there, {here[key]!r} here" for key in sorted(here) if there[key] != here[key]]
 
     def _check_origin(self, checkpoint: dict) -> None:
+        there, here = (_split_options(config) for config in (checkpoint["config"], self.config))
+        changed = [f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in here if there.get(k) != here[k]]
+        if changed:
+            raise ValueError(
+                f"pre_model_path: it was trained on another split ({'; '.join(changed)}), so that its tables know "
+                "interactions that are validation or test now. Go on with the same split, or pre-train on this one."
+            )
         if not any(key.startswith("recommender.") for key in checkpoint["state_dict"]):
             return  # one pre-training serves any fine-tuning
         changed = self.changed_options(checkpoint["config"])
@@ -113,9 +127,13 @@ class MCPTRTrainer(StagedTrainer, PretrainTrainer):
     def _pretraining_epoch(self, train_data: Any, epoch: int, show_progress: bool) -> Any:
         loss = self._plain_epoch(train_data, epoch, show_progress)
         if self._saved and self.save_step and (epoch + 1) % self.save_step == 0:
-            file = self.saved_model_file
-            self.save_pretrained_model(epoch, f"{self._base}-pretrain-{epoch + 1}.pth")
-            self.saved_model_file = file  # which RecBole sets to the numbered one
+            file, finished = self.saved_model_file, self.model.finished_stages
+            finished.fill_(1)  # it is a whole pre-training of that many epochs
+            try:
+                self.save_pretrained_model(epoch, f"{self._base}-pretrain-{epoch + 1}.pth")
+            finally:
+                finished.fill_(0)
+                self.saved_model_file = file  # which RecBole sets to the numbered one
         return loss
 
     def _leave_pretraining(self) -> None:
@@ -129,3 +147,12 @@ class MCPTRTrainer(StagedTrainer, PretrainTrainer):
 def _finetune_options(config: Any) -> dict[str, Any]:
     """Every option of the fine-tuned recommender with the value that it has in a run."""
     return dict(FinetuneConfig(config, config["finetune_model"], config["embedding_size"]))
+
+
+def _split_options(config: Any) -> dict[str, Any]:
+    """The options that decide which interactions are training data."""
+    options = {key: config[key] for key in _SPLIT}
+    options |= {f"eval_args.{key}": config["eval_args"][key] for key in ("split", "order", "group_by")}
+    if config["cold_start"] or (options["eval_args.order"] == "RO" and not config["benchmark_filename"]):
+        options["seed"] = config["seed"]
+    return options

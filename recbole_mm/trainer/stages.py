@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable
@@ -173,7 +174,8 @@ class StagedTrainer(Trainer):
             resume_file: Any file of a run; of an interrupted one, its ``<name>-resume.pth`` is taken.
         """
         file = os.fspath(resume_file)
-        state = f"{file.rpartition('-')[0]}-resume.pth"
+        # <name>-<stage>.pth, or <name>-<stage>-<epoch>.pth
+        state = re.sub(r"-[^-]*(-\d+)?\.pth$", "-resume.pth", file)
         self._continue_from = state if os.path.isfile(state) else file
 
     def _go_on(self) -> dict | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from recbole.data.interaction import Interaction
 from torch.nn import functional as F
 
 from recbole_mm.model.hcgcn import HCGCN
@@ -19,11 +20,15 @@ FEATURES = {
     "text": RANDOM.normal(size=(6, 2)).astype(np.float32),
 }
 PAIRS = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (3, 4), (3, 5), (4, 4)]
+# The last item has no image.
+PARTLY = {"image": FEATURES["image"][:5], "text": FEATURES["text"]}
+# The last item has neither.
+LACKING = {"image": FEATURES["image"][:4], "text": FEATURES["text"][:5], "unused": FEATURES["text"]}
 SMALL = {"embedding_size": 4, "knn_k": 2, "n_item_clusters": 3, "n_clusters": 2}
 
 
-def reference_scores(model: HCGCN) -> torch.Tensor:
-    """The equations of the docstring with dense matrices."""
+def reference_parts(model: HCGCN) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The equations of the docstring with dense matrices: users, items, and the shares P of nodes and q of items."""
     n_users = model.n_users
     n_nodes = n_users + model.n_items
     matrix = torch.zeros(n_nodes, n_nodes, dtype=torch.float64)
@@ -77,13 +82,68 @@ def reference_scores(model: HCGCN) -> torch.Tensor:
     for layer in range(1, model.n_item_layers + 1):
         layers.append((graph if layer == 1 else inside) @ layers[-1])
     items = total[n_users:] + F.normalize(torch.stack(layers).mean(dim=0))
-    return total[:n_users] @ items.T
+    return total[:n_users], items, share, q
 
 
+def reference_scores(model: HCGCN) -> torch.Tensor:
+    users, items, _, _ = reference_parts(model)
+    return users @ items.T
+
+
+def reference_losses(model: HCGCN, triples: list[tuple[int, int, int]]) -> list[torch.Tensor]:
+    """The terms of the loss, one triple and one item at a time, with the target of this very step."""
+    users, items, share, q = reference_parts(model)
+    nodes = torch.cat([model.user_embedding, model.item_embedding])
+
+    def ranking(left, right, scale):
+        gaps = [scale * left[user] @ (right[near] - right[far]) for user, near, far in triples]
+        return torch.stack([-torch.log(torch.sigmoid(gap)) for gap in gaps]).mean()
+
+    def mean_square(index):
+        return torch.stack([nodes[k].square().mean() for k in index]).mean()
+
+    torch.testing.assert_close(q.sum(dim=1), torch.ones(model.n_items, dtype=torch.float64))
+    members = [item for item in range(1, model.n_items) if model.observed[item].any()]
+    size = sum(q[item] for item in members).detach()
+    divergence = []
+    for item in members:
+        target = q[item].detach() ** 2 / size
+        target = target / target.sum()
+        divergence.append((target * (target / q[item]).log()).sum())
+    both = sorted(item for item in {near for _, near, _ in triples} if model.observed[item].all())
+    views = [F.normalize(model.project[m](model.features[m][both])) for m in ("image", "text")]
+    scores, diagonal = views[0] @ views[1].T / model.contrastive_temperature, torch.arange(len(both))
+    return [
+        ranking(users, items, 1.0),
+        model.reg_weight
+        * (
+            mean_square([user for user, _, _ in triples])
+            + mean_square([model.n_users + item for _, near, far in triples for item in (near, far)])
+        ),
+        model.co_cluster_weight * ranking(share[: model.n_users], share[model.n_users :], model.margin_scale),
+        model.item_cluster_weight * torch.stack(divergence).mean(),
+        model.contrastive_weight * (F.cross_entropy(scores, diagonal) + F.cross_entropy(scores.T, diagonal)) / 2,
+    ]
+
+
+WEIGHTS = {"co_cluster_weight": 0.3, "item_cluster_weight": 0.7, "contrastive_weight": 0.5, "reg_weight": 0.2}
+
+
+@pytest.mark.parametrize("features", [FEATURES, PARTLY, LACKING], ids=["all", "partly", "lacking"])
+def test_losses_and_gradients_equal_plain_loops(features):
+    options = {"modalities": ["image", "text"], "margin_scale": 2.0, **WEIGHTS, **SMALL}
+    model = tiny_model("HCGCN", PAIRS, features, **options).double()
+    triples = [(1, 1, 4), (1, 2, 5), (2, 2, 6), (4, 5, 1), (4, 6, 2), (5, 5, 3)]  # items 2 and 5 twice
+    users, near, far = (torch.tensor(ids) for ids in zip(*triples))
+    losses = model.train().calculate_loss(Interaction({"user_id": users, "item_id": near, "neg_item_id": far}))
+    assert_same_function(torch.stack(losses), torch.stack(reference_losses(model, triples)), model)
+
+
+@pytest.mark.parametrize("features", [FEATURES, PARTLY], ids=["all", "partly"])
 @pytest.mark.parametrize("n_layers, n_item_layers, weight", [(2, 1, 1.0), (3, 2, 3.0), (1, 3, 1.0)])
-def test_scores_and_gradients_equal_the_dense_reference(n_layers, n_item_layers, weight):
+def test_scores_and_gradients_equal_the_dense_reference(n_layers, n_item_layers, weight, features):
     options = {**SMALL, "n_layers": n_layers, "n_item_layers": n_item_layers, "modality_weight": {"image": weight}}
-    model = tiny_model("HCGCN", PAIRS, FEATURES, **options).double()
+    model = tiny_model("HCGCN", PAIRS, features, **options).double()
     users, items = model()
     assert_same_function(users @ items.T, reference_scores(model), model)
 
@@ -193,6 +253,21 @@ def test_target_is_refreshed_by_steps_and_survives_saving():
     fresh = build("HCGCN", refresh_steps=3).model
     fresh.load_state_dict(model.state_dict())
     assert fresh._steps == 4 and torch.equal(fresh.target, model.target)
+
+
+@pytest.mark.parametrize("n_negatives", [1, 3])
+def test_the_target_is_refreshed_once_an_epoch_by_default(n_negatives):
+    built = build("HCGCN", train_neg_sample_args={"distribution": "uniform", "sample_num": n_negatives})
+    assert built.model.refresh_steps == len(built.train_data) > 1
+
+
+@pytest.mark.parametrize("missing", ["mean", "knn"])
+def test_filled_rows_change_nothing(missing):
+    """What the class says: a modality that an item lacks is masked, whatever stands in its row."""
+    plain, filled = (tiny_model("HCGCN", PAIRS, PARTLY, missing_feature=m, **SMALL) for m in ("zero", missing))
+    assert not torch.equal(plain.features["image"], filled.features["image"])
+    for ours, theirs in zip(plain.eval().representations(), filled.eval().representations()):
+        assert torch.equal(ours, theirs)
 
 
 def test_fewer_items_with_content_than_clusters():

@@ -19,7 +19,7 @@ DIM = 3
 
 
 def dataset(columns, types, numerical=(), n_tokens=None):
-    n = len(next(iter(columns.values())))
+    n = len(next(iter(columns.values()), [None]))
     feat = Interaction({"user_id": torch.arange(n), **columns})
     return SimpleNamespace(
         uid_field="user_id",
@@ -43,6 +43,16 @@ def test_token_field_is_its_embedding_and_padding_is_missing():
     assert torch.equal(tokens[1, 0], table[2]) and torch.equal(tokens[2, 0], table[1])
     assert mask.squeeze(1).tolist() == [False, True, True, False]
     assert torch.equal(tokens[~mask], torch.zeros(2, DIM))
+
+
+@pytest.mark.parametrize("ids", [None, torch.tensor([2, 0])], ids=["all", "some"])
+def test_without_fields_the_tokens_are_where_the_model_is(ids):
+    fields = SideFields(dataset({}, {}), "item", DIM).double().to("meta")
+    tokens, mask = fields(None if ids is None else ids.to("meta"))
+    n = 7 if ids is None else 2
+    assert tokens.shape == (n, 0, DIM) and mask.shape == (n, 0) and mask.dtype == torch.bool
+    assert tokens.is_meta and mask.is_meta and tokens.dtype == torch.float64
+    assert not fields.state_dict()
 
 
 def test_token_sequence_is_the_mean_of_its_real_values():

@@ -312,6 +312,19 @@ def test_large_and_small_batches_compute_the_same():
         torch.testing.assert_close(term, torch.stack(pieces).mean(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, SIDE, {"user_feature_source": "file"}], ids=["ids", "side fields", "files"])
+@pytest.mark.parametrize("size", [20, 400])
+def test_a_step_and_a_ranking_need_nothing_from_the_host(options, size):
+    """Tensors without values stand for those of a GPU: reading one, or mixing them with the CPU's, is an error."""
+    built = build("UVCAN", **options)
+    interaction = built.batch(size).to("meta")
+    model = built.model.to("meta")
+    total_loss(model.train(), interaction).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    scores = model.eval().predict(interaction)
+    assert scores.shape == (len(interaction),) and scores.is_meta
+
+
 def test_missing_modality_gets_no_weight_unless_it_is_filled():
     for missing in ("zero", "mean", "knn"):
         model = build("UVCAN", missing_feature=missing).model.eval()

@@ -259,6 +259,16 @@ def test_grid_equals_pairs(update, attend, kind, n_steps):
         torch.testing.assert_close(grid, pairs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("chunk", [1, 6, 100])
+@pytest.mark.parametrize("n_items", [1, 7])
+def test_tables_serve_more_than_one_grid(chunk, n_items):
+    """A block of one row is contiguous as it is, so that exponentials in place would be those of the tables."""
+    model, score = make(), PairScore("mlp", DIM, 5).double()
+    tables = [side_tables(model, score, side, random_tokens(n, 3)) for side, n in (("user", 5), ("item", n_items))]
+    first = score_grid(model, score, *tables, chunk)
+    assert torch.equal(score_grid(model, score, *tables, chunk), first)
+
+
 @pytest.mark.parametrize("update, kind", list(itertools.product(UPDATES, SCORES)))
 def test_grid_equals_pairs_in_float32_at_real_sizes(update, kind):
     torch.manual_seed(0)

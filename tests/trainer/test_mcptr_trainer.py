@@ -153,6 +153,19 @@ def test_numbered_checkpoints_of_pre_training():
     assert trainer.saved_model_file.endswith("-pretrain.pth")
 
 
+def test_numbered_checkpoints_are_fine_tuned_like_the_last():
+    trained(save_step=2, train_stage="pretrain")
+    trained(pretrain_epochs=2, train_stage="pretrain", checkpoint_dir="short")
+    (numbered,), (short,) = glob.glob("saved/*pretrain-2.pth"), glob.glob("short/*pretrain.pth")
+    for stage in ("finetune", "both"):
+        models = [
+            trained(train_stage=stage, pre_model_path=file, checkpoint_dir=f"{stage} it")[0].model
+            for file in (numbered, short)
+        ]
+        assert same_state(*models)
+        assert {file.rsplit("-", 1)[1] for file in os.listdir(f"{stage} it")} == {"finetune.pth"}
+
+
 class PowerCutError(Exception):
     """The machine goes down."""
 
@@ -173,13 +186,22 @@ def interrupted(stage, epoch, **options):
     return trainer
 
 
-@pytest.mark.parametrize("way", ["pre_model_path", "resume_checkpoint", "resume_checkpoint of the stage's file"])
+WAYS = {
+    "pre_model_path": "resume",
+    "resume_checkpoint": "resume",
+    "resume_checkpoint of the stage's file": "{stage}",
+    "resume_checkpoint of a numbered file": "pretrain-1",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_going_on_is_as_if_never_interrupted(stage, way):
     expected = trained()[0].model
-    trainer = interrupted(stage, 2)
+    trainer = interrupted(stage, 2, save_step=1)
     assert os.path.isfile(trainer.resume_file)
-    file = f"{trainer._base}-{stage}.pth" if "stage's" in way else trainer.resume_file
+    file = f"{trainer._base}-{WAYS[way].format(stage=stage)}.pth"
+    assert os.path.isfile(file)
     built, again = prepare(**({"pre_model_path": file} if way == "pre_model_path" else {}))
     if way != "pre_model_path":
         again.resume_checkpoint(file)
@@ -215,6 +237,34 @@ def test_going_on_with_fine_tuning_needs_its_options():
     # Pre-training has no such options, so that any fine-tuning may follow it.
     trained(pre_model_path=f"{trainer._base}-pretrain.pth", finetune_model="BPR", checkpoint_dir="another")
     trained(pre_model_path=trainer.resume_file, **light)
+
+
+def split(**changed):
+    return {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", **changed}}
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "message"),
+    [
+        ({"seed": 1}, {"seed": 2}, "seed: 1 there, 2 here"),
+        ({}, split(order="TO"), "eval_args.order: 'RO' there, 'TO' here"),
+        (split(split={"RS": [0.9, 0.05, 0.05]}), {}, "eval_args.split"),
+        ({}, {"user_inter_num_interval": "[6,inf)"}, "user_inter_num_interval"),
+        ({}, {"cold_start": {"entity": "user"}}, "cold_start"),
+    ],
+)
+@pytest.mark.parametrize("train_stage", ["finetune", "both"])
+def test_tables_of_another_split_are_refused(there, here, message, train_stage):
+    """They were trained on interactions that would be tested now."""
+    _, trainer = trained(train_stage="pretrain", pretrain_epochs=1, **there)
+    with pytest.raises(ValueError, match=f"another split .*{message}"):
+        trained(train_stage=train_stage, pre_model_path=trainer.saved_model_file, **here)
+
+
+def test_a_seed_that_does_not_split_may_change():
+    ordered = split(order="TO")
+    _, trainer = trained(train_stage="pretrain", pretrain_epochs=1, seed=1, **ordered)
+    trained(train_stage="finetune", pre_model_path=trainer.saved_model_file, epochs=1, seed=2, **ordered)
 
 
 @pytest.mark.parametrize(
