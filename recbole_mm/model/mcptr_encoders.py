@@ -103,9 +103,6 @@ class Encoders(nn.Module):
         for modality, table in tables.reviews.items():
             slots, present = table.of(users, without)
             rows, place = batch_rows(slots.reshape(-1), len(table.feature))
-            if rows is None and slots.numel() < len(table.feature):
-                # CUDA, where looking for the distinct ones would wait for the device.
-                rows, place = slots.reshape(-1), torch.arange(slots.numel(), device=slots.device)
             feature = table.feature if rows is None else table.feature.index_select(0, rows)
             slots = slots if place is None else place.view_as(slots)
             encoded, logits = self.reviews[modality].encode(full_precision(feature))

@@ -87,8 +87,9 @@ class MGAT(MultimodalRecommender):
 
     def modality_states(self, user: Tensor | None = None, item: Tensor | None = None) -> tuple[dict, dict]:
         """Representations per modality, ``{m: (n, d * n_layers)}`` for users and items, of the given rows or of all."""
-        user_rows, user_place = batch_rows(user, self.n_users)
-        item_rows, item_place = batch_rows(item, self.n_items)
+        # Distinct, because the last layer cuts its edges by them.
+        user_rows, user_place = batch_rows(user, self.n_users, distinct=True)
+        item_rows, item_place = batch_rows(item, self.n_items, distinct=True)
         users, items = {}, {}
         for m, feature in self.features.items():
             states = unit_rows(self.preference[m]), unit_rows(torch.tanh(self.project[m](feature)))

@@ -12,15 +12,17 @@ __all__ = ["batch_rows", "unit_rows"]
 _EPS = 1e-12  # that of torch.nn.functional.normalize
 
 
-def batch_rows(ids: Tensor | None, n_rows: int) -> tuple[Tensor | None, Tensor | None]:
+def batch_rows(ids: Tensor | None, n_rows: int, distinct: bool = False) -> tuple[Tensor | None, Tensor | None]:
     """The distinct rows behind a batch of ids, where cutting them out pays.
 
-    On CUDA it does not: how many ids are distinct is known only after waiting for the device. Nor does it with as many
-    ids as rows. Then all rows are computed and the ids look their rows up.
+    With as many ids as rows it does not: then all rows are computed and the ids look their rows up. On CUDA repeated
+    ids stay, since how many are distinct is known only after waiting for the device; where they must not, all rows are
+    computed.
 
     Args:
         ids: Rows asked for, repeated ones included; ``None`` asks for all. Shape ``(batch,)``.
         n_rows: Number of rows there are.
+        distinct: Whether no row may be repeated.
 
     Returns:
         The rows to compute (``None``: all), and the place of each id among them (``None``: everything, in order).
@@ -33,8 +35,10 @@ def batch_rows(ids: Tensor | None, n_rows: int) -> tuple[Tensor | None, Tensor |
     """
     if ids is None:
         return None, None
-    if ids.is_cuda or len(ids) >= n_rows:
+    if len(ids) >= n_rows:
         return None, ids
+    if ids.device.type != "cpu":
+        return (None, ids) if distinct else (ids, torch.arange(len(ids), device=ids.device))
     rows, place = torch.unique(ids, return_inverse=True)
     return rows, place
 

@@ -18,6 +18,14 @@ def test_all_rows_when_nothing_is_saved():
     assert rows is None and place.tolist() == [1, 1, 2]
 
 
+def test_off_the_cpu_repeated_rows_stay_and_nothing_waits_for_the_device():
+    ids = torch.zeros(3, dtype=torch.long, device="meta")
+    rows, place = batch_rows(ids, n_rows=20)
+    assert rows is ids and place.shape == (3,) and place.is_meta
+    rows, place = batch_rows(ids, n_rows=20, distinct=True)
+    assert rows is None and place is ids
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_unit_rows_are_torchs_normalised_rows(dtype):
     table = torch.randn(7, 5, dtype=dtype)
