@@ -13,8 +13,7 @@ from recbole_mm.comparison.execute import Job, versions
 from recbole_mm.comparison.processes import run_in_child
 from recbole_mm.comparison.protocol import Protocol
 from recbole_mm.comparison.report import Row
-from recbole_mm.comparison.search import SearchResult, make_plan, search
-from recbole_mm.comparison.space import read_space
+from recbole_mm.comparison.search import SearchResult, free_space, make_plan, search
 from recbole_mm.comparison.store import Store, digest, neutral_settings
 from recbole_mm.comparison.tasks import run_task
 from recbole_mm.host.registry import registered_models
@@ -75,7 +74,7 @@ class Runs:
             data_seed = self.seeds[0] if self.split_seed is None else self.split_seed
             job = Job(name, self.protocol.dataset, settings, self.seeds[0], data_seed, self.protocol.mask_seen)
             try:
-                space = read_space(name, spaces.get(name))
+                space = free_space(name, spaces.get(name), settings)
                 self._tell(f"{name}: searching {', '.join(space) or 'nothing'}, {trials} trials")
                 plan = make_plan(job, self.protocol.fingerprint, space, trials, storage)
                 found = search(plan, self.store, self.in_process)
