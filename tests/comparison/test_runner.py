@@ -8,11 +8,14 @@ import pytest
 import torch
 from recbole.model.general_recommender import BPR
 from recbole.quick_start import run_recbole
+from recbole.utils import get_trainer
 
 import recbole_mm
 from recbole_mm.comparison import runs
 from recbole_mm.comparison.execute import Job
+from recbole_mm.comparison.exporting import load
 from recbole_mm.comparison.runner import compare
+from recbole_mm.comparison.split import describe_split
 from tests.comparison.options import QUICK
 
 
@@ -214,6 +217,26 @@ def test_split_seed_holds_the_split_and_changes_the_rest(tmp_path):
     assert dict(quick_start["test_result"]) == found[2020]["test"]
 
 
+def test_a_kept_checkpoint_belongs_to_the_split_of_its_run(tmp_path):
+    """Who loads it gets the data that it was trained and tested on, though its seed is another one."""
+    compare(
+        ["LightGCN"], "mm-toy", config_dict=QUICK, seeds=[5], split_seed=2020, output=tmp_path, in_process=True,
+        keep_checkpoints=True, verbose=False,
+    )  # fmt: skip
+    record = find(tmp_path, "LightGCN", 5)[1]
+    config, model, _, *loaders = load(record["checkpoint"])
+    assert describe_split(*loaders)["hash"] == record["split"]["hash"]
+    trainer = get_trainer(config["MODEL_TYPE"], "LightGCN")(config, model)
+    trainer.eval_collector.data_collect(loaders[0])
+    assert dict(trainer.evaluate(loaders[2], load_best_model=False)) == record["test"]
+
+
+def test_no_checkpoint_of_any_stage_stays(tmp_path):
+    options = {**QUICK, "epochs": 1, "pretrain_epochs": 1}
+    table = compare(["MCPTR"], "mm-toy", config_dict=options, seeds=1, output=tmp_path, in_process=True, verbose=False)
+    assert table["runs"].tolist() == [1] and list(tmp_path.glob("**/*.pth")) == []
+
+
 def test_settings_of_single_models(tmp_path):
     compare(
         ["Pop", "BPR"], "mm-toy", config_dict=QUICK, seeds=1, output=tmp_path, in_process=True, verbose=False,
@@ -242,6 +265,8 @@ def test_two_runs_at_a_time_give_the_same_results(compared, tmp_path):
         ({"models": ["BPR"], "baseline": "LightGCN"}, "not among"),
         ({"models": ["BPR"], "seeds": 0}, "positive number of seeds"),
         ({"models": ["BPR"], "seeds": [1, 1]}, "different integers"),
+        ({"models": ["BPR"], "jobs": 0}, "jobs: expected 1 at least, got 0"),
+        ({"models": ["BPR"], "trials": -1}, "trials: expected 0 at least, got -1"),
         ({"models": ["BPR"], "model_settings": {"Pop": {}}}, "not among"),
         ({"models": ["BPR"], "model_settings": {"BPR": {"topk": [3]}}}, "same for every model"),
         ({"models": ["BPR"], "search_spaces": {"Pop": {}}}, "not among"),
