@@ -78,6 +78,13 @@ def test_arguments_reach_the_comparison(monkeypatch, tmp_path):
         (["--export=topk.csv", "--checkpoint=x.pth", "--model=BPR"], "leave out --model"),
         (["--export=topk.csv", "--checkpoint=x.pth"], "no checkpoint 'x.pth'"),
         (["--export=topk.csv"], "Which model"),
+        (["--model=BPR", "--seeds=3"], "--seeds=3 does nothing without --models"),
+        (["--model=BPR", "--ablate"], "--ablate does nothing without --models"),
+        (["--models=BPR", "--storage=sqlite:///x.db"], "does nothing without --trials"),
+        (["--model=BPR", "--output=x"], "does nothing without --models or --trials"),
+        (["--model=BPR", "--checkpoint=x.pth"], "does nothing without --export"),
+        (["--models=BPR", "--nproc=2"], "--nproc does nothing beside --models"),
+        (["--model=BPR", "--trials=2", "--export=topk.csv"], "--export does nothing beside --trials"),
     ],
 )
 def test_mistakes_end_in_a_message(arguments, message, capsys):
