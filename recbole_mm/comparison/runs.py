@@ -147,9 +147,12 @@ class Runs:
         with self._lock:
             row = self._row(name, variant)
             job = self._job(name, variant, seed)
-        run = f"{name}{'-' + variant.replace(' ', '-') if variant else ''}-{seed}-{self._digest(job)}"
+        stem = f"{name}{'-' + variant.replace(' ', '-') if variant else ''}-{seed}"
+        run, permuted = (f"{stem}-{self._digest(entry)}" for entry in (job, replace(job, permute=True)))
         record = self.store.load(run)
         read = record is not None and record.get("status") == "finished"
+        if not read and (also := self.store.load(permuted)) and also.get("status") == "finished":
+            run, record, read = permuted, also, True  # an ablation comes after the test and changes nothing in it
         if not read:
             record = self._do(run, job)
         finished = record is not None and record["status"] == "finished"

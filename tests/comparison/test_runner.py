@@ -156,6 +156,17 @@ def test_finished_runs_are_read_not_repeated(compared, monkeypatch):
     pd.testing.assert_frame_equal(table, again)
 
 
+def test_runs_with_the_ablation_are_taken_over_without_it(compared, monkeypatch):
+    folder, table = compared
+    monkeypatch.setattr(runs, "run_task", lambda task: pytest.fail("ran again"))
+    again = compare(
+        ["MMGCN", "LightGCN", "BPR"], "mm-toy", config_dict=QUICK, seeds=2, output=folder, in_process=True,
+        verbose=False,
+    )  # fmt: skip
+    plain = table[table["variant"] == ""].reset_index(drop=True)
+    assert again["recall@10"].tolist() == plain["recall@10"].tolist() and set(again["variant"]) == {""}
+
+
 def test_an_interrupted_run_is_done_again_and_gives_the_same_table(compared):
     folder, table = compared
     name, _ = find(folder, "LightGCN", 2021)
@@ -289,6 +300,9 @@ def test_another_split_is_never_compared(compared, tmp_path):
     """A model whose data options give another split fails with the reason, even if its run has finished before."""
     from recbole_mm.comparison.execute import train_and_test
 
+    empty = {**QUICK, "eval_args": {"split": {"RS": [0.8, 0.2, 0.0]}}}
+    with pytest.raises(ValueError, match="nothing to test on"):
+        train_and_test(Job("BPR", "mm-toy", empty, 2020, 2020), str(tmp_path))
     with pytest.raises(ValueError, match="another split"):
         train_and_test(Job("BPR", "mm-toy", dict(QUICK), 2020, 2020, split="0" * 16), str(tmp_path))
     split = find(compared[0], "BPR", 2020)[1]["split"]["hash"]
