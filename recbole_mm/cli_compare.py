@@ -105,8 +105,8 @@ def tune(request: Request) -> int:
     file.write_text(head + yaml.safe_dump(found.params), encoding="utf-8")
     print(f"best: {how} with {found.params}")
     files = " ".join([*request.files(), str(file)])
-    options = "".join(f" {shlex.quote(f'--{key}={text}')}" for key, text in request.options.items())
-    print(f"train with it: {program()} --model={name} --dataset={dataset} --config_files='{files}'{options}")
+    repeated = "".join(f" {shlex.quote(f'--{key}={text}')}" for key, text in request.options.items())
+    print(f"train with it: {program()} --model={name} --dataset={dataset} --config_files='{files}'{repeated}")
     return 0
 
 

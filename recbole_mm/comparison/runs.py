@@ -171,6 +171,8 @@ class Runs:
                 self._add_permuted(name, seed, record, users)
         metric, value = next(iter(record["test"].items()))
         how = "done before" if read else f"{record['time']['total']:.0f} s"
+        if self.keep_checkpoints and not record["checkpoint"]:
+            how += f", without a checkpoint: delete {self.store.run_folder(run)} to train it again"
         return f"{label}: test {metric} {value} ({how})"
 
     def _do(self, run: str, job: Job) -> dict[str, Any] | None:

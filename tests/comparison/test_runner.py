@@ -242,6 +242,13 @@ def test_a_kept_checkpoint_belongs_to_the_split_of_its_run(tmp_path):
     assert dict(trainer.evaluate(loaders[2], load_best_model=False)) == record["test"]
 
 
+def test_a_finished_run_without_the_wanted_checkpoint_is_named(tmp_path, capsys):
+    folder = tmp_path / "results"
+    compare(["Pop"], "mm-toy", config_dict=QUICK, seeds=1, output=folder, in_process=True, verbose=False)
+    compare(["Pop"], "mm-toy", config_dict=QUICK, seeds=1, output=folder, in_process=True, keep_checkpoints=True)
+    assert f"done before, without a checkpoint: delete {folder}/runs/Pop-2020-" in capsys.readouterr().out
+
+
 def test_no_checkpoint_of_any_stage_stays(tmp_path):
     options = {**QUICK, "epochs": 1, "pretrain_epochs": 1}
     table = compare(["MCPTR"], "mm-toy", config_dict=options, seeds=1, output=tmp_path, in_process=True, verbose=False)
