@@ -108,8 +108,7 @@ def tune(
     Raises:
         ImportError: Optuna is not installed.
         FileNotFoundError: No search space is known for the model.
-        ValueError: An option that the model does not have, one that is set and in ``space`` too, or no trial ended with
-            a value.
+        ValueError: An option that the model does not have, or that is set and searched, or no trial ended with a value.
     """
     import_optuna()
     protocol = make_protocol([model], dataset, config_file_list, config_dict)
@@ -204,8 +203,7 @@ def search(plan: Plan, store: Store, in_process: bool = False) -> SearchResult:
                 answer = run_in_child(task, work, [plan.job.model])
                 break
             except ChildError as error:
-                # A trial that kills its process, for lack of memory say, must not take the others along; where nothing
-                # but such trials is left, it is the model.
+                # A trial that kills its process, for lack of memory say, must not take the others along.
                 before, settled = settled, count_settled(storage, plan.study) if error.died else 0
                 deaths = 1 if settled > before else deaths + 1
                 if not error.died or deaths > 2 * ATTEMPTS:
