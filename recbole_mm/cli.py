@@ -115,6 +115,19 @@ FLAGS: dict[str, Flag] = {
 }
 
 
+# Flags and those without which, or beside which, they would do nothing.
+_ONLY_WITH = {
+    ("models",): ("seeds", "baseline", "ablate", "jobs", "split_seed", "keep_checkpoints"),
+    ("trials",): ("storage", "search_spaces"),
+    ("models", "trials"): ("output",),
+    ("export", "export_embeddings"): ("export_users", "export_seen", "checkpoint"),
+}
+_NOT_WITH = {
+    ("models", "trials"): ("export", "export_embeddings"),
+    ("models", "trials", "checkpoint"): ("resume", "nproc", "world_size", "ip", "port", "group_offset"),
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Answer a command line.
 
@@ -127,6 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
 
     def act(request: Request) -> int:
+        if not {"help", "list-models"} & set(request.flags):
+            _check_use(request.flags)
         return next((action for name, action in ACTIONS.items() if name in request.flags), _train)(request)
 
     return answer(arguments, act)
@@ -276,6 +291,18 @@ def program() -> str:
     """How this program was called, for commands that we print."""
     program = sys.argv[0] if sys.argv and sys.argv[0] else "run_recbole_mm.py"
     return f"python {program}" if program.endswith(".py") else Path(program).name
+
+
+def _check_use(flags: Mapping[str, str]) -> None:
+    for needed, names in _ONLY_WITH.items():
+        for name in set(names) & set(flags):
+            if not set(needed) & set(flags):
+                text = f"--{name}={flags[name]}" if flags[name] else f"--{name}"
+                raise CommandLineError(f"{text} does nothing without --{' or --'.join(needed)}.")
+    for others, names in _NOT_WITH.items():
+        for name in set(names) & set(flags):
+            for other in set(others) & set(flags):
+                raise CommandLineError(f"--{name} does nothing beside --{other}; leave one of them out.")
 
 
 def _interrupted(interrupt: KeyboardInterrupt, request: Request) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,11 @@ def tune(request: Request) -> int:
     """
     name, dataset, in_files = experiment(request)
     spaces = read_options(request.flags["search_spaces"]) if "search_spaces" in request.flags else {}
+    if "search_spaces" in request.flags and name not in spaces:
+        raise CommandLineError(
+            f"--search_spaces={request.flags['search_spaces']} has no space for {name}; it has {', '.join(spaces)}. "
+            f"Write {name}: and below it, indented, the options."
+        )
     output = Path(request.flag("output") or Path("comparison") / dataset)
     from recbole_mm.comparison.search import tune as tune_model
 
@@ -87,6 +93,9 @@ def tune(request: Request) -> int:
             space=spaces.get(name),
             output=output,
         )
+    if not found.trials:
+        print(f"{name} has nothing to search: its search space is empty, or every option of it is set.")
+        return 0
     for trial in found.trials:
         value = "" if trial["value"] is None else f"{trial['value']:.4f}"
         print(f"{trial['index']:4} {trial['state']:9} {value:8} {trial['params']} {trial['error'] or ''}".rstrip())
@@ -96,7 +105,8 @@ def tune(request: Request) -> int:
     file.write_text(head + yaml.safe_dump(found.params), encoding="utf-8")
     print(f"best: {how} with {found.params}")
     files = " ".join([*request.files(), str(file)])
-    print(f"train with it: {program()} --model={name} --dataset={dataset} --config_files='{files}'")
+    repeated = "".join(f" {shlex.quote(f'--{key}={text}')}" for key, text in request.options.items())
+    print(f"train with it: {program()} --model={name} --dataset={dataset} --config_files='{files}'{repeated}")
     return 0
 
 
@@ -117,9 +127,8 @@ def export(request: Request) -> int:
     from recbole_mm.comparison.exporting import export as export_model
 
     file, embeddings = request.flag("export"), request.flag("export_embeddings")
-    check_targets(file, embeddings)  # before a training of hours, not after it
-    users = _users(request)
-    topk = _topk(request)
+    users, topk, seen = _users(request), _topk(request), request.flag("export_seen") or "all"
+    check_targets(file, embeddings, topk, seen)  # before a training of hours, not after it
     # A plain number is the length of the lists; RecBole's option of that name, for its metrics, is written as a list.
     options = {key: text for key, text in request.options.items() if key != "topk" or not text.strip().isdigit()}
     checkpoint = request.flag("checkpoint")
@@ -130,7 +139,6 @@ def export(request: Request) -> int:
         raise CommandLineError(
             f"--checkpoint={checkpoint} has its model and options already; leave out --{', --'.join(given)}."
         )
-    seen = request.flag("export_seen") or "all"
     report = export_model(checkpoint, file, topk, users, embeddings, seen)
     if file is not None:
         print(f"{file}: {report['recommendations']:,} recommendations for {report['users']:,} users")

@@ -11,6 +11,7 @@ import torch
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_mm.config.names import read_keys
+from recbole_mm.host.names import recbole_folder
 from recbole_mm.paths import properties_dir
 
 __all__ = ["checkpoint_origin", "continue_from"]
@@ -88,9 +89,11 @@ def _check(
             raise ValueError(
                 f"resume: {os.fspath(file)} is a checkpoint of {key} {origin[key]!r}, but this run has {config[key]!r}."
             )
-    yaml = properties_dir() / "model" / f"{config['model']}.yaml"
     # With another split the parameters would have been trained on what is tested now.
-    keys = (read_keys(yaml) if yaml.is_file() else set()) | {"embedding_size", "seed", "repeatable", "eval_args"}
+    keys = {"embedding_size", "seed", "repeatable", "eval_args"}
+    for folder in (properties_dir(), recbole_folder() / "properties"):
+        yaml = folder / "model" / f"{config['model']}.yaml"
+        keys |= read_keys(yaml) if yaml.is_file() else set()
     different = [
         f"{key}: {origin[key]!r} there, {config[key]!r} here"
         for key in sorted((keys | set(dataset_arguments)) - _TRAINING)

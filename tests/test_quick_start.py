@@ -233,6 +233,12 @@ class TestResume:
         with pytest.raises(ValueError, match=message):
             run(model, "mm-toy", config_dict={**QUICK, "epochs": 4, **options}, resume=first["checkpoint"])
 
+    def test_another_option_of_a_model_of_recboles(self):
+        """Its tensors would fit: one layer more has no parameters."""
+        first = run("LightGCN", "mm-toy", config_dict={**QUICK, "n_layers": 1})
+        with pytest.raises(ValueError, match="n_layers: 1 there, 2 here"):
+            run("LightGCN", "mm-toy", config_dict={**QUICK, "epochs": 4, "n_layers": 2}, resume=first["checkpoint"])
+
     def test_no_checkpoint(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nix.pth"):
             checkpoint_origin("nix.pth")

@@ -244,6 +244,11 @@ def _best_epoch(points: list[dict[str, Any]], metric: str, bigger: bool) -> int 
 
 
 def _check_split(job: Job, split: Mapping[str, Any]) -> None:
+    if not split["test"]:
+        raise ValueError(
+            f"There is nothing to test on: of {split['train']:,} training, {split['valid']:,} validation and no test "
+            "pairs; change the split in eval_args."
+        )
     if job.split is not None and split["hash"] != job.split:
         raise ValueError(
             f"{job.model} would be trained and tested on another split (hash {split['hash']}) than the models before "

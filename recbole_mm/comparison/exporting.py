@@ -51,10 +51,11 @@ def export(
         file: Where the recommendations go: ``.parquet`` or ``.csv`` (a row per recommendation: ``user_id``, ``rank``,
             ``item_id``, ``score``) or ``.npz`` (matrices).
         topk: How many items per user.
-        users: Raw ids of the users; all when not given.
+        users: Raw ids of the users, a list or the like; all when not given.
         embeddings: Where the user and item embeddings go (``.npz`` or ``.parquet``), for models that have them.
         seen: Which items are left out: ``all`` that the user has interacted with, or ``history``, those of training and
-            validation only: then the lists are the ones that RecBole's test evaluates.
+            validation only: then the lists of a general model are the ones that RecBole's test evaluates. Items that
+            ``cold_start`` does not rank are in no list.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -65,11 +66,9 @@ def export(
         ValueError: Nothing to write, an unknown user, a format that cannot be written, or a model without embeddings.
         FileNotFoundError: No checkpoint, or no folder to write to.
     """
-    topk_file, embedding_file = check_targets(file, embeddings)
-    if seen not in ("all", "history"):
-        raise ValueError(f"seen: expected 'all' or 'history', got {seen!r}.")
-    if isinstance(topk, bool) or not isinstance(topk, int) or topk < 1:
-        raise ValueError(f"topk: expected a positive integer, got {topk!r}.")
+    topk_file, embedding_file = check_targets(file, embeddings, topk, seen)
+    if isinstance(users, str):
+        raise ValueError(f"users: expected a list of raw ids, got the text {users!r}; write [{users!r}].")
     loaded = source if isinstance(source, tuple) else load(source)
     model, dataset = loaded[1], loaded[3]._dataset
     model.eval()
@@ -85,16 +84,23 @@ def export(
 
 
 def check_targets(
-    file: str | os.PathLike[str] | None, embeddings: str | os.PathLike[str] | None
+    file: str | os.PathLike[str] | None,
+    embeddings: str | os.PathLike[str] | None,
+    topk: int = 20,
+    seen: str = "all",
 ) -> tuple[Path | None, Path | None]:
-    """Check the files of :func:`export`, for callers who would train first.
+    """Check the arguments of :func:`export`, for callers who would train first.
 
     Raises:
-        ValueError: No file at all, or a format that cannot be written.
+        ValueError: No file at all, a format that cannot be written, or another argument with a wrong value.
         FileNotFoundError: No folder to write to.
     """
     if file is None and embeddings is None:
         raise ValueError("export: give a file for the recommendations, or embeddings=FILE, or both.")
+    if seen not in ("all", "history"):
+        raise ValueError(f"seen: expected 'all' or 'history', got {seen!r}.")
+    if isinstance(topk, bool) or not isinstance(topk, int) or topk < 1:
+        raise ValueError(f"topk: expected a positive integer, got {topk!r}.")
     return (
         check_format(file, TOPK_FORMATS) if file is not None else None,
         check_format(embeddings, EMBEDDING_FORMATS) if embeddings is not None else None,

@@ -169,4 +169,5 @@ def _one_line(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "&%$#_{}" else letter for letter in text.replace("\\", "/"))
+    special = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {letter: f"\\{letter}{{}}" for letter in "^~"}
+    return "".join(special.get(letter, letter) for letter in text.replace("\\", "/"))

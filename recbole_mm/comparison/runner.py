@@ -85,6 +85,9 @@ def compare(
         raise ValueError(f"baseline: {baseline!r} is not among the compared models {', '.join(names)}.")
     for key in sorted(set(search_spaces or {}) - set(names)):
         raise ValueError(f"search_spaces: {key!r} is not among the compared models {', '.join(names)}.")
+    for key, number, least in (("jobs", jobs, 1), ("trials", trials, 0)):
+        if number < least:
+            raise ValueError(f"{key}: expected {least} at least, got {number}.")
     if trials:
         import_optuna()
     if not in_process:

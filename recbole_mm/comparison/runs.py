@@ -13,8 +13,7 @@ from recbole_mm.comparison.execute import Job, versions
 from recbole_mm.comparison.processes import run_in_child
 from recbole_mm.comparison.protocol import Protocol
 from recbole_mm.comparison.report import Row
-from recbole_mm.comparison.search import SearchResult, make_plan, search
-from recbole_mm.comparison.space import read_space
+from recbole_mm.comparison.search import SearchResult, free_space, make_plan, search
 from recbole_mm.comparison.store import Store, digest, neutral_settings
 from recbole_mm.comparison.tasks import run_task
 from recbole_mm.host.registry import registered_models
@@ -75,7 +74,7 @@ class Runs:
             data_seed = self.seeds[0] if self.split_seed is None else self.split_seed
             job = Job(name, self.protocol.dataset, settings, self.seeds[0], data_seed, self.protocol.mask_seen)
             try:
-                space = read_space(name, spaces.get(name))
+                space = free_space(name, spaces.get(name), settings)
                 self._tell(f"{name}: searching {', '.join(space) or 'nothing'}, {trials} trials")
                 plan = make_plan(job, self.protocol.fingerprint, space, trials, storage)
                 found = search(plan, self.store, self.in_process)
@@ -148,9 +147,12 @@ class Runs:
         with self._lock:
             row = self._row(name, variant)
             job = self._job(name, variant, seed)
-        run = f"{name}{'-' + variant.replace(' ', '-') if variant else ''}-{seed}-{self._digest(job)}"
+        stem = f"{name}{'-' + variant.replace(' ', '-') if variant else ''}-{seed}"
+        run, permuted = (f"{stem}-{self._digest(entry)}" for entry in (job, replace(job, permute=True)))
         record = self.store.load(run)
         read = record is not None and record.get("status") == "finished"
+        if not read and (also := self.store.load(permuted)) and also.get("status") == "finished":
+            run, record, read = permuted, also, True  # an ablation comes after the test and changes nothing in it
         if not read:
             record = self._do(run, job)
         finished = record is not None and record["status"] == "finished"
@@ -169,6 +171,8 @@ class Runs:
                 self._add_permuted(name, seed, record, users)
         metric, value = next(iter(record["test"].items()))
         how = "done before" if read else f"{record['time']['total']:.0f} s"
+        if self.keep_checkpoints and not record["checkpoint"]:
+            how += f", without a checkpoint: delete {self.store.run_folder(run)} to train it again"
         return f"{label}: test {metric} {value} ({how})"
 
     def _do(self, run: str, job: Job) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ class Scorer:
     """Scores items for users who know certain parts of the data.
 
     A general model scores by the user's id. A sequential model scores what comes after the user's last known item.
+    Items that a cold-start protocol does not rank are treated like known ones.
 
     Args:
         config: RecBole's Config of the model.
@@ -45,6 +46,8 @@ class Scorer:
         users, items = known_pairs([loader._dataset for loader in known])
         self._seen = sp.csr_matrix((np.ones(len(users), dtype=bool), (users, items)), shape=(n_users, n_items))
         self._last = self._last_rows(known) if self._sequential else None
+        cold = getattr(self._dataset, "cold_start", None)
+        self._never = torch.tensor([0, *(() if cold is None else cold.excluded.tolist())])
         memory = float(config["eval_memory_mb"] or 512) * 2**20
         self.batch_users = max(int(memory // (_BYTES_PER_SCORE * n_items)), 1)
 
@@ -61,7 +64,7 @@ class Scorer:
             users: Internal user ids, ``(b,)``.
 
         Returns:
-            Scores, ``(b, n_items)``; minus infinity for the padding and for known items.
+            Scores, ``(b, n_items)``; minus infinity for the padding and for what is not ranked.
 
         Raises:
             ValueError: The model gave NaN.
@@ -77,7 +80,7 @@ class Scorer:
         seen = self._seen[users].tocoo()
         device = scores.device
         scores[torch.from_numpy(seen.row).long().to(device), torch.from_numpy(seen.col).long().to(device)] = -torch.inf
-        scores[:, 0] = -torch.inf
+        scores[:, self._never.to(device)] = -torch.inf
         return scores
 
     def _interaction(self, users: np.ndarray) -> Interaction:

@@ -20,13 +20,13 @@ from recbole_mm.comparison.processes import ChildError, run_in_child
 from recbole_mm.comparison.protocol import SHARED, make_protocol
 from recbole_mm.comparison.space import Space, read_space
 from recbole_mm.comparison.store import Store, digest, neutral_settings, to_json, write_atomically
-from recbole_mm.comparison.trials import ATTEMPTS, Trials, import_optuna, open_storage
+from recbole_mm.comparison.trials import ATTEMPTS, Trials, count_settled, import_optuna, open_storage
 from recbole_mm.config import known_keys, suggest
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Plan", "SearchResult", "search", "search_task", "tune"]
+__all__ = ["Plan", "SearchResult", "free_space", "make_plan", "search", "search_task", "tune"]
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,10 @@ def tune(
 ) -> SearchResult:
     """Search the hyper-parameters of a model by its validation metric.
 
-    Trial 0 has the model's defaults, the others are chosen by Optuna's TPE; a trial that is worse than the median of
-    the others at the same epoch is pruned. Started again, a search goes on where it was stopped; several processes or
-    machines with the same ``storage`` share the trials.
+    Trial 0 has the model's defaults, as far as they lie in the space, the others are chosen by Optuna's TPE; a trial
+    that is worse than the median of the others at the same epoch is pruned. An option that the caller sets is not
+    searched. Started again, a search goes on where it was stopped; several processes or machines with the same
+    ``storage`` share the trials.
 
     Args:
         model: Name of a model of ours, of RecBole's or a registered one.
@@ -107,7 +108,7 @@ def tune(
     Raises:
         ImportError: Optuna is not installed.
         FileNotFoundError: No search space is known for the model.
-        ValueError: An option that the model does not have, or no trial ended with a value.
+        ValueError: An option that the model does not have, or that is set and searched, or no trial ended with a value.
     """
     import_optuna()
     protocol = make_protocol([model], dataset, config_file_list, config_dict)
@@ -116,8 +117,31 @@ def tune(
     store = Store(output if output is not None else Path("comparison") / dataset)
     settings = protocol.settings[model]
     job = Job(model, dataset, settings, protocol.seed, protocol.seed)
-    plan = make_plan(job, protocol.fingerprint, read_space(model, space), trials, storage)
+    plan = make_plan(job, protocol.fingerprint, free_space(model, space, settings), trials, storage)
     return search(plan, store, in_process)
+
+
+def free_space(model: str, source: Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]) -> Space:
+    """The search space of a model without what the caller has set: a trial's value would silently replace it.
+
+    Args:
+        model: Name of the model.
+        source: The space that the caller gives, or its file; ``None`` for the one that comes with the package.
+        settings: Options that the caller has set.
+
+    Returns:
+        The space.
+
+    Raises:
+        ValueError: The caller sets an option and wants it searched, too.
+    """
+    space = read_space(model, source)
+    fixed = sorted(set(space) & (set(settings) - {*SHARED, "eval_batch_size"}))
+    if fixed and source is not None:
+        raise ValueError(
+            f"Search space of {model}: {', '.join(fixed)} is set as an option already; leave one of them out."
+        )
+    return {name: dimension for name, dimension in space.items() if name not in fixed}
 
 
 def make_plan(job: Job, fingerprint: str, space: Space, trials: int, storage: str | None) -> Plan:
@@ -171,7 +195,8 @@ def search(plan: Plan, store: Store, in_process: bool = False) -> SearchResult:
         answer = search_task(task)
     else:
         work = folder / f"{plan.study}-{socket.gethostname()}-{os.getpid()}"  # others may work on the same study
-        for attempt in range(ATTEMPTS + 1):
+        deaths, settled = 0, 0
+        while True:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
             try:
@@ -179,8 +204,12 @@ def search(plan: Plan, store: Store, in_process: bool = False) -> SearchResult:
                 break
             except ChildError as error:
                 # A trial that kills its process, for lack of memory say, must not take the others along.
-                if not error.died or attempt == ATTEMPTS:
+                before, settled = settled, count_settled(storage, plan.study) if error.died else 0
+                deaths = 1 if settled > before else deaths + 1
+                if not error.died or deaths > 2 * ATTEMPTS:
                     raise
+            finally:
+                (work / "task.json").unlink(missing_ok=True)  # it has the password of the database
     result = SearchResult(**answer)
     write_atomically(folder / f"{plan.study}.json", json.dumps(to_json(asdict(result)), indent=1) + "\n")
     if result.value is None:
@@ -205,8 +234,8 @@ def search_task(task: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {name: d.stored(config[name]) for name, d in space.items() if name in config and d.holds(config[name])}
     trials = Trials(open_storage(str(plan.storage)), plan.study, config["valid_metric_bigger"], plan.job.seed, defaults)
     trials.run(lambda trial: _objective(trial, plan.job, space), plan.trials)
-    done = trials.finished()
-    best = trials.best()
+    done = trials.finished(plan.trials)
+    best = trials.best(plan.trials)
     return {
         "model": plan.job.model,
         "params": {} if best is None else dict(best.user_attrs["options"]),
@@ -214,7 +243,7 @@ def search_task(task: Mapping[str, Any]) -> dict[str, Any]:
         "metric": str(config["valid_metric"]).lower(),
         "trials": [_summary(trial) for trial in done],
         "study": plan.study,
-        "storage": str(plan.storage),
+        "storage": _without_password(str(plan.storage)),
         "budget": plan.trials,
     }
 
@@ -236,10 +265,20 @@ def _objective(trial: optuna.Trial, job: Job, space: Space) -> float:
             raise optuna.TrialPruned
 
     try:
-        return float(train(prepared, saved=False, on_validation=after_validation)["best_valid_score"])
+        training = train(prepared, saved=False, on_validation=after_validation)
+        if not training["curve"]:
+            raise ValueError("it was never validated: the validation part is empty, or eval_step is 0.")
+        return float(training["best_valid_score"])
     finally:
         del prepared
         gc.collect()  # models and loaders refer to each other; many trials share this process
+
+
+def _without_password(url: str) -> str:
+    """The database as it may be published."""
+    from sqlalchemy import make_url  # what Optuna opens databases with
+
+    return make_url(url).render_as_string(hide_password=True)
 
 
 def _space(content: Mapping[str, Any]) -> Space:

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -25,6 +26,9 @@ _WHERE = {
     "checkpoint_dir", "data_path", "dataset_save_path", "dataloaders_save_path", "feature_path", "gpu_id", "log_wandb",
     "save_dataloaders", "save_dataset", "show_progress", "state", "use_gpu", "wandb_project", "worker",
 }  # fmt: skip
+
+# How long a lock may be empty: its owner, if it lives, is between making it and filling it.
+_EMPTY_SECONDS = 5.0
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
@@ -149,10 +153,11 @@ class Store:
             RuntimeError: Another living process holds the folder, or one on another machine does.
         """
         file = self.folder / ".lock"
+        note = json.dumps(process_note())
         while True:
             try:
                 with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY), "w", encoding="utf-8") as stream:
-                    json.dump(process_note(), stream)
+                    stream.write(note)
                 break
             except FileExistsError:
                 other = _holder(file)
@@ -161,8 +166,7 @@ class Store:
                         f"{self.folder} is in use by process {other.get('pid')} on {other.get('host')}. Wait for it, "
                         f"choose another output folder, or delete {file} if that machine is gone."
                     ) from None
-                # Another program may have removed the same dead lock and taken the folder meanwhile: look again.
-                file.unlink(missing_ok=True)
+                _remove_dead(file, other)
         try:
             yield
         finally:
@@ -183,11 +187,35 @@ def is_alive(holder: Mapping[str, Any]) -> bool:
 
 
 def _started(pid: int) -> float | None:
+    """When a process began; ``None`` if it is gone."""
     try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except (psutil.NoSuchProcess, ValueError):
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        stat = Path(f"/proc/{pid}/stat")
+        if stat.is_file():
+            # Ticks since the machine started. The time of day, which psutil gives, is another one after the clock was
+            # set, and a process that lives would be taken for dead.
+            return float(stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19])
+        return process.create_time()
+    except (psutil.NoSuchProcess, OSError, ValueError):
         return None
+
+
+def _remove_dead(file: Path, holder: Mapping[str, Any]) -> None:
+    """Remove a lock that nobody holds, but not one that another program has put in its place meanwhile."""
+    aside = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        if not holder and time.time() - file.stat().st_mtime < _EMPTY_SECONDS:
+            time.sleep(0.1)
+            return
+        os.rename(file, aside)
+    except FileNotFoundError:
+        return
+    if is_alive(_holder(aside)):
+        os.rename(aside, file)
+    else:
+        aside.unlink()
 
 
 def _holder(file: Path) -> dict[str, Any]:

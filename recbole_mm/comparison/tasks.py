@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from recbole_mm.comparison.execute import Job, train_and_test
 from recbole_mm.comparison.search import search_task
@@ -23,13 +25,25 @@ def run_task(task: Mapping[str, Any]) -> None:
     """
     store, name = Store(task["store"]), task["name"]
     folder = store.run_folder(name)
-    record, users = train_and_test(Job(**task["job"]), str(folder / "checkpoint"), task["own_process"])
+    job = Job(**task["job"])
+    record, users = train_and_test(job, str(folder / "checkpoint"), task["own_process"])
     if not task["keep_checkpoints"]:
-        Path(record["checkpoint"]).unlink(missing_ok=True)
-        if (folder / "checkpoint").is_dir() and not os.listdir(folder / "checkpoint"):
-            (folder / "checkpoint").rmdir()
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # a trainer of several stages leaves several files
         record["checkpoint"] = None
+    elif job.data_seed != job.seed:
+        _split_again(Path(record["checkpoint"]), job.data_seed)
     store.save(name, {"status": "finished", **record}, users)
+
+
+def _split_again(file: Path, seed: int) -> None:
+    """Let a checkpoint say which split it belongs to.
+
+    Who loads it splits the data by the seed in its options. With the seed of the run, which is another one where one
+    split serves several seeds, the model would be shown and tested on the wrong pairs.
+    """
+    checkpoint = torch.load(file, map_location="cpu", weights_only=False)
+    checkpoint["config"]["seed"] = seed
+    torch.save(checkpoint, file)
 
 
 TASKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {"run": run_task, "search": search_task}

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from recbole_mm.comparison.store import is_alive, process_note
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Trials", "import_optuna", "open_storage"]
+__all__ = ["Trials", "count_settled", "import_optuna", "open_storage"]
 
 BEAT_SECONDS = 30.0
 STALE_SECONDS = 150.0
@@ -68,6 +68,15 @@ def open_storage(url: str) -> Any:
     raise AssertionError("unreachable")
 
 
+def count_settled(url: str, name: str) -> int:
+    """How many trials of a study are done, for a process that runs none; 0 for a study that does not exist yet."""
+    storage = open_storage(url)
+    try:
+        return sum(map(_is_settled, storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)))
+    except KeyError:
+        return 0
+
+
 class Trials:
     """The trials of one study, from the point of view of one process.
 
@@ -107,7 +116,8 @@ class Trials:
     def run(self, objective: Callable[[optuna.Trial], float], budget: int) -> None:
         """Run trials until the budget is used up, by this process or by others.
 
-        A trial whose objective raises is kept as failed, with the reason, and counts.
+        A trial whose objective raises is kept as failed, with the reason, and counts. One that was given to another
+        process meanwhile, because this one was silent for too long (a sleeping machine), is left to that process.
 
         Args:
             objective: Runs one trial: takes what it needs from it and returns the value, or raises ``TrialPruned``.
@@ -115,31 +125,40 @@ class Trials:
         """
         while (trial := self._claim(budget)) is not None:
             states = self._optuna.trial.TrialState
+            value, state, reason = None, states.COMPLETE, ""
             with self._beating(trial):
                 try:
                     value = float(objective(trial))
-                    state = states.COMPLETE
                 except self._optuna.TrialPruned:
-                    value, state = None, states.PRUNED
+                    state = states.PRUNED
                 except KeyboardInterrupt:
                     self._abandon(trial)  # this process lives on, so nobody else would find the trial abandoned
                     raise
                 except Exception as error:
-                    trial.set_user_attr("error", f"{type(error).__name__}: {error}")
-                    value, state = None, states.FAIL
+                    state, reason = states.FAIL, f"{type(error).__name__}: {error}"
             if value is not None and value != value:
-                trial.set_user_attr("error", "the validation metric is not a number")
-                value, state = None, states.FAIL
-            self.study.tell(trial, value, state=state)
+                value, state, reason = None, states.FAIL, "the validation metric is not a number"
+            try:
+                if reason:
+                    trial.set_user_attr("error", reason)
+                self.study.tell(trial, value, state=state)
+            except (RuntimeError, ValueError):
+                if not self._storage.get_trial(trial._trial_id).state.is_finished():
+                    raise
 
-    def finished(self) -> list[optuna.trial.FrozenTrial]:
-        """Trials that are done (complete, pruned, or failed for good), in their order."""
-        done = [trial for trial in self.study.get_trials(deepcopy=False) if self._is_settled(trial)]
+    def finished(self, budget: int | None = None) -> list[optuna.trial.FrozenTrial]:
+        """Trials that are done (complete, pruned, or failed for good), in their order.
+
+        Args:
+            budget: Leaves out what an earlier search with a larger budget did beyond this one.
+        """
+        done = [trial for trial in self.study.get_trials(deepcopy=False) if _is_settled(trial)]
+        done = [trial for trial in done if budget is None or trial.user_attrs["index"] < budget]
         return sorted(done, key=lambda trial: int(trial.user_attrs["index"]))
 
-    def best(self) -> optuna.trial.FrozenTrial | None:
-        """The best complete trial; of equal ones the first."""
-        complete = [trial for trial in self.finished() if trial.state == self._optuna.trial.TrialState.COMPLETE]
+    def best(self, budget: int | None = None) -> optuna.trial.FrozenTrial | None:
+        """The best complete trial within the budget; of equal ones the first."""
+        complete = [trial for trial in self.finished(budget) if trial.state == self._optuna.trial.TrialState.COMPLETE]
         sign = 1.0 if self._bigger else -1.0
         return max(complete, key=lambda t: (sign * t.value, -int(t.user_attrs["index"])), default=None)  # type: ignore[operator]
 
@@ -175,7 +194,7 @@ class Trials:
         attempts: dict[int, int] = {}
         for trial in self.study.get_trials(deepcopy=False):
             index = int(trial.user_attrs.get("index", -1))
-            if self._is_settled(trial):
+            if _is_settled(trial):
                 taken.add(index)
             elif trial.state == self._optuna.trial.TrialState.RUNNING:
                 if self._is_running(trial):
@@ -191,12 +210,7 @@ class Trials:
 
     def _counts(self, trial: optuna.trial.FrozenTrial) -> bool:
         running = trial.state == self._optuna.trial.TrialState.RUNNING and self._is_running(trial)
-        return running or self._is_settled(trial)
-
-    def _is_settled(self, trial: optuna.trial.FrozenTrial) -> bool:
-        states = self._optuna.trial.TrialState
-        done = trial.state in (states.COMPLETE, states.PRUNED)
-        return "index" in trial.user_attrs and (done or (trial.state == states.FAIL and "error" in trial.user_attrs))
+        return running or _is_settled(trial)
 
     def _is_running(self, trial: optuna.trial.FrozenTrial) -> bool:
         worker = trial.user_attrs.get("worker", {})
@@ -227,7 +241,8 @@ class Trials:
             count = 0
             while not stop.wait(BEAT_SECONDS):
                 count += 1
-                trial.set_user_attr("beat", count)
+                with suppress(Exception):  # a database out of reach for a moment; the next beat tries again
+                    trial.set_user_attr("beat", count)
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -236,6 +251,12 @@ class Trials:
         finally:
             stop.set()
             thread.join()
+
+
+def _is_settled(trial: optuna.trial.FrozenTrial) -> bool:
+    state = trial.state.name
+    done = state in ("COMPLETE", "PRUNED") or (state == "FAIL" and "error" in trial.user_attrs)
+    return done and "index" in trial.user_attrs
 
 
 def _sampler(optuna: ModuleType, seed: int, defaults: dict[str, Any]) -> Any:

@@ -73,9 +73,18 @@ def test_arguments_reach_the_comparison(monkeypatch, tmp_path):
         (["--model=BPR", "--export=topk.xls"], "topk.xls"),
         (["--model=BPR", "--export=topk.csv", "--topk=many"], "--topk"),
         (["--model=BPR", "--export=topk.csv", "--export_users=@none"], "'none'"),
+        (["--model=BPR", "--export=topk.csv", "--export_seen=none"], "seen: expected"),
+        (["--model=BPR", "--export=topk.csv", "--topk=0"], "topk: expected"),
         (["--export=topk.csv", "--checkpoint=x.pth", "--model=BPR"], "leave out --model"),
         (["--export=topk.csv", "--checkpoint=x.pth"], "no checkpoint 'x.pth'"),
         (["--export=topk.csv"], "Which model"),
+        (["--model=BPR", "--seeds=3"], "--seeds=3 does nothing without --models"),
+        (["--model=BPR", "--ablate"], "--ablate does nothing without --models"),
+        (["--models=BPR", "--storage=sqlite:///x.db"], "does nothing without --trials"),
+        (["--model=BPR", "--output=x"], "does nothing without --models or --trials"),
+        (["--model=BPR", "--checkpoint=x.pth"], "does nothing without --export"),
+        (["--models=BPR", "--nproc=2"], "--nproc does nothing beside --models"),
+        (["--model=BPR", "--trials=2", "--export=topk.csv"], "--export does nothing beside --trials"),
     ],
 )
 def test_mistakes_end_in_a_message(arguments, message, capsys):
@@ -88,9 +97,22 @@ def test_a_search_writes_a_file_to_train_with(here, capsys, tmp_path):
     arguments = ["--model=BPR", "--dataset=mm-toy", "--trials=2", "--search_spaces=spaces.yaml", "--output=out"]
     assert cli.main([*arguments, "--valid_metric=Recall@10", *OPTIONS]) == 0
     printed = capsys.readouterr().out
-    assert "best: valid recall@10" in printed and "--config_files='out/BPR.yaml'" in printed
+    assert "best: valid recall@10" in printed and "--config_files='out/BPR.yaml' --valid_metric=Recall@10" in printed
+    assert "--epochs=1" in printed and "'--metrics=['\"'\"'Recall" in printed  # with the options of the search
     assert yaml.safe_load((tmp_path / "out" / "BPR.yaml").read_text())["learning_rate"] in (0.1, 0.01)
     assert printed.count("complete") == 2
+
+
+def test_a_search_whose_file_has_no_space_for_the_model(capsys, tmp_path):
+    """Not the space of the package instead: the name may be misspelt."""
+    (tmp_path / "spaces.yaml").write_text("BRP:\n  learning_rate: [0.1, 0.01]\n")
+    assert cli.main(["--model=BPR", "--dataset=mm-toy", "--trials=2", "--search_spaces=spaces.yaml"]) == 2
+    assert "no space for BPR; it has BRP" in capsys.readouterr().err
+
+
+def test_nothing_to_search_is_said(here, capsys, tmp_path):
+    assert cli.main(["--model=Pop", "--dataset=mm-toy", "--trials=2", "--valid_metric=Recall@10", *OPTIONS]) == 0
+    assert "Pop has nothing to search" in capsys.readouterr().out
 
 
 def test_export_after_training_and_from_the_checkpoint(capsys, tmp_path):

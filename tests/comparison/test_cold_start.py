@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -76,6 +77,16 @@ def test_a_comparison_runs(tmp_path) -> None:
     records = [json.loads(file.read_text()) for file in tmp_path.glob("runs/*/run.json")]
     assert [record["status"] for record in records] == ["finished"] * 2
     assert len({record["split"]["hash"] for record in records}) == 1
+
+
+@pytest.mark.parametrize("candidates", ["cold", "warm", "all"])
+def test_only_candidates_are_recommended(candidates: str) -> None:
+    options = {"entity": "item", "ratio": 0.4, "candidates": candidates}
+    entry = prepared("BPR", options, ("BPR",))
+    cold = set(entry.train_data._dataset.cold_start.items.tolist())
+    allowed = {"cold": cold, "warm": set(range(1, 81)) - cold, "all": set(range(1, 81))}[candidates]
+    scores = Scorer(entry.config, entry.model, [entry.train_data]).scores(np.arange(1, 121))
+    assert set(torch.isfinite(scores).any(dim=0).nonzero().squeeze(1).tolist()) == allowed
 
 
 def test_recommendations_leave_the_support_set_out() -> None:

@@ -179,6 +179,7 @@ def test_a_model_without_embeddings_says_so(trained, tmp_path):
         ({"file": "topk.csv", "topk": 0}, "positive integer"),
         ({"file": "topk.csv", "seen": "train"}, "'all' or 'history'"),
         ({"file": "topk.csv", "users": ["nobody"]}, "'nobody'.*raw ids"),
+        ({"file": "topk.csv", "users": "196"}, "list of raw ids, got the text '196'"),  # not users 1, 9 and 6
     ],
 )
 def test_mistakes_are_named(trained, arguments, message):

@@ -124,6 +124,7 @@ def test_latex_is_a_booktabs_table(rows):
     assert "\\textbf{" in text and "$^{*}$" in text and "failed: ValueError: no time field" in text
     assert "$\\pm$" in text and text.count("\\\\") == 6 and text.endswith("\\bottomrule\n\\end{tabular}\n")
     assert "a\\_b" in latex(make_table([row("a_b", 0.5)], None))
+    assert "10\\^{}6\\~{}x" in latex(make_table([row("10^6~x", 0.5)], None))
 
 
 def test_smaller_is_better_where_it_is():

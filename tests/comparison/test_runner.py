@@ -8,11 +8,14 @@ import pytest
 import torch
 from recbole.model.general_recommender import BPR
 from recbole.quick_start import run_recbole
+from recbole.utils import get_trainer
 
 import recbole_mm
 from recbole_mm.comparison import runs
 from recbole_mm.comparison.execute import Job
+from recbole_mm.comparison.exporting import load
 from recbole_mm.comparison.runner import compare
+from recbole_mm.comparison.split import describe_split
 from tests.comparison.options import QUICK
 
 
@@ -153,6 +156,17 @@ def test_finished_runs_are_read_not_repeated(compared, monkeypatch):
     pd.testing.assert_frame_equal(table, again)
 
 
+def test_runs_with_the_ablation_are_taken_over_without_it(compared, monkeypatch):
+    folder, table = compared
+    monkeypatch.setattr(runs, "run_task", lambda task: pytest.fail("ran again"))
+    again = compare(
+        ["MMGCN", "LightGCN", "BPR"], "mm-toy", config_dict=QUICK, seeds=2, output=folder, in_process=True,
+        verbose=False,
+    )  # fmt: skip
+    plain = table[table["variant"] == ""].reset_index(drop=True)
+    assert again["recall@10"].tolist() == plain["recall@10"].tolist() and set(again["variant"]) == {""}
+
+
 def test_an_interrupted_run_is_done_again_and_gives_the_same_table(compared):
     folder, table = compared
     name, _ = find(folder, "LightGCN", 2021)
@@ -214,6 +228,33 @@ def test_split_seed_holds_the_split_and_changes_the_rest(tmp_path):
     assert dict(quick_start["test_result"]) == found[2020]["test"]
 
 
+def test_a_kept_checkpoint_belongs_to_the_split_of_its_run(tmp_path):
+    """Who loads it gets the data that it was trained and tested on, though its seed is another one."""
+    compare(
+        ["LightGCN"], "mm-toy", config_dict=QUICK, seeds=[5], split_seed=2020, output=tmp_path, in_process=True,
+        keep_checkpoints=True, verbose=False,
+    )  # fmt: skip
+    record = find(tmp_path, "LightGCN", 5)[1]
+    config, model, _, *loaders = load(record["checkpoint"])
+    assert describe_split(*loaders)["hash"] == record["split"]["hash"]
+    trainer = get_trainer(config["MODEL_TYPE"], "LightGCN")(config, model)
+    trainer.eval_collector.data_collect(loaders[0])
+    assert dict(trainer.evaluate(loaders[2], load_best_model=False)) == record["test"]
+
+
+def test_a_finished_run_without_the_wanted_checkpoint_is_named(tmp_path, capsys):
+    folder = tmp_path / "results"
+    compare(["Pop"], "mm-toy", config_dict=QUICK, seeds=1, output=folder, in_process=True, verbose=False)
+    compare(["Pop"], "mm-toy", config_dict=QUICK, seeds=1, output=folder, in_process=True, keep_checkpoints=True)
+    assert f"done before, without a checkpoint: delete {folder}/runs/Pop-2020-" in capsys.readouterr().out
+
+
+def test_no_checkpoint_of_any_stage_stays(tmp_path):
+    options = {**QUICK, "epochs": 1, "pretrain_epochs": 1}
+    table = compare(["MCPTR"], "mm-toy", config_dict=options, seeds=1, output=tmp_path, in_process=True, verbose=False)
+    assert table["runs"].tolist() == [1] and list(tmp_path.glob("**/*.pth")) == []
+
+
 def test_settings_of_single_models(tmp_path):
     compare(
         ["Pop", "BPR"], "mm-toy", config_dict=QUICK, seeds=1, output=tmp_path, in_process=True, verbose=False,
@@ -242,6 +283,8 @@ def test_two_runs_at_a_time_give_the_same_results(compared, tmp_path):
         ({"models": ["BPR"], "baseline": "LightGCN"}, "not among"),
         ({"models": ["BPR"], "seeds": 0}, "positive number of seeds"),
         ({"models": ["BPR"], "seeds": [1, 1]}, "different integers"),
+        ({"models": ["BPR"], "jobs": 0}, "jobs: expected 1 at least, got 0"),
+        ({"models": ["BPR"], "trials": -1}, "trials: expected 0 at least, got -1"),
         ({"models": ["BPR"], "model_settings": {"Pop": {}}}, "not among"),
         ({"models": ["BPR"], "model_settings": {"BPR": {"topk": [3]}}}, "same for every model"),
         ({"models": ["BPR"], "search_spaces": {"Pop": {}}}, "not among"),
@@ -264,6 +307,9 @@ def test_another_split_is_never_compared(compared, tmp_path):
     """A model whose data options give another split fails with the reason, even if its run has finished before."""
     from recbole_mm.comparison.execute import train_and_test
 
+    empty = {**QUICK, "eval_args": {"split": {"RS": [0.8, 0.2, 0.0]}}}
+    with pytest.raises(ValueError, match="nothing to test on"):
+        train_and_test(Job("BPR", "mm-toy", empty, 2020, 2020), str(tmp_path))
     with pytest.raises(ValueError, match="another split"):
         train_and_test(Job("BPR", "mm-toy", dict(QUICK), 2020, 2020, split="0" * 16), str(tmp_path))
     split = find(compared[0], "BPR", 2020)[1]["split"]["hash"]

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
 import sys
 import time
 
@@ -14,9 +16,12 @@ from recbole_mm import cli
 from recbole_mm.comparison import runner
 from recbole_mm.comparison import search as module
 from recbole_mm.comparison.execute import Job
+from recbole_mm.comparison.processes import ChildError
 from recbole_mm.comparison.runner import compare
 from recbole_mm.comparison.search import make_plan, tune
 from recbole_mm.comparison.space import Choices, Range, read_space
+from recbole_mm.comparison.store import Store
+from recbole_mm.comparison.trials import Trials, open_storage
 from recbole_mm.host.names import recbole_models
 from recbole_mm.paths import dataset_atomic_dir, properties_dir
 from tests.comparison.options import QUICK
@@ -88,6 +93,64 @@ def test_the_search_finds_what_a_run_with_its_options_repeats(tmp_path):
     assert stored["params"] == found.params and len(stored["trials"]) == 3
     assert all(trial["epochs"] == 2 and trial["seconds"] > 0 for trial in stored["trials"])
     assert "test" not in json.dumps(stored["trials"])
+
+
+def test_a_smaller_budget_takes_no_more_trials_of_a_larger_search(tmp_path):
+    """Otherwise a model that was searched before would be chosen from more trials than the others."""
+    arguments = {"config_dict": QUICK, "space": SPACE, "output": tmp_path, "in_process": True}
+    assert len(tune("BPR", "mm-toy", trials=3, **arguments).trials) == 3
+    found = tune("BPR", "mm-toy", trials=1, **arguments)
+    assert [trial["index"] for trial in found.trials] == [0] and found.params == found.trials[0]["params"]
+
+
+def test_what_the_caller_sets_is_not_searched(tmp_path):
+    options = {**QUICK, "learning_rate": 0.02}
+    found = tune("BPR", "mm-toy", config_dict=options, trials=2, output=tmp_path, in_process=True)
+    assert [set(trial["params"]) for trial in found.trials] == [{"weight_decay"}] * 2
+    with pytest.raises(ValueError, match="learning_rate is set as an option already"):
+        tune("BPR", "mm-toy", config_dict=options, trials=2, space=SPACE, output=tmp_path, in_process=True)
+
+
+def test_trials_that_kill_their_process_do_not_stop_the_others(monkeypatch, tmp_path):
+    """Two of five options need more memory than there is: each is tried a few times, then the search goes on."""
+
+    def killed_at(plan, deadly):
+        def objective(trial):
+            if trial.user_attrs["index"] in deadly:
+                os.kill(os.getpid(), signal.SIGKILL)
+            trial.set_user_attr("options", {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-1)})
+            return 0.5
+
+        Trials(open_storage(plan["storage"]), plan["study"], True, 1).run(objective, plan["trials"])
+
+    def run_in_child(task, folder, models):
+        child = multiprocessing.get_context("fork").Process(target=killed_at, args=(task["plan"], deadly))
+        child.start()
+        child.join()
+        if child.exitcode:
+            raise ChildError("its process was ended by SIGKILL", died=True)
+        return module.search_task(task)
+
+    monkeypatch.setattr(module, "run_in_child", run_in_child)
+    plan = make_plan(Job("BPR", "mm-toy", dict(QUICK), 1, 1), "f", read_space("BPR", SPACE), 5, None)
+    deadly = (1, 3)
+    found = module.search(plan, Store(tmp_path / "two"))
+    assert [trial["index"] for trial in found.trials] == [0, 2, 4]
+    deadly = range(5)
+    with pytest.raises(ChildError, match="SIGKILL"):
+        module.search(plan, Store(tmp_path / "all"))
+
+
+def test_a_search_without_validation_says_so(tmp_path):
+    options = {**QUICK, "eval_args": {"split": {"RS": [0.8, 0.0, 0.2]}}}
+    with pytest.raises(ValueError, match="never validated"):
+        tune("BPR", "mm-toy", config_dict=options, trials=1, space=SPACE, output=tmp_path, in_process=True)
+
+
+def test_the_password_of_a_database_is_not_in_the_results():
+    shown = module._without_password("postgresql://me:secret@host:5432/studies")
+    assert "secret" not in shown and "me:" in shown and "@host:5432/studies" in shown
+    assert module._without_password("sqlite:////tmp/study.db") == "sqlite:////tmp/study.db"
 
 
 def test_a_search_in_its_own_process_is_the_same(tmp_path):

@@ -4,13 +4,25 @@ import json
 import math
 import multiprocessing
 import os
+import socket
+import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 from recbole.utils import ModelType
 
-from recbole_mm.comparison.store import Store, digest, neutral_settings, to_json, write_atomically
+from recbole_mm.comparison import store as store_module
+from recbole_mm.comparison.store import (
+    Store,
+    digest,
+    is_alive,
+    neutral_settings,
+    process_note,
+    to_json,
+    write_atomically,
+)
 
 
 def test_a_run_comes_back(tmp_path):
@@ -97,14 +109,46 @@ def test_two_programs_cannot_write_into_one_folder(tmp_path):
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
-    import socket
-
     (tmp_path / ".lock").write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": 1.0}))
     with Store(tmp_path).lock():
         pass
     (tmp_path / ".lock").write_text("")
+    os.utime(tmp_path / ".lock", (1, 1))
     with Store(tmp_path).lock():
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_is_just_being_written_is_respected(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "_EMPTY_SECONDS", 0.5)
+    (tmp_path / ".lock").write_text("")
+    begin = time.monotonic()
+    with Store(tmp_path).lock():
+        assert time.monotonic() - begin > 0.3
+
+
+def test_a_dead_lock_that_another_program_replaces_meanwhile_is_respected(tmp_path, monkeypatch):
+    """Two programs find the same dead lock; the faster one has taken the folder when the slower one removes it."""
+    file, look = tmp_path / ".lock", store_module._holder
+    file.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": 1.0}))
+
+    def look_and_lose(path):
+        found = look(path)
+        if found.get("started") == 1.0:
+            file.write_text(json.dumps(process_note()))
+        return found
+
+    monkeypatch.setattr(store_module, "_holder", look_and_lose)
+    with pytest.raises(RuntimeError, match="in use"), Store(tmp_path).lock():
+        pass
+    assert json.loads(file.read_text()) == process_note()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere psutil is asked")
+def test_a_process_lives_on_when_the_clock_is_set(monkeypatch):
+    note = process_note()
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: time.time() + 1000)
+    assert is_alive(note) and not is_alive({**note, "started": note["started"] + 1})
 
 
 def test_the_lock_of_another_machine_is_respected(tmp_path):

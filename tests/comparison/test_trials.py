@@ -248,3 +248,50 @@ def test_a_database_that_cannot_be_opened_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with pytest.raises(Exception, match="unable to open|nowhere"):
         open_storage(f"sqlite:///{tmp_path}/nowhere/study.db")
+
+
+def test_a_smaller_budget_knows_nothing_of_trials_beyond_it(tmp_path):
+    """Of a study that has more trials already, a search gets as many as every other model has."""
+    trials = make(tmp_path)
+    trials.run(lambda trial: float(trial.user_attrs["index"]), 6)
+    assert trials.best(3).user_attrs["index"] == 2 and len(trials.finished(3)) == 3
+    assert trials.best().user_attrs["index"] == 5 and len(trials.finished()) == 6
+
+
+@pytest.mark.parametrize("then", ["value", "report", "pruned"])
+def test_a_worker_that_was_thought_dead_leaves_its_trial_to_others(tmp_path, then):
+    """A machine sleeps in the middle of a trial; another one takes the trial over before it wakes up."""
+    trials, other = make(tmp_path), make(tmp_path)
+    ran = []
+
+    def objective(trial):
+        ran.append(trial.number)
+        if trial.number == 0:
+            other._abandon(trial)
+            if then == "report":
+                trial.report(0.5, 1)
+            if then == "pruned":
+                raise optuna.TrialPruned
+        return quadratic(trial) if trial.number else 0.5
+
+    trials.run(objective, 2)
+    assert ran == [0, 1, 2] and [t.user_attrs["index"] for t in trials.finished()] == [0, 1]
+
+
+def test_a_beat_that_is_missed_is_not_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.05)
+    trials = make(tmp_path)
+    beats = []
+
+    def objective(trial):
+        def unreachable(name, value):
+            beats.append(value)
+            raise OSError("no route to the database")
+
+        monkeypatch.setattr(trial, "set_user_attr", unreachable)
+        time.sleep(0.5)
+        monkeypatch.undo()
+        return 0.5
+
+    trials.run(objective, 1)
+    assert len(beats) >= 2
