@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -62,6 +62,7 @@ class Report:
                     notes.append(f"{name}: {options} (valid {found.metric} {found.value}).")
         if runs.jobs > 1:
             notes.append(f"Times were measured with {runs.jobs} runs at a time.")
+        notes += _mixed_versions(record for row in runs.ordered() for record in row.records.values())
         return [*notes, *runs.protocol.notes]
 
     def write(self) -> pd.DataFrame:
@@ -105,6 +106,16 @@ class Report:
             self._runs.say(f"No pictures: {error}. pip install 'recbole-mm[plot]'")
             return
         draw_all(self._runs.ordered(), self._baseline, self._runs.store.folder)
+
+
+def _mixed_versions(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A note if the runs were made with different versions of something: earlier runs are read, not repeated."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for name, number in record.get("versions", {}).items():
+            found.setdefault(name, set()).add(str(number))
+    mixed = [f"{name} ({', '.join(sorted(numbers))})" for name, numbers in found.items() if len(numbers) > 1]
+    return [f"Not all runs were made with the same version of {', '.join(mixed)}."] if mixed else []
 
 
 def _evaluation(shared: Mapping[str, Any]) -> str:

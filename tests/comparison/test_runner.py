@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -121,6 +122,20 @@ def test_the_ablation_is_part_of_the_table(compared):
         model="MMGCN", dataset="mm-toy", config_dict={**QUICK, "modalities": ["audio", "text"], "seed": 2020}
     )
     assert dict(left_out["test_result"]) == record["test"]
+
+
+def test_runs_of_other_versions_are_read_and_named(compared, tmp_path):
+    folder, table = compared
+    assert not any("same version" in note for note in table.attrs["notes"])
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    name, record = find(copy, "BPR", 2021)
+    record["versions"]["torch"] = "2.0.0"
+    (copy / "runs" / name / "run.json").write_text(json.dumps(record))
+    again = compare(
+        ["BPR"], "mm-toy", config_dict=QUICK, seeds=2, ablate=True, output=copy, in_process=True, verbose=False
+    )
+    note = f"Not all runs were made with the same version of torch (2.0.0, {torch.__version__})."
+    assert note in again.attrs["notes"] and note in (copy / "table.md").read_text()
 
 
 def test_curve_and_costs_are_stored(compared):
