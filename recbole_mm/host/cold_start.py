@@ -133,6 +133,8 @@ class _Splitter:
         adapt = None
         if self.protocol.entity == "user" and isinstance(dataset, SequentialDataset):
             with_history = support if not self.makes_rows else support[history[2][support] > history[1][support]]
+            # In the order of time, as the training rows: nothing else tells the age of rows with full histories.
+            with_history = with_history[np.argsort(self.rank[with_history])]
             adapt = cat_interactions([parts[0].inter_feat, self._format(with_history, history, parts[0])])
         for part in (warm, *parts):
             part.feat_name_list, part.cold_start = dataset.feat_name_list, split

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model
 from recbole.utils.argument_list import dataset_arguments
 
 from tests.host.cold_data import LEAVE_ONE_OUT, config, loaders, pairs, sequences, toy_rows, write
@@ -111,6 +112,23 @@ class TestNewUsers:
         expected = {(user, rows[user][k], tuple(rows[user][:k])) for user in new for k in range(1, len(rows[user]) - 2)}
         assert sequences(train, train.support_interactions) == sequences(train) | expected
         assert valid.support_interactions is train.support_interactions
+
+    def test_what_meta_learning_adapts_to_is_in_the_order_of_time(self) -> None:
+        """The order of the file must not matter: among histories of full length nothing tells which row is later."""
+        train = loaders(config("MML", cold_start={"entity": "user"}, MAX_ITEM_LIST_LENGTH=4, max_support=3))[0]._dataset
+        rows, new = by_user(toy_rows()), new_tokens(train)
+        assert any(len(rows[user]) > 8 for user in new)
+        targets = defaultdict(list)
+        for user, item in pairs(train, train.support_interactions):
+            targets[user].append(item)
+        network = get_model("MML")(config("MML", MAX_ITEM_LIST_LENGTH=4, max_support=3), train)
+        for user in new:
+            assert targets[user] == rows[user][1:-2]
+            support = network.support.batch(
+                torch.tensor([train.token2id("user_id", user)]), torch.arange(1, train.item_num)
+            )
+            latest = support.target[support.target > 0].numpy()
+            assert train.id2token("item_id", latest).tolist() == targets[user][-3:]
 
     def test_a_general_model_does_not_recommend_the_support_set(self) -> None:
         _, valid, test = loaders(config("BPR", cold_start={"entity": "user"}))
