@@ -173,6 +173,19 @@ def test_an_interrupted_stage_must_be_finished_first(monkeypatch):
         other.fit(built.train_data, built.valid_data)
 
 
+def test_an_early_stage_that_is_trained_again_and_interrupted_is_not_finished(monkeypatch):
+    whole, built = trainer_for(generator_epochs=0, fusion_epochs=0)
+    whole.fit(built.train_data, built.valid_data)
+    again, built = trainer_for(train_stage="meta", pre_model_path=whole.saved_model_file, learning_rate=0.01)
+    record_stages(again, monkeypatch, ("meta", 1))
+    with pytest.raises(KeyboardInterrupt):
+        again.fit(built.train_data, built.valid_data)
+    last, built = trainer_for(pre_model_path=again.resume_file, generator_epochs=1, fusion_epochs=1)
+    states = record_stages(last, monkeypatch)
+    last.fit(built.train_data, built.valid_data)
+    assert list(states) == ["meta", "generator", "fusion"]
+
+
 def test_nothing_is_written_unless_asked():
     trainer, built = trainer_for()
     score, _ = trainer.fit(built.train_data, built.valid_data, saved=False)
