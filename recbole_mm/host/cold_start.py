@@ -94,6 +94,14 @@ class _Splitter:
                 f"cold_start: by: time needs the time field {dataset.time_field!r} among the interactions' columns "
                 f"({', '.join(frame.columns)}); add it to load_col, or choose by: ratio."
             )
+        label, modes = self.config["LABEL_FIELD"], self.config["eval_args"]["mode"]
+        if "labeled" in modes.values() and label not in frame:
+            raise ValueError(
+                "cold_start: eval_args mode: labeled, the default of models such as FM, needs the label field "
+                f"{label!r} among the interactions' columns ({', '.join(frame.columns)}). Make it with threshold, such "
+                "as threshold: {rating: 3}, or choose mode: full, train_neg_sample_args: {distribution: uniform, "
+                "sample_num: 1} and ranking metrics."
+            )
         self.seed = self.config["seed"] if protocol.seed is None else protocol.seed
         self.file = np.repeat(np.arange(3), dataset.file_size_list) if fixed else None
         arguments = self.config["eval_args"]

@@ -13,7 +13,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model
 from recbole.utils.argument_list import dataset_arguments
 
-from tests.host.cold_data import LEAVE_ONE_OUT, config, loaders, pairs, sequences, toy_rows, write
+from tests.host.cold_data import BY_RATIO, LEAVE_ONE_OUT, config, loaders, pairs, sequences, toy_rows, write
 
 
 def by_user(rows: Any) -> dict[str, list[str]]:
@@ -306,6 +306,17 @@ class TestErrors:
         with pytest.raises(ValueError, match="order: TO needs the time field"):
             loaders(config("BPR", cold_start={"entity": "user"}, load_col=columns, eval_args=LEAVE_ONE_OUT))
         assert len(loaders(config("BPR", cold_start={"entity": "item"}, load_col=columns))) == 3
+
+    @pytest.mark.parametrize("option", [{"entity": "user"}, {"entity": "item"}], ids=["user", "item"])
+    def test_labels_are_asked_for_where_they_are_evaluated(self, option: Any) -> None:
+        columns = {"load_col": {"inter": ["user_id", "item_id", "rating"]}, "train_neg_sample_args": None}
+        labelled = {**BY_RATIO, "mode": "labeled"}
+        with pytest.raises(ValueError, match="needs the label field 'label'.*Make it with threshold"):
+            loaders(config("BPR", cold_start=option, eval_args=labelled, **columns))
+        made = {"eval_args": labelled, "threshold": {"rating": 3}, "metrics": ["AUC"], "valid_metric": "AUC", **columns}
+        train, _, test = (loader._dataset for loader in loaders(config("BPR", cold_start=option, **made)))
+        assert {user for user, _ in pairs(test)} == new_tokens(train) or option["entity"] == "item"
+        assert set(test.inter_feat["label"].tolist()) == {0.0, 1.0}
 
     def test_saved_loaders_of_another_protocol_are_not_reused(self, tmp_path: Path) -> None:
         places = {"checkpoint_dir": str(tmp_path / "saved"), "save_dataset": True, "save_dataloaders": True}
