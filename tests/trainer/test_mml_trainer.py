@@ -334,6 +334,29 @@ def test_second_order_and_full_scope_train_end_to_end():
     assert all(value.isfinite().all() for value in built.model.state_dict().values())
 
 
+def test_no_step_waits_for_a_copy_to_the_device(monkeypatch):
+    trainer, built = trainer_for(epochs=1, generator_epochs=1, fusion_epochs=1)
+    trainer.stages(built.train_data, None)
+    trainer._enter_fusion()
+    users, model, to, waits = trainer.task_users[:3], built.model, torch.Tensor.to, []
+
+    def watch(self, *args, **kwargs):
+        if args and isinstance(args[0], torch.device):
+            waits.append(not kwargs.get("non_blocking", False))
+        return to(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", watch)
+    support, query = (table.batch(users, trainer.pool) for table in (trainer.support, trainer.query))
+    for step in (
+        lambda: model.meta_losses(support, query),
+        lambda: model.generator_loss(support, query),
+        lambda: trainer.fusion_data.support(torch.arange(2)),
+    ):
+        waits.clear()
+        step()
+        assert waits and not any(waits)
+
+
 def test_progress_is_shown_for_every_stage(capsys):
     trainer, built = trainer_for()
     trainer.fit(built.train_data, built.valid_data, show_progress=True)
