@@ -25,10 +25,11 @@ class MMLTrainer(StagedTrainer):
 
     Tasks are made from the training rows of RecBole's sequential data set, one per user with at least two rows: the
     last ``query_size`` rows, at most half of them, are the query, the earlier ones the support. A meta-batch is worked
-    off in chunks of users within ``task_memory_mb``; their gradients add up to those of the whole batch. Negatives are
-    drawn here, uniformly from the items with a training interaction except the positive, because RecBole's loader makes
-    batches of rows and not of users. The stage ``meta`` is validated on RecBole's validation data, ``fusion`` on the
-    cross entropy of the query instances; ``generator`` runs its epochs.
+    off in chunks of users within ``task_memory_mb``; their gradients add up to those of the whole batch, except that
+    the contrast of ``contrastive_weight`` compares the items of a chunk. Negatives are drawn here, uniformly from the
+    items with a training interaction except the positive, because RecBole's loader makes batches of rows and not of
+    users. The stage ``meta`` is validated on RecBole's validation data, ``fusion`` on the cross entropy of the query
+    instances; ``generator`` runs its epochs.
     """
 
     def __init__(self, config: Any, model: Any) -> None:
@@ -109,6 +110,7 @@ class MMLTrainer(StagedTrainer):
 
     def _leave_generator(self) -> None:
         filled = self.model.fill_cold_items()
+        self.model.train_only(self.model.learners)  # as after fusion, which may have nothing to train
         self.logger.info(f"{filled} items without a training interaction got a generated embedding.")
 
     def _enter_fusion(self) -> torch.optim.Optimizer:

@@ -238,6 +238,51 @@ def test_nothing_is_left_to_train_after_every_stage():
     assert {name.split(".")[0] for name in changed(before, state_of(built.model)) if "fusion" in name} == {"fusion"}
 
 
+SHORT = {"epochs": 1, "generator_epochs": 1, "fusion_epochs": 1}
+
+
+def trained(**options):
+    """Parameters after one epoch of each stage."""
+    trainer, built = trainer_for(**{**SHORT, **options})
+    trainer.fit(built.train_data, saved=False)
+    return state_of(built.model)
+
+
+@pytest.fixture(scope="module")
+def trained_by_default():
+    return trained()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "parts"),
+    [
+        ("query_size", 3, "learners generator fusion"),
+        ("meta_batch_size", 60, "learners generator fusion"),
+        ("learning_rate", 0.01, "learners generator fusion"),
+        ("feature_learning_rate", {"image": 3e-3, "text": 0.01}, "learners fusion"),
+        ("generator_learning_rate", 0.05, "learners generator fusion"),
+        ("fusion_user_rate", 1.0, "fusion"),
+        ("fusion_batch_size", 16, "fusion"),
+        ("fusion_learning_rate", 0.05, "fusion"),
+    ],
+)
+def test_every_option_of_a_stage_changes_what_it_trains(option, value, parts, trained_by_default):
+    names = changed(trained_by_default, trained(**{option: value}))
+    assert {name.split(".")[0] for name in names} == set(parts.split())
+    if option == "feature_learning_rate":
+        assert {name.split(".")[1] for name in names if name.startswith("learners.")} == {"text"}
+    if option == "generator_learning_rate":  # by way of the rows of the items without a training interaction
+        assert {name for name in names if name.startswith("learners.")} == {"learners.id.item_embedding"}
+
+
+@pytest.mark.parametrize("options", [{}, {"fusion_method": "weight"}, {"generator_epochs": 0, "fusion_epochs": 0}])
+def test_the_learners_can_be_trained_on_by_stock_training(options):
+    trainer, built = trainer_for(**{**SHORT, **options})
+    trainer.fit(built.train_data, saved=False)
+    trainable = {name.split(".")[0] for name, p in built.model.named_parameters() if p.requires_grad}
+    assert trainable == {"learners"}
+
+
 def gradients(trainer, built, **settings):
     """Gradient of the first meta-batch, however it is chunked."""
     for name, value in settings.items():
