@@ -186,6 +186,27 @@ def test_an_early_stage_that_is_trained_again_and_interrupted_is_not_finished(mo
     assert list(states) == ["meta", "generator", "fusion"]
 
 
+def test_stages_of_one_model_share_one_split():
+    """Who is new in this run must not have been trained on in the run before."""
+    options = {"epochs": 1, "cold_start": {"entity": "user"}}
+    first, built = trainer_for(train_stage="meta", seed=1, **options)
+    first.fit(built.train_data, built.valid_data)
+    path = first.saved_model_file
+    for change, message in (
+        ({"seed": 2}, "seed: 1 there, 2 here"),
+        ({"seed": 1, "cold_start": {"entity": "user", "ratio": 0.3}}, "cold_start: .*ratio=0.2.* there, .*ratio=0.3"),
+        ({"seed": 1, "cold_start": None}, "cold_start: .* there, None here"),
+        ({"seed": 1, "user_inter_num_interval": "[4,inf)"}, r"user_inter_num_interval: .* there, '\[4,inf\)' here"),
+    ):
+        other, built = trainer_for(**{**options, **change, "pre_model_path": path})
+        with pytest.raises(ValueError, match=f"pre_model_path: .*another split.*{message}"):
+            other.fit(built.train_data, built.valid_data)
+    evaluated = {"cold_start": {"entity": "user", "evaluate": "warm"}, "seed": 1, "epochs": 1, "generator_epochs": 0}
+    same, built = trainer_for(**evaluated, train_stage="generator", pre_model_path=path)
+    same.fit(built.train_data, built.valid_data)
+    assert int(built.model.finished_stages) == 2
+
+
 def test_nothing_is_written_unless_asked():
     trainer, built = trainer_for()
     score, _ = trainer.fit(built.train_data, built.valid_data, saved=False)
