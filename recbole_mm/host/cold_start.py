@@ -94,6 +94,14 @@ class _Splitter:
                 f"cold_start: by: time needs the time field {dataset.time_field!r} among the interactions' columns "
                 f"({', '.join(frame.columns)}); add it to load_col, or choose by: ratio."
             )
+        label, modes = self.config["LABEL_FIELD"], self.config["eval_args"]["mode"]
+        if "labeled" in modes.values() and label not in frame:
+            raise ValueError(
+                "cold_start: eval_args mode: labeled, the default of models such as FM, needs the label field "
+                f"{label!r} among the interactions' columns ({', '.join(frame.columns)}). Make it with threshold, such "
+                "as threshold: {rating: 3}, or choose mode: full, train_neg_sample_args: {distribution: uniform, "
+                "sample_num: 1} and ranking metrics."
+            )
         self.seed = self.config["seed"] if protocol.seed is None else protocol.seed
         self.file = np.repeat(np.arange(3), dataset.file_size_list) if fixed else None
         arguments = self.config["eval_args"]
@@ -133,6 +141,8 @@ class _Splitter:
         adapt = None
         if self.protocol.entity == "user" and isinstance(dataset, SequentialDataset):
             with_history = support if not self.makes_rows else support[history[2][support] > history[1][support]]
+            # In the order of time, as the training rows: nothing else tells the age of rows with full histories.
+            with_history = with_history[np.argsort(self.rank[with_history])]
             adapt = cat_interactions([parts[0].inter_feat, self._format(with_history, history, parts[0])])
         for part in (warm, *parts):
             part.feat_name_list, part.cold_start = dataset.feat_name_list, split

@@ -54,10 +54,10 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
 
     At evaluation every learner first adapts to the user's support instances. By default these are the user's training
     instances. A data set may hand in others as an attribute ``support_interactions``: an ``Interaction`` with the
-    fields of its ``inter_feat`` (user, history, history length, next item). With ``cold_start: {entity: user}`` these
-    are the training rows and the support sets of the new users. Users without support instances get the meta-learned
-    parameters. With RecBole's stock ``Trainer`` this is a plain sequential model: the sum of the learners' BPR losses,
-    fused with equal weights.
+    fields of its ``inter_feat`` (user, history, history length, next item), a user's rows in the order of time. With
+    ``cold_start: {entity: user}`` these are the training rows and the support sets of the new users. Users without
+    support instances get the meta-learned parameters. With RecBole's stock ``Trainer`` this is a plain sequential
+    model: the sum of the learners' BPR losses, fused with equal weights.
 
     Reference:
         Pan et al. "Multimodal Meta-Learning for Cold-Start Sequential Recommendation." CIKM 2022.
@@ -77,8 +77,10 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
         It fine-tunes the feature tables (``train_features``), keeps an embedding for padding, and adapts all
         parameters at evaluation, choosing the epoch by the user's validation item (``adapt_scope``; here the number
         of steps is fixed and dropout is off). States at padded positions enter the fusion as zeros. Attributes are
-        the modalities side by side, which is our reading of the figure. ``instances: windows`` and ``max_support``
-        bound the cost and are ours, as is ``contrastive_weight``.
+        the modalities side by side, which is our reading of the figure. Items without any feature keep the embedding
+        that was drawn for them and are nobody's neighbour. While the generator trains, the learner is a constant and
+        has no dropout. ``instances: windows`` and ``max_support`` bound the cost and are ours, as is
+        ``contrastive_weight``.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:

@@ -87,9 +87,12 @@ class GeneratorLoss:
             Vectors of all positions, replaced positions and their items, attention term, which positions count.
         """
         ids = torch.stack(batch, dim=1).flatten(1)
-        slot, item = (part.to(device) for part in draw_replacement(ids, rate))
-        base, window = self.learner.embed(ids.to(device), self.feature), batch.window.to(device)
-        return base, slot, item, self.learner.attention_bias(window, self.feature), batch.target.to(device).ne(0)
+        slot, item, ids, window, counted = (
+            part.to(device, non_blocking=True)
+            for part in (*draw_replacement(ids, rate), ids, batch.window, batch.target.ne(0))
+        )
+        base, bias = self.learner.embed(ids, self.feature), self.learner.attention_bias(window, self.feature)
+        return base, slot, item, bias, counted
 
     def __call__(
         self, parameters: dict[str, Tensor], base: Tensor, slot: Tensor, item: Tensor, bias: Tensor, counted: Tensor,

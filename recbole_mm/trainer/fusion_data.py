@@ -119,16 +119,18 @@ class _Instances:
 
     def take(self, model: Any, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """States, scores and targets of some instances, on the model's device."""
-        device, position = model.finished_stages.device, self.position[index]
-        states = self.states[self.window[index]]
+        device, position, states = model.finished_stages.device, self.position[index], self.states[self.window[index]]
         unseen = torch.arange(states.shape[2]) > position[:, None]
-        states = states.masked_fill(unseen[:, None, :, None], 0).to(device)
+        states, position, target = (
+            part.to(device, non_blocking=True)
+            for part in (states.masked_fill(unseen[:, None, :, None], 0), position, self.target[index])
+        )
         if self.scores is None:
-            last = states[torch.arange(len(index), device=device), :, position.to(device)]
+            last = states[torch.arange(len(index), device=device), :, position]
             scores = model.learners.scores({}, last, model.learner_features)
         else:
-            scores = self.scores[index].to(device)
-        return model.flat(states), scores, self.target[index].to(device)
+            scores = self.scores[index].to(device, non_blocking=True)
+        return model.flat(states), scores, target
 
     @property
     def n_bytes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,18 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
+from recbole_mm.config.cold_start import read_cold_start
 from recbole_mm.nn.tasks import TaskTable
 from recbole_mm.trainer.fusion_data import FusionData
 from recbole_mm.trainer.stages import Stage, StagedTrainer
 
 __all__ = ["MMLTrainer"]
+
+# What decides who is trained on, beside the protocol of cold start.
+_SPLIT = (
+    "dataset", "benchmark_filename", "user_inter_num_interval", "item_inter_num_interval", "val_interval",
+    "filter_inter_by_user_or_item", "rm_dup_inter",
+)  # fmt: skip
 
 
 class MMLTrainer(StagedTrainer):
@@ -25,10 +33,11 @@ class MMLTrainer(StagedTrainer):
 
     Tasks are made from the training rows of RecBole's sequential data set, one per user with at least two rows: the
     last ``query_size`` rows, at most half of them, are the query, the earlier ones the support. A meta-batch is worked
-    off in chunks of users within ``task_memory_mb``; their gradients add up to those of the whole batch. Negatives are
-    drawn here, uniformly from the items with a training interaction except the positive, because RecBole's loader makes
-    batches of rows and not of users. The stage ``meta`` is validated on RecBole's validation data, ``fusion`` on the
-    cross entropy of the query instances; ``generator`` runs its epochs.
+    off in chunks of users within ``task_memory_mb``; their gradients add up to those of the whole batch, except that
+    the contrast of ``contrastive_weight`` compares the items of a chunk. Negatives are drawn here, uniformly from the
+    items with a training interaction except the positive, because RecBole's loader makes batches of rows and not of
+    users. The stage ``meta`` is validated on RecBole's validation data, ``fusion`` on the cross entropy of the query
+    instances; ``generator`` runs its epochs.
     """
 
     def __init__(self, config: Any, model: Any) -> None:
@@ -80,6 +89,15 @@ class MMLTrainer(StagedTrainer):
             ),
         )
 
+    def _check_origin(self, checkpoint: dict) -> None:
+        there, here = _split_options(checkpoint["config"]), _split_options(self.config)
+        differ = [f"{key}: {there[key]!r} there, {value!r} here" for key, value in here.items() if there[key] != value]
+        if differ:
+            raise ValueError(
+                f"pre_model_path: {self._continue_from} was trained on another split ({'; '.join(differ)}), so that it "
+                "may know what is new or asked for in this one. Keep these options, or train the earlier stages again."
+            )
+
     def _make_tasks(self, dataset: Any) -> None:
         model, s = self.model, self.model.settings
         rows = model.rows(dataset.inter_feat)
@@ -109,6 +127,7 @@ class MMLTrainer(StagedTrainer):
 
     def _leave_generator(self) -> None:
         filled = self.model.fill_cold_items()
+        self.model.train_only(self.model.learners)  # as after fusion, which may have nothing to train
         self.logger.info(f"{filled} items without a training interaction got a generated embedding.")
 
     def _enter_fusion(self) -> torch.optim.Optimizer:
@@ -184,3 +203,16 @@ class MMLTrainer(StagedTrainer):
         if not show:
             return iter(batches)
         return iter(tqdm(batches, ncols=100, desc=set_color(f"{name} {epoch:>5}", "pink")))
+
+
+def _split_options(config: Any) -> dict[str, Any]:
+    """The options that decide which rows are trained on; what is evaluated and ranked may differ."""
+    cold = read_cold_start(config["cold_start"])
+    drawn = cold is not None and cold.by == "ratio" and cold.seed is None
+    return {
+        "seed": config["seed"] if drawn else None,
+        "cold_start": None if cold is None else replace(cold, evaluate="cold", candidates="all"),
+        "eval_args": config["eval_args"]["split"],
+        "missing_feature: drop": config["missing_feature"] == "drop",
+        **{key: config[key] for key in _SPLIT},
+    }

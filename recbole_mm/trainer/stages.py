@@ -114,6 +114,8 @@ class StagedTrainer(Trainer):
             stage = stages[index]
             self.saved_model_file = f"{self._base}-{stage.name}.pth"
             if stage.epochs:
+                # Trained again, it and what builds on it are unfinished: what is written on the way must say so.
+                self.model.finished_stages.fill_(index)
                 self._begin(stage, interrupted if interrupted and interrupted["stage"] == stage.name else None)
                 if verbose:
                     self.logger.info(set_color(f"stage {stage.name}", "green") + f": {self.start_epoch}/{stage.epochs}")

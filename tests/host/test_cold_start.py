@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model
 from recbole.utils.argument_list import dataset_arguments
 
-from tests.host.cold_data import LEAVE_ONE_OUT, config, loaders, pairs, sequences, toy_rows, write
+from tests.host.cold_data import BY_RATIO, LEAVE_ONE_OUT, config, loaders, pairs, sequences, toy_rows, write
 
 
 def by_user(rows: Any) -> dict[str, list[str]]:
@@ -111,6 +112,23 @@ class TestNewUsers:
         expected = {(user, rows[user][k], tuple(rows[user][:k])) for user in new for k in range(1, len(rows[user]) - 2)}
         assert sequences(train, train.support_interactions) == sequences(train) | expected
         assert valid.support_interactions is train.support_interactions
+
+    def test_what_meta_learning_adapts_to_is_in_the_order_of_time(self) -> None:
+        """The order of the file must not matter: among histories of full length nothing tells which row is later."""
+        train = loaders(config("MML", cold_start={"entity": "user"}, MAX_ITEM_LIST_LENGTH=4, max_support=3))[0]._dataset
+        rows, new = by_user(toy_rows()), new_tokens(train)
+        assert any(len(rows[user]) > 8 for user in new)
+        targets = defaultdict(list)
+        for user, item in pairs(train, train.support_interactions):
+            targets[user].append(item)
+        network = get_model("MML")(config("MML", MAX_ITEM_LIST_LENGTH=4, max_support=3), train)
+        for user in new:
+            assert targets[user] == rows[user][1:-2]
+            support = network.support.batch(
+                torch.tensor([train.token2id("user_id", user)]), torch.arange(1, train.item_num)
+            )
+            latest = support.target[support.target > 0].numpy()
+            assert train.id2token("item_id", latest).tolist() == targets[user][-3:]
 
     def test_a_general_model_does_not_recommend_the_support_set(self) -> None:
         _, valid, test = loaders(config("BPR", cold_start={"entity": "user"}))
@@ -288,6 +306,17 @@ class TestErrors:
         with pytest.raises(ValueError, match="order: TO needs the time field"):
             loaders(config("BPR", cold_start={"entity": "user"}, load_col=columns, eval_args=LEAVE_ONE_OUT))
         assert len(loaders(config("BPR", cold_start={"entity": "item"}, load_col=columns))) == 3
+
+    @pytest.mark.parametrize("option", [{"entity": "user"}, {"entity": "item"}], ids=["user", "item"])
+    def test_labels_are_asked_for_where_they_are_evaluated(self, option: Any) -> None:
+        columns = {"load_col": {"inter": ["user_id", "item_id", "rating"]}, "train_neg_sample_args": None}
+        labelled = {**BY_RATIO, "mode": "labeled"}
+        with pytest.raises(ValueError, match="needs the label field 'label'.*Make it with threshold"):
+            loaders(config("BPR", cold_start=option, eval_args=labelled, **columns))
+        made = {"eval_args": labelled, "threshold": {"rating": 3}, "metrics": ["AUC"], "valid_metric": "AUC", **columns}
+        train, _, test = (loader._dataset for loader in loaders(config("BPR", cold_start=option, **made)))
+        assert {user for user, _ in pairs(test)} == new_tokens(train) or option["entity"] == "item"
+        assert set(test.inter_feat["label"].tolist()) == {0.0, 1.0}
 
     def test_saved_loaders_of_another_protocol_are_not_reused(self, tmp_path: Path) -> None:
         places = {"checkpoint_dir": str(tmp_path / "saved"), "save_dataset": True, "save_dataloaders": True}

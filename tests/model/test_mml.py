@@ -7,12 +7,14 @@ import shutil
 
 import pytest
 import torch
+from recbole.config import Config
 from recbole.data.interaction import Interaction
 from recbole.utils import get_model, init_seed
 from torch.nn import functional as F
 
 from recbole_mm.config import properties_directory
 from recbole_mm.nn.replacement import draw_replacement
+from recbole_mm.nn.sasrec import INITIAL_SCALE, MASKED, NORM_EPSILON
 from recbole_mm.nn.tasks import TaskTable
 from tests.model.conftest import MODALITIES, build, config_for, total_loss, train_steps
 
@@ -465,6 +467,38 @@ def test_trained_feature_tables_start_from_the_features():
     for modality, feature in model.features.items():
         assert torch.equal(model.learners[modality].table, feature)
     assert not [p for p in build("MML").model.learners.named_parameters() if p[0].endswith(".table")]
+
+
+ARCHITECTURE = {
+    "embedding_size": 64, "n_layers": 2, "n_heads": 2, "inner_size": 256, "hidden_dropout_prob": 0.5,
+    "attn_dropout_prob": 0.5, "feature_attention": 0.001, "meta_order": "first", "inner_steps": 5,
+    "inner_learning_rate": 1e-3, "knn_k": 5, "generator_features": "concat", "fusion_method": "attention",
+    "fusion_hidden_size": 128, "fusion_score_affine": True,
+}  # fmt: skip
+PROCEDURE = {
+    "train_features": True, "instances": "prefixes", "max_support": None, "query_size": 1, "meta_batch_size": 2048,
+    "adapt_scope": "all", "adapt_steps": 50, "generator_epochs": 10, "fusion_batch_size": 2048,
+}  # fmt: skip
+RANGES = {
+    "generate_rate": (0.1, 0.15), "generator_learning_rate": (5e-4, 1e-3), "fusion_user_rate": (0.1, 0.25),
+    "fusion_epochs": (1, 100), "fusion_learning_rate": (1e-5, 5e-4),
+}  # fmt: skip
+
+
+def test_defaults_and_the_experiment_file_have_the_authors_sizes():
+    path = properties_directory() / "experiment" / "MML-paper.yaml"
+    paper = Config("MML", "mm-toy", config_file_list=[str(path)], config_dict={"state": "ERROR", "use_gpu": False})
+    assert (paper["epochs"], paper["eval_step"]) == (10, 0) and 5e-4 <= paper["learning_rate"] <= 1e-3
+    built = build("MML")
+    model = get_model("MML")(paper, built.train_data.dataset)
+    for settings in (model.settings, built.model.settings):
+        assert {key: getattr(settings, key) for key in ARCHITECTURE} == ARCHITECTURE
+        assert all(low <= getattr(settings, key) <= high for key, (low, high) in RANGES.items())
+        assert all(3e-3 <= rate <= 5e-3 for rate in settings.feature_learning_rate.values())
+    assert {key: getattr(model.settings, key) for key in PROCEDURE} == PROCEDURE
+    assert all(0.07 <= rate <= 0.5 for rate in model.settings.adapt_learning_rate.values())
+    assert model.max_seq_length == built.model.max_seq_length == 50
+    assert (INITIAL_SCALE, NORM_EPSILON, MASKED) == (0.02, 1e-12, -1e5)
 
 
 def test_stock_training_lowers_every_learners_loss():

@@ -173,6 +173,40 @@ def test_an_interrupted_stage_must_be_finished_first(monkeypatch):
         other.fit(built.train_data, built.valid_data)
 
 
+def test_an_early_stage_that_is_trained_again_and_interrupted_is_not_finished(monkeypatch):
+    whole, built = trainer_for(generator_epochs=0, fusion_epochs=0)
+    whole.fit(built.train_data, built.valid_data)
+    again, built = trainer_for(train_stage="meta", pre_model_path=whole.saved_model_file, learning_rate=0.01)
+    record_stages(again, monkeypatch, ("meta", 1))
+    with pytest.raises(KeyboardInterrupt):
+        again.fit(built.train_data, built.valid_data)
+    last, built = trainer_for(pre_model_path=again.resume_file, generator_epochs=1, fusion_epochs=1)
+    states = record_stages(last, monkeypatch)
+    last.fit(built.train_data, built.valid_data)
+    assert list(states) == ["meta", "generator", "fusion"]
+
+
+def test_stages_of_one_model_share_one_split():
+    """Who is new in this run must not have been trained on in the run before."""
+    options = {"epochs": 1, "cold_start": {"entity": "user"}}
+    first, built = trainer_for(train_stage="meta", seed=1, **options)
+    first.fit(built.train_data, built.valid_data)
+    path = first.saved_model_file
+    for change, message in (
+        ({"seed": 2}, "seed: 1 there, 2 here"),
+        ({"seed": 1, "cold_start": {"entity": "user", "ratio": 0.3}}, "cold_start: .*ratio=0.2.* there, .*ratio=0.3"),
+        ({"seed": 1, "cold_start": None}, "cold_start: .* there, None here"),
+        ({"seed": 1, "user_inter_num_interval": "[4,inf)"}, r"user_inter_num_interval: .* there, '\[4,inf\)' here"),
+    ):
+        other, built = trainer_for(**{**options, **change, "pre_model_path": path})
+        with pytest.raises(ValueError, match=f"pre_model_path: .*another split.*{message}"):
+            other.fit(built.train_data, built.valid_data)
+    evaluated = {"cold_start": {"entity": "user", "evaluate": "warm"}, "seed": 1, "epochs": 1, "generator_epochs": 0}
+    same, built = trainer_for(**evaluated, train_stage="generator", pre_model_path=path)
+    same.fit(built.train_data, built.valid_data)
+    assert int(built.model.finished_stages) == 2
+
+
 def test_nothing_is_written_unless_asked():
     trainer, built = trainer_for()
     score, _ = trainer.fit(built.train_data, built.valid_data, saved=False)
@@ -223,6 +257,51 @@ def test_nothing_is_left_to_train_after_every_stage():
     before = state_of(built.model)
     chosen.fit(built.train_data, built.valid_data)
     assert {name.split(".")[0] for name in changed(before, state_of(built.model)) if "fusion" in name} == {"fusion"}
+
+
+SHORT = {"epochs": 1, "generator_epochs": 1, "fusion_epochs": 1}
+
+
+def trained(**options):
+    """Parameters after one epoch of each stage."""
+    trainer, built = trainer_for(**{**SHORT, **options})
+    trainer.fit(built.train_data, saved=False)
+    return state_of(built.model)
+
+
+@pytest.fixture(scope="module")
+def trained_by_default():
+    return trained()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "parts"),
+    [
+        ("query_size", 3, "learners generator fusion"),
+        ("meta_batch_size", 60, "learners generator fusion"),
+        ("learning_rate", 0.01, "learners generator fusion"),
+        ("feature_learning_rate", {"image": 3e-3, "text": 0.01}, "learners fusion"),
+        ("generator_learning_rate", 0.05, "learners generator fusion"),
+        ("fusion_user_rate", 1.0, "fusion"),
+        ("fusion_batch_size", 16, "fusion"),
+        ("fusion_learning_rate", 0.05, "fusion"),
+    ],
+)
+def test_every_option_of_a_stage_changes_what_it_trains(option, value, parts, trained_by_default):
+    names = changed(trained_by_default, trained(**{option: value}))
+    assert {name.split(".")[0] for name in names} == set(parts.split())
+    if option == "feature_learning_rate":
+        assert {name.split(".")[1] for name in names if name.startswith("learners.")} == {"text"}
+    if option == "generator_learning_rate":  # by way of the rows of the items without a training interaction
+        assert {name for name in names if name.startswith("learners.")} == {"learners.id.item_embedding"}
+
+
+@pytest.mark.parametrize("options", [{}, {"fusion_method": "weight"}, {"generator_epochs": 0, "fusion_epochs": 0}])
+def test_the_learners_can_be_trained_on_by_stock_training(options):
+    trainer, built = trainer_for(**{**SHORT, **options})
+    trainer.fit(built.train_data, saved=False)
+    trainable = {name.split(".")[0] for name, p in built.model.named_parameters() if p.requires_grad}
+    assert trainable == {"learners"}
 
 
 def gradients(trainer, built, **settings):
@@ -319,6 +398,29 @@ def test_second_order_and_full_scope_train_end_to_end():
     score, _ = trainer.fit(built.train_data, built.valid_data)
     assert changed(before, state_of(built.model)) and 0 <= score <= 1
     assert all(value.isfinite().all() for value in built.model.state_dict().values())
+
+
+def test_no_step_waits_for_a_copy_to_the_device(monkeypatch):
+    trainer, built = trainer_for(epochs=1, generator_epochs=1, fusion_epochs=1)
+    trainer.stages(built.train_data, None)
+    trainer._enter_fusion()
+    users, model, to, waits = trainer.task_users[:3], built.model, torch.Tensor.to, []
+
+    def watch(self, *args, **kwargs):
+        if args and isinstance(args[0], torch.device):
+            waits.append(not kwargs.get("non_blocking", False))
+        return to(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", watch)
+    support, query = (table.batch(users, trainer.pool) for table in (trainer.support, trainer.query))
+    for step in (
+        lambda: model.meta_losses(support, query),
+        lambda: model.generator_loss(support, query),
+        lambda: trainer.fusion_data.support(torch.arange(2)),
+    ):
+        waits.clear()
+        step()
+        assert waits and not any(waits)
 
 
 def test_progress_is_shown_for_every_stage(capsys):
