@@ -10,7 +10,7 @@ from typing import Any
 
 from recbole.config import Config
 from recbole.evaluator import metric_types
-from recbole.utils import EvaluatorType, ModelType, get_model
+from recbole.utils import EvaluatorType, InputType, ModelType, get_model
 
 from recbole_mm.comparison.execute import without_arguments
 from recbole_mm.config import read_cold_start, read_options
@@ -73,7 +73,8 @@ def make_protocol(
 
     General models keep the evaluation that RecBole gives them, and so do sequential or context-aware models among
     themselves. Mixed with general models, sequential ones force a leave-one-out split by time and are masked like
-    general ones; context-aware ones are ranked, without rating threshold, and trained with sampled negatives.
+    general ones; context-aware ones are ranked and trained with sampled negatives, or, with a rating threshold, all
+    predict its labels.
 
     Args:
         models: Names of the models.
@@ -107,17 +108,18 @@ def make_protocol(
     mixed_time = ModelType.SEQUENTIAL in kinds and len(kinds) > 1
     mixed_context = ModelType.CONTEXT in kinds and len(kinds) > 1
     reference = _reference(types, dataset, given)
+    labelled = mixed_context and reference["threshold"] is not None
+    if labelled:
+        _check_labels_are_read(types, reference["threshold"])
+        reference = _reference({n: kind for n, kind in types.items() if kind == ModelType.CONTEXT}, dataset, given)
     shared = {key: reference[key] for key in SHARED}
     _check_valid_metric(shared, slice_names(given.get("slices")))
     notes: list[str] = []
     if mixed_time:
         notes += _force_leave_one_out(shared, given, reference)
-    if mixed_context and shared["threshold"] is not None:
-        raise ValueError(
-            f"threshold={shared['threshold']} makes labels of ratings for context-aware models, which general models "
-            "do not read. Leave it out to compare both by ranking, or compare context-aware models alone."
-        )
-    if mixed_context:
+    if labelled:
+        notes.append(f"All models predict the labels that threshold={shared['threshold']} makes of the ratings.")
+    elif mixed_context:
         notes.append(
             "Context-aware models are compared with others by ranking all items: no rating threshold, one sampled "
             "negative per training pair."
@@ -136,9 +138,10 @@ def make_protocol(
             "do not rank the same ones. Use mode: full for a fair comparison."
         )
     protocol = Protocol(dataset, {}, shared, mixed_time, seed, "", notes, failures)
+    negatives = None if labelled else {"distribution": "uniform", "sample_num": 1}
     for name, kind in types.items():
-        special = {"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}}
-        extra = special if kind == ModelType.CONTEXT and mixed_context else {}
+        special = mixed_context and (labelled or kind == ModelType.CONTEXT)
+        extra = {"train_neg_sample_args": negatives} if special else {}
         settings = {**given, **shared, **{k: v for k, v in extra.items() if k not in given}, **own.get(name, {})}
         try:
             protocol.settings[name] = _with_places(name, dataset, settings, notes)
@@ -182,6 +185,18 @@ def _reference(types: Mapping[str, Any], dataset: str, given: Mapping[str, Any])
                 if _NO_NEGATIVES not in str(error):
                     raise
     raise ValueError(f"No options could be read for {', '.join(names)}.")
+
+
+def _check_labels_are_read(types: Mapping[str, Any], threshold: Any) -> None:
+    others = {name: kind for name, kind in types.items() if kind != ModelType.CONTEXT}
+    general = [name for name, kind in others.items() if kind == ModelType.GENERAL]
+    pairs = [name for name in general if get_model(name).input_type == InputType.POINTWISE]
+    deaf = [name for name in others if name not in pairs]
+    if deaf:
+        raise ValueError(
+            f"threshold={threshold} makes labels of ratings, which {', '.join(deaf)} cannot be trained on (only models "
+            "of single pairs can, such as CMBF or NeuMF). Leave threshold out to compare by ranking, or these models."
+        )
 
 
 def _force_leave_one_out(shared: dict[str, Any], given: Mapping[str, Any], reference: Any) -> list[str]:

@@ -127,9 +127,25 @@ def test_a_callers_user_filter_stays_and_the_hash_tells_the_difference():
         prepare(Job(**{**vars(sequential), "split": split["hash"]}))
 
 
-def test_a_rating_threshold_is_not_mixed_with_ranking():
-    with pytest.raises(ValueError, match="threshold"):
-        make_protocol(["BPR", "FM"], "mm-toy", None, {**QUICK, "threshold": {"rating": 3}})
+@pytest.mark.parametrize("model", ["BPR", "SASRec"])
+def test_a_rating_threshold_is_not_mixed_with_ranking(model):
+    with pytest.raises(ValueError, match=f"threshold=.* which {model} cannot be trained on"):
+        make_protocol([model, "FM", "CMBF"], "mm-toy", None, {**QUICK, "threshold": {"rating": 3}})
+
+
+def test_models_of_single_pairs_predict_the_labels_of_context_models():
+    """The same ratings, labels and metrics for CMBF as for FM, which alone gets RecBole's own protocol."""
+    options = {"threshold": {"rating": 4}, "state": "ERROR", "load_col": {"inter": ["user_id", "item_id", "rating"]}}
+    protocol = make_protocol(["CMBF", "FM"], "mm-toy", None, options)
+    alone = make_protocol(["FM"], "mm-toy", None, options)
+    assert protocol.shared == alone.shared and protocol.shared["eval_args"]["mode"] == {
+        "valid": "labeled",
+        "test": "labeled",
+    }
+    assert all(settings["train_neg_sample_args"] is None for settings in protocol.settings.values())
+    assert any("threshold={'rating': 4}" in note for note in protocol.notes)
+    data = {name: prepare(job(protocol, name)) for name in ("CMBF", "FM")}
+    assert data["CMBF"].split == data["FM"].split
 
 
 def test_context_models_among_themselves_keep_their_metrics():
