@@ -6,7 +6,8 @@ A fifth of the users is new (``properties/experiment/cold-users.yaml``), the sam
 theirs is trained on, at evaluation all but their last two interactions are known, and their last one is ranked among
 all items. MML is trained once per seed with its own number of epochs; the checkpoint of each stage is tested with the
 ``adapt_steps`` of its options and with none. Every result is appended to ``<output>/<dataset>.jsonl`` as it comes; what
-is there is not run again. Options of RecBole and of MML are ``--key=value`` arguments.
+is there is not run again. ``cpu_seconds`` are those of the whole run of a model, of all stages of MML. Options of
+RecBole and of MML are ``--key=value`` arguments.
 """
 
 from __future__ import annotations

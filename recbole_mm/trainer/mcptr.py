@@ -14,12 +14,6 @@ from recbole_mm.trainer.stages import Stage, StagedTrainer
 
 __all__ = ["MCPTRTrainer"]
 
-# What decides which interactions are training data, beside eval_args and, where chance plays a part, the seed.
-_SPLIT = (
-    "dataset", "benchmark_filename", "cold_start", "filter_inter_by_user_or_item", "item_inter_num_interval",
-    "missing_feature", "rm_dup_inter", "user_inter_num_interval", "val_interval",
-)  # fmt: skip
-
 
 class MCPTRTrainer(StagedTrainer, PretrainTrainer):
     """Trains :class:`~recbole_mm.model.mcptr.MCPTR`: ``pretrain``, then ``finetune``.
@@ -90,13 +84,7 @@ class MCPTRTrainer(StagedTrainer, PretrainTrainer):
         return [f"{key}: {there[key]!r} there, {here[key]!r} here" for key in sorted(here) if there[key] != here[key]]
 
     def _check_origin(self, checkpoint: dict) -> None:
-        there, here = (_split_options(config) for config in (checkpoint["config"], self.config))
-        changed = [f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in here if there.get(k) != here[k]]
-        if changed:
-            raise ValueError(
-                f"pre_model_path: it was trained on another split ({'; '.join(changed)}), so that its tables know "
-                "interactions that are validation or test now. Go on with the same split, or pre-train on this one."
-            )
+        super()._check_origin(checkpoint)
         if not any(key.startswith("recommender.") for key in checkpoint["state_dict"]):
             return  # one pre-training serves any fine-tuning
         changed = self.changed_options(checkpoint["config"])
@@ -147,12 +135,3 @@ class MCPTRTrainer(StagedTrainer, PretrainTrainer):
 def _finetune_options(config: Any) -> dict[str, Any]:
     """Every option of the fine-tuned recommender with the value that it has in a run."""
     return dict(FinetuneConfig(config, config["finetune_model"], config["embedding_size"]))
-
-
-def _split_options(config: Any) -> dict[str, Any]:
-    """The options that decide which interactions are training data."""
-    options = {key: config[key] for key in _SPLIT}
-    options |= {f"eval_args.{key}": config["eval_args"][key] for key in ("split", "order", "group_by")}
-    if config["cold_start"] or (options["eval_args.order"] == "RO" and not config["benchmark_filename"]):
-        options["seed"] = config["seed"]
-    return options

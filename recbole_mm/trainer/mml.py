@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,11 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from recbole_mm.config.cold_start import read_cold_start
 from recbole_mm.nn.tasks import TaskTable
 from recbole_mm.trainer.fusion_data import FusionData
 from recbole_mm.trainer.stages import Stage, StagedTrainer
 
 __all__ = ["MMLTrainer"]
-
-# What decides who is trained on, beside the protocol of cold start.
-_SPLIT = (
-    "dataset", "benchmark_filename", "user_inter_num_interval", "item_inter_num_interval", "val_interval",
-    "filter_inter_by_user_or_item", "rm_dup_inter",
-)  # fmt: skip
 
 
 class MMLTrainer(StagedTrainer):
@@ -88,15 +80,6 @@ class MMLTrainer(StagedTrainer):
                 leave=lambda: model.train_only(model.learners),
             ),
         )
-
-    def _check_origin(self, checkpoint: dict) -> None:
-        there, here = _split_options(checkpoint["config"]), _split_options(self.config)
-        differ = [f"{key}: {there[key]!r} there, {value!r} here" for key, value in here.items() if there[key] != value]
-        if differ:
-            raise ValueError(
-                f"pre_model_path: {self._continue_from} was trained on another split ({'; '.join(differ)}), so that it "
-                "may know what is new or asked for in this one. Keep these options, or train the earlier stages again."
-            )
 
     def _make_tasks(self, dataset: Any) -> None:
         model, s = self.model, self.model.settings
@@ -203,16 +186,3 @@ class MMLTrainer(StagedTrainer):
         if not show:
             return iter(batches)
         return iter(tqdm(batches, ncols=100, desc=set_color(f"{name} {epoch:>5}", "pink")))
-
-
-def _split_options(config: Any) -> dict[str, Any]:
-    """The options that decide which rows are trained on; what is evaluated and ranked may differ."""
-    cold = read_cold_start(config["cold_start"])
-    drawn = cold is not None and cold.by == "ratio" and cold.seed is None
-    return {
-        "seed": config["seed"] if drawn else None,
-        "cold_start": None if cold is None else replace(cold, evaluate="cold", candidates="all"),
-        "eval_args": config["eval_args"]["split"],
-        "missing_feature: drop": config["missing_feature"] == "drop",
-        **{key: config[key] for key in _SPLIT},
-    }

@@ -14,6 +14,8 @@ import torch
 from recbole.trainer import Trainer
 from recbole.utils import get_local_time, set_color
 
+from recbole_mm.trainer.split import check_split
+
 __all__ = ["Stage", "StagedTrainer"]
 
 Loss = Any  # what RecBole's fit loop logs: a number, or a tuple of named parts
@@ -207,6 +209,7 @@ class StagedTrainer(Trainer):
 
     def _check_origin(self, checkpoint: dict) -> None:
         """Refuse a checkpoint that this run cannot go on from; what a stage does not need may differ."""
+        check_split(self._continue_from, checkpoint["config"], self.config)
 
     def _begin(self, stage: Stage, interrupted: dict | None) -> None:
         self._stage = stage
