@@ -75,7 +75,7 @@ def make_table(rows: Sequence[Row], baseline: str | None) -> pd.DataFrame:
             found = _test(row, reference, metric) if reference is not None else {}
             line.update(found)
             tests += [(position, metric)] if found else []
-        line["reference"] = reference.label if reference is not None and row.records else ""
+        line["reference"] = reference.label if reference is not None and row.records and reference.records else ""
         line["params"] = ", ".join(f"{name}={short(value)}" for name, value in row.params.items())
         line["failure"] = "; ".join(dict.fromkeys(row.failures))
         lines.append(line)

@@ -11,22 +11,18 @@ import functools
 import inspect
 import io
 import pickle
-import platform
 import sys
-import textwrap
 import types
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from recbole_mm.host import anomaly
+from recbole_mm.host.editing import RECBOLE_VERSION, edit, unexpected, versions
 from recbole_mm.host.names import check_model_name
 
-__all__ = ["RECBOLE_VERSION", "install", "installed_repairs"]
-
-RECBOLE_VERSION = "1.2.1"
+__all__ = ["install", "installed_repairs"]
 
 _applied: dict[str, bool] = {}
 
@@ -51,6 +47,7 @@ def install() -> None:
         _repair_agg_len,
         _repair_get_model,
         _repair_anomaly_detection,
+        _repair_item_metrics,
     ):
         done[repair.__name__.replace("_repair_", "")] = repair()
     _applied.update(done)
@@ -61,23 +58,13 @@ def installed_repairs() -> dict[str, bool]:
     return dict(_applied)
 
 
-def _versions() -> str:
-    found = []
-    for name in ("recbole", "torch", "numpy", "pandas", "scipy", "ray"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"no {name}")
-    return f"Python {platform.python_version()}, " + ", ".join(found)
-
-
 def _check_recbole() -> None:
     import recbole
 
     got = getattr(recbole, "__version__", "unknown")
     if got != RECBOLE_VERSION:
         raise RuntimeError(
-            f"recbole_mm is written for RecBole {RECBOLE_VERSION} and got {got} ({_versions()}). "
+            f"recbole_mm is written for RecBole {RECBOLE_VERSION} and got {got} ({versions()}). "
             f"Install it with: pip install 'recbole=={RECBOLE_VERSION}' (Python 3.12 or newer: pip install --no-deps "
             f"'recbole=={RECBOLE_VERSION}', because its requirement ray<=2.6.3 has no files for it)."
         )
@@ -109,7 +96,7 @@ def _repair_ray_import() -> bool:
             else:
                 sys.modules[name] = module
     if getattr(quick_start, "tune", None) is not tune:
-        raise _unexpected("recbole.quick_start", "from ray import tune")
+        raise unexpected("recbole.quick_start", "from ray import tune")
     return True
 
 
@@ -137,7 +124,7 @@ def _repair_numpy_aliases() -> bool:
 
     needed = not all(name in vars(np) for name in ("float_", "complex_", "unicode_"))
     if needed:
-        _edit(
+        edit(
             Config.compatibility_settings,
             {
                 "= np.float_\n": "= np.float64\n",
@@ -158,7 +145,7 @@ def _repair_dok_update() -> bool:
     if hasattr(dok_matrix, "_update"):
         return False
     if not isinstance(getattr(dok_matrix((1, 1)), "_dict", None), dict):
-        raise _unexpected("scipy.sparse.dok_matrix", "_dict")
+        raise unexpected("scipy.sparse.dok_matrix", "_dict")
 
     def _update(self: Any, data: Mapping[tuple[int, int], Any]) -> None:
         """Add entries without the index checks of item assignment."""
@@ -218,11 +205,11 @@ def _repair_chained_fillna() -> bool:
         frame["field"].fillna(value="", inplace=True)
     if frame["field"].notna().all():
         return False
-    _edit(
+    edit(
         Dataset._load_feat,
         {'df[field].fillna(value="", inplace=True)': 'df[field] = df[field].fillna(value="")'},
     )
-    _edit(
+    edit(
         Dataset._fill_nan,
         {
             "feat[field].fillna(value=0, inplace=True)": "feat[field] = feat[field].fillna(value=0)",
@@ -250,8 +237,8 @@ def _repair_agg_len() -> bool:
         (Dataset._discretization, 2),
         (KnowledgeBasedDataset._reset_ent_remapID, 1),
     ):
-        _edit(function, {"feat[field].agg(len)": "feat[field].map(len)"}, count)
-    _edit(SequentialDataset._benchmark_presets, {"].agg(len)": "].map(len)"})
+        edit(function, {"feat[field].agg(len)": "feat[field].map(len)"}, count)
+    edit(SequentialDataset._benchmark_presets, {"].agg(len)": "].map(len)"})
     return True
 
 
@@ -265,7 +252,7 @@ def _repair_get_model() -> bool:
     if getattr(get_model, "_recbole_mm", False):
         return False
     get_model.__globals__["check_model_name"] = check_model_name
-    _edit(
+    edit(
         get_model,
         {"model_file_name = model_name.lower()": "check_model_name(model_name); model_file_name = model_name.lower()"},
     )
@@ -278,36 +265,21 @@ def _repair_anomaly_detection() -> bool:
     return anomaly.install()
 
 
-def _edit(function: Callable[..., Any], changes: Mapping[str, str], count: int = 1) -> None:
-    """Replace source text within a function, keeping the function object.
+def _repair_item_metrics() -> bool:
+    """ItemCoverage, AveragePopularity, ShannonEntropy, GiniIndex and TailPercentage raise an AttributeError.
 
-    Other modules hold RecBole's functions by value (``from recbole.utils import get_model``) and subclasses inherit its
-    methods, so the code object is exchanged rather than the function. Line numbers stay those of the file.
-
-    Args:
-        function: Function of RecBole without free variables.
-        changes: Old text to new text.
-        count: How often each old text must occur.
+    They need counts of the training data, plain Python objects, of which RecBole's collector wants copies in memory
+    (``.cpu()``), as of its tensors.
     """
-    name = f"{function.__module__}.{function.__qualname__}"
-    code = function.__code__
+    from recbole.evaluator.collector import Collector, DataStruct
+
+    collector, function = Collector.__new__(Collector), inspect.unwrap(Collector.get_data_struct)
+    collector.data_struct = DataStruct()
+    collector.data_struct.set("data.num_items", 1)
     try:
-        source = textwrap.dedent(inspect.getsource(function))
-    except OSError as error:
-        raise _unexpected(name, "readable source text") from error
-    for old, new in changes.items():
-        if source.count(old) != count:
-            raise _unexpected(name, old.strip())
-        source = source.replace(old, new)
-    module = compile("\n" * (code.co_firstlineno - 1) + source, code.co_filename, "exec", dont_inherit=True)
-    edited = [part for part in module.co_consts if isinstance(part, types.CodeType) and part.co_name == code.co_name]
-    if len(edited) != 1 or edited[0].co_freevars != code.co_freevars:
-        raise _unexpected(name, "a plain function")
-    function.__code__ = edited[0]
-
-
-def _unexpected(where: str, what: str) -> RuntimeError:
-    return RuntimeError(
-        f"recbole_mm expected {what!r} in {where} and did not find it, so it cannot repair it ({_versions()}). "
-        f"It is written for an unchanged RecBole {RECBOLE_VERSION}; please report these versions."
-    )
+        function(collector)
+        return False
+    except AttributeError:
+        line = "self.data_struct._data_dict[key] = self.data_struct._data_dict[key].cpu()"
+        edit(function, {line: f'if hasattr(self.data_struct._data_dict[key], "cpu"): {line}'})
+        return True

@@ -20,10 +20,10 @@ import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.dataset import Dataset
-from recbole.quick_start import quick_start
+from recbole.quick_start import quick_start, run_recbole
 from recbole.utils import get_model
 
-from recbole_mm.host import compat
+from recbole_mm.host import compat, editing
 from recbole_mm.host.names import recbole_models
 
 
@@ -309,6 +309,16 @@ class TestAnomalyDetection:
         assert "torch.autograd.set_detect_anomaly(True)" in text
 
 
+class TestItemMetrics:
+    def test_metrics_that_count_training_items(self) -> None:
+        metrics = ["ItemCoverage", "AveragePopularity", "ShannonEntropy", "GiniIndex", "TailPercentage", "Recall"]
+        options = {"epochs": 1, "metrics": metrics, "topk": [80], "valid_metric": "Recall@80", "state": "ERROR"}
+        result = run_recbole(model="Pop", dataset="mm-toy", config_dict=options)["test_result"]
+        assert set(result) == {f"{name.lower()}@80" for name in metrics}
+        assert result["itemcoverage@80"] == 1  # there are 80 items
+        assert all(0 <= value < float("inf") for value in result.values())
+
+
 class TestInstalling:
     def test_again_changes_nothing(self) -> None:
         before = (torch.load, Dataset._fill_nan.__code__, Dataset._remap.__code__, get_model.__code__, Config.__init__)
@@ -323,6 +333,7 @@ class TestInstalling:
         assert compat._repair_torch_load() is False
         assert compat._repair_dok_update() is False
         assert compat._repair_get_model() is False
+        assert compat._repair_item_metrics() is False
         assert compat._repair_ray_import() is False
         assert compat._repair_numpy_aliases() is False or "float_" not in vars(np)
         assert torch.load is load
@@ -337,15 +348,15 @@ class TestInstalling:
 
     def test_other_code_is_refused(self) -> None:
         with pytest.raises(RuntimeError, match=r"expected 'feat\[field\]\.wrong\(\)' in .*Dataset\._remap"):
-            compat._edit(Dataset._remap, {"feat[field].wrong()": "0"})
+            editing.edit(Dataset._remap, {"feat[field].wrong()": "0"})
         with pytest.raises(RuntimeError, match="an unchanged RecBole"):
-            compat._edit(Dataset._remap, {"feat[field]": "0"}, count=1)
+            editing.edit(Dataset._remap, {"feat[field]": "0"}, count=1)
 
     def test_code_without_source_is_refused(self) -> None:
         names: dict[str, Any] = {"__name__": "nowhere"}
         exec("def function():\n    return 1", names)
         with pytest.raises(RuntimeError, match="readable source"):
-            compat._edit(names["function"], {"1": "2"})
+            editing.edit(names["function"], {"1": "2"})
 
     def test_a_function_with_free_variables_is_refused(self) -> None:
         outer = 1
@@ -354,7 +365,7 @@ class TestInstalling:
             return outer
 
         with pytest.raises(RuntimeError, match="a plain function"):
-            compat._edit(inner, {"return outer": "return outer + 1"})
+            editing.edit(inner, {"return outer": "return outer + 1"})
 
     def test_edited_functions_keep_their_lines(self) -> None:
         source, first = inspect.getsourcelines(Dataset._fill_nan)
