@@ -1,10 +1,11 @@
 """Full ranking against the pair-by-pair path, for models that score pairs: ``python benchmarks/full_sort.py``.
 
 Per model and catalogue: RecBole's evaluation of all users through ``full_sort_predict``, and what RecBole does where a
-model has none, ``predict`` on every pair. The latter is too slow to be run in full: it scores all items for the first
-users (``--pair-users``) and its time for all users is extrapolated by the number of pairs. The scores of these users
-must agree. Every measurement is a child process with one thread; seconds are CPU seconds (on CUDA wall seconds), memory
-is what is needed at the peak above what the loaded data and model hold. Linux only (``/proc``).
+model has none, ``predict`` on every pair (of CMBF without the tables that its own keeps). The latter is too slow to be
+run in full: it scores all items for the first users (``--pair-users``) and its time for all users is extrapolated by
+the number of pairs. The scores of these users must agree. Every measurement is a child process with one thread; seconds
+are CPU seconds (on CUDA wall seconds), memory is what is needed at the peak above what the loaded data and model hold.
+Linux only (``/proc``).
 """
 
 from __future__ import annotations
@@ -128,9 +129,10 @@ def measure(
             return {**found, "items": n_items, "seconds": clock() - start, "peak_mb": memory.growth()}
         scores = []
         chunk = 65_536 if config["eval_batch_size"] > 65_536 else config["eval_batch_size"]
+        predict = cmbf_from_features if model == "CMBF" else type(network).predict
         for user in range(1, users + 1):
             row = Interaction({"user_id": torch.full((n_items,), user), "item_id": torch.arange(n_items)}).to(place)
-            scores.append(torch.cat([network.predict(row[at : at + chunk]) for at in range(0, n_items, chunk)]))
+            scores.append(torch.cat([predict(network, row[at : at + chunk]) for at in range(0, n_items, chunk)]))
         found = {"users": users, "items": n_items, "seconds": clock() - start, "peak_mb": memory.growth()}
         by_pairs = torch.cat(scores)
         full = network.full_sort_predict(Interaction({"user_id": torch.arange(1, users + 1)}).to(place))
@@ -141,6 +143,24 @@ def measure(
             "difference": (by_pairs - full).abs().max().item(),
             "largest": by_pairs.abs().max().item(),
         }
+
+
+def cmbf_from_features(network: Any, pairs: Any) -> Any:
+    """Probabilities of pairs by CMBF without the tables of items and users that its ``predict`` keeps.
+
+    The image tower and all first projections are computed for every pair, in the same chunks; a user's tokens, once per
+    call.
+    """
+    import torch
+
+    size, rows = network._chunk(), []
+    for user, item in zip(pairs["user_id"].split(size), pairs["item_id"].split(size)):
+        distinct, place = torch.unique(user, return_inverse=True)
+        users, items = network.user_tokens(distinct)[0].rows(place), network.item_tokens(item)
+        text = [torch.cat(parts, dim=1) for parts in zip(users, items)]
+        image = network.network.image_tower(network.image_tokens(item))
+        rows.append(network._score(network.network.text_input(text[0]), text[1], image, item))
+    return torch.cat(rows).sigmoid()
 
 
 def write_catalogue(folder: Path, users: int, items: int) -> None:
