@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_mm.nn.multi_head import attend, attention_numbers
+from recbole_mm.nn.multi_head import attend, attend_across, attention_numbers
 
 __all__ = [
     "CrossModalLayer",
@@ -69,17 +69,16 @@ class SelfAttentionLayer(nn.Module):
             projected: ``self.project(tokens)`` where it is at hand, ``(batch, n_tokens, 3 * dim)``.
         """
         projected = self.project(tokens) if projected is None else projected
-        query, key, value = projected.chunk(3, dim=-1)
-        attended = self.output(attend(query, key, value, self.n_heads, mask))
+        attended = self.output(attend(projected, self.n_heads, mask))
         tokens = self.norm[0](tokens + self.dropout(attended))
         return self.norm[1](tokens + self.dropout(self.contract(F.relu(self.expand(tokens), inplace=True))))
 
     def numbers(self, n_tokens: int, dim: int, on_cpu: bool) -> int:
         """Numbers that the layer keeps at once for each row of a batch in evaluation, without its inputs."""
         size = n_tokens * dim
-        attention = attention_numbers(n_tokens, n_tokens, dim, self.n_heads, on_cpu)
+        attention = attention_numbers([n_tokens], dim, self.n_heads, on_cpu)
         # The projections; then the attention, or its output, the sum, and the feed-forward network with its result.
-        return 3 * size + max(attention + size, 8 * size)
+        return 3 * size + max(attention, 8 * size)
 
 
 class CrossModalLayer(nn.Module):
@@ -109,12 +108,7 @@ class CrossModalLayer(nn.Module):
 
     def cross(self, image: Tensor, text: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What either branch finds in the other, given ``self.image(image)`` and ``self.text(text)``."""
-        image_query, image_key, image_value = image.chunk(3, dim=-1)
-        text_query, text_key, text_value = text.chunk(3, dim=-1)
-        return (
-            attend(image_query, text_key, text_value, self.cross_heads, mask),
-            attend(text_query, image_key, image_value, self.cross_heads),
-        )
+        return attend_across(image, text, self.cross_heads, right_mask=mask)
 
     def forward(
         self,
@@ -233,10 +227,9 @@ class CrossModalNetwork(nn.Module):
         stages = [2 * text]
         stages += [text + layer.numbers(n_text, self.dim, on_cpu) for layer in self.text_layers]
         for layer in cast("list[CrossModalLayer]", self.cross_layers):
-            sizes = (n_image, n_text), (n_text, n_image)
-            across = max(attention_numbers(*pair, self.dim, layer.cross_heads, on_cpu) for pair in sizes)
             # Both branches before the layer, the first projections of both, and what either found.
-            stages.append(text + 3 * (image + text) + image + across)
+            across = attention_numbers([n_image, n_text], self.dim, layer.cross_heads, on_cpu)
+            stages.append(text + 3 * (image + text) + across)
             # One branch is finished while the other's layer runs.
             stages.append(4 * image + 2 * text + layer.image_layer.numbers(n_image, self.dim, on_cpu))
             stages.append(5 * image + 2 * text + layer.text_layer.numbers(n_text, self.dim, on_cpu))

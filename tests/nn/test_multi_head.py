@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recbole_mm.nn import multi_head
-from recbole_mm.nn.multi_head import attend
+from recbole_mm.nn.multi_head import attend, attend_across
 
 
 def random(*shape, seed=0):
@@ -29,18 +29,35 @@ def reference_attention(query, key, value, n_heads, mask=None):
     return output
 
 
+def packed(n_tokens, seed, dim=4):
+    return random(2, n_tokens, 3 * dim, seed=seed).requires_grad_()
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("n_heads", [1, 2])
 @pytest.mark.parametrize("limit", [0, 16], ids=["torch", "few"])
 def test_attention_equals_plain_loops_with_gradients(monkeypatch, limit, n_heads, masked):
     monkeypatch.setattr(multi_head, "FEW_TOKENS", limit)
-    inputs = [random(2, n, 4, seed=n).requires_grad_() for n in (2, 3)]
-    mask = torch.tensor([[True, False, True], [True, True, False]]) if masked else None
-    ours = attend(inputs[0], inputs[1], 2 * inputs[1], n_heads, mask)
-    theirs = reference_attention(inputs[0], inputs[1], 2 * inputs[1], n_heads, mask)
+    left, right = packed(2, seed=0), packed(3, seed=1)
+    masks = [torch.tensor([[True, False], [True, True]]), torch.tensor([[True, False, True], [True, True, False]])]
+    masks = masks if masked else [None, None]
+    (left_query, left_key, left_value), (right_query, right_key, right_value) = left.chunk(3, -1), right.chunk(3, -1)
+    ours = (*attend_across(left, right, n_heads, *masks), attend(right, n_heads, masks[1]))
+    theirs = (
+        reference_attention(left_query, right_key, right_value, n_heads, masks[1]),
+        reference_attention(right_query, left_key, left_value, n_heads, masks[0]),
+        reference_attention(right_query, right_key, right_value, n_heads, masks[1]),
+    )
     torch.testing.assert_close(ours, theirs)
-    for own, other in zip(*(torch.autograd.grad(x.square().sum(), inputs) for x in (ours, theirs))):
-        torch.testing.assert_close(own, other)
+    for results in (slice(0, 2), slice(2, 3), slice(0, 3)):
+        inputs = [left, right] if results.start == 0 else [right]
+        gradients = (torch.autograd.grad(total(x[results]), inputs, retain_graph=True) for x in (ours, theirs))
+        for own, other in zip(*gradients):
+            torch.testing.assert_close(own, other)
+
+
+def total(tensors):
+    return sum((tensor * random(*tensor.shape, seed=9)).square().sum() for tensor in tensors)
 
 
 @pytest.mark.parametrize("limit", [0, 16], ids=["torch", "few"])
@@ -48,18 +65,20 @@ def test_every_row_of_weights_sums_to_one_over_the_present_keys(monkeypatch, lim
     monkeypatch.setattr(multi_head, "FEW_TOKENS", limit)
     mask = torch.tensor([[True, False, True], [False, True, False]])
     value = torch.where(mask.unsqueeze(2), 1.0, 1e6).expand(2, 3, 4).double()
-    weights = attend(random(2, 5, 4), random(2, 3, 4, seed=1), value, 2, mask)
-    torch.testing.assert_close(weights, torch.ones(2, 5, 4).double())
+    right = torch.cat([random(2, 3, 8, seed=1), value], dim=2)
+    found, _ = attend_across(packed(5, seed=0), right, 2, right_mask=mask)
+    torch.testing.assert_close(found, torch.ones(2, 5, 4).double())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_few_tokens_compute_half_precision_in_float32(dtype):
-    inputs = [random(5, n, 4, seed=n).to(dtype).requires_grad_() for n in (3, 2, 2)]
+    inputs = [packed(n, seed=n).detach().to(dtype).requires_grad_() for n in (3, 2)]
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    ours, theirs = attend(*inputs, n_heads=2), attend(*exact, n_heads=2)
-    assert ours.dtype == dtype
-    torch.testing.assert_close(ours, theirs.to(dtype))
-    ours.sum().backward()
-    theirs.sum().backward()
+    ours, theirs = attend_across(*inputs, n_heads=2), attend_across(*exact, n_heads=2)
+    for own, other in zip(ours, theirs):
+        assert own.dtype == dtype
+        torch.testing.assert_close(own, other.to(dtype))
+    sum(x.sum() for x in ours).backward()
+    sum(x.sum() for x in theirs).backward()
     for own, other in zip(inputs, exact):
         torch.testing.assert_close(own.grad, other.grad.to(dtype), rtol=1e-2, atol=1e-3)
