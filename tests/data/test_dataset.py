@@ -297,7 +297,8 @@ class TestAsRecBole:
 
     @pytest.mark.parametrize("index", [
         np.array([3, 1, 3]), np.array([2], dtype=np.int32), np.array([], dtype=np.int64), torch.tensor([4, 0]),
-        torch.arange(20) % 3 == 0, np.arange(20) % 2 == 0, [1, 2], slice(2, 5), 3,
+        torch.arange(20) % 3 == 0, np.arange(20) % 2 == 0, [1, 2], slice(2, 5), 3, np.arange(4)[::-1],
+        np.array([2, 1], dtype=">i8"),
     ], ids=str)  # fmt: skip
     def test_rows_are_those_of_the_plain_data_set(self, tiny: Path, index) -> None:
         with_items(tiny, text=ITEMS)
