@@ -138,7 +138,7 @@ def _copy_rows(matrix: FeatureMatrix, rows: np.ndarray, tokens: np.ndarray, targ
 
 def _torch_array(block: np.ndarray) -> np.ndarray:
     """The block in a type and byte order that torch knows."""
-    if block.dtype.kind == "u" and block.dtype.itemsize > 1:
+    if block.dtype.kind == "u" and block.dtype.itemsize > 1 or block.dtype.itemsize > 8:
         return block.astype(np.float64)
     return np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))
 
