@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -103,6 +104,7 @@ def config_arguments(model: str, options: Mapping[str, str], in_files: Mapping[s
         ValueError: An unknown option.
     """
     check_command_line(set(options))
+    options = {key: _in_python(key, text) for key, text in options.items()}
     for key, text in options.items():
         _check_value(key, text)
     rest: dict[str, Any] = {key: text for key, text in options.items() if "=" in text}
@@ -142,6 +144,30 @@ def _comparison(model: str, dataset: str, request: Request) -> str:
         arguments.append(f"--config_files={request.flags['config_files']}")
     arguments += [f"--{key}={text}" for key, text in request.options.items() if key in same]
     return f"{program()} {shlex.join(arguments)}"
+
+
+class _Names(dict[str, str]):
+    """A namespace in which every name stands for itself."""
+
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+def _in_python(key: str, text: str) -> str:
+    """A value in RecBole's notation, in which ``[image, text]`` and ``~``, as ``--help`` has them, would be texts."""
+    if text == "~" and key in SHARED_OPTIONS:
+        return "None"
+    if not text.startswith(("[", "{")):
+        return text
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        try:
+            value = eval(text, {"__builtins__": {}}, _Names())
+            return repr(value) if isinstance(value, (list, dict)) else text
+        except Exception:
+            return text
+    return text
 
 
 def _check_value(key: str, text: str) -> None:

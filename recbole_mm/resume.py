@@ -90,7 +90,7 @@ def _check(
                 f"resume: {os.fspath(file)} is a checkpoint of {key} {origin[key]!r}, but this run has {config[key]!r}."
             )
     # With another split the parameters would have been trained on what is tested now.
-    keys = {"embedding_size", "seed", "repeatable", "eval_args"}
+    keys = {"embedding_size", "seed", "repeatable", "eval_args", "contrastive_weight", "contrastive_temperature"}
     for folder in (properties_dir(), recbole_folder() / "properties"):
         yaml = folder / "model" / f"{config['model']}.yaml"
         keys |= read_keys(yaml) if yaml.is_file() else set()

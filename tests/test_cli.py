@@ -168,6 +168,22 @@ class TestHandOver:
         assert calls[0]["config_dict"] == {"checkpoint_dir": "a=b"}  # Config would drop it
         assert sys.argv == ["run.py", "kept"]
 
+    @pytest.mark.parametrize(
+        ("typed", "read"),
+        [
+            ("--modalities=[image,text]", "--modalities=['image', 'text']"),
+            ("--modality_weight={image: 1e-1, text: 0}", "--modality_weight={'image': 0.1, 'text': 0}"),
+            ("--eval_args={mode: {test: uni100}}", "--eval_args={'mode': {'test': 'uni100'}}"),
+            ("--feature_path=~", "--feature_path=None"),
+            ("--modalities=['a-b']", "--modalities=['a-b']"),
+            ("--topk=[10,20]", "--topk=[10,20]"),
+            ("--modalities=[a-b]", "--modalities=[a-b]"),
+        ],
+    )
+    def test_values_as_files_have_them(self, calls, typed, read):
+        assert main(["--model=MMGCN", typed]) == 0
+        assert calls[0]["argv"] == [read]
+
     def test_baselines_do_not_rank_one_user_at_a_time(self, calls, tmp_path):
         main(["--model=BPR"])
         main(["--model=BPR", "--eval_batch_size=7"])

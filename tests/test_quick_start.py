@@ -239,6 +239,17 @@ class TestResume:
         with pytest.raises(ValueError, match="n_layers: 1 there, 2 here"):
             run("LightGCN", "mm-toy", config_dict={**QUICK, "epochs": 4, "n_layers": 2}, resume=first["checkpoint"])
 
+    def test_another_loss(self):
+        """The contrastive term is an option of every model, also of those whose yaml does not name it."""
+        first = run("MMGCN", "mm-toy", config_dict=QUICK)
+        with pytest.raises(ValueError, match="contrastive_weight: 0.0 there, 0.5 here"):
+            run(
+                "MMGCN",
+                "mm-toy",
+                config_dict={**QUICK, "epochs": 4, "contrastive_weight": 0.5},
+                resume=first["checkpoint"],
+            )
+
     def test_no_checkpoint(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nix.pth"):
             checkpoint_origin("nix.pth")

@@ -129,8 +129,8 @@ def _finite(key: str, value: Any, minimum: float, strictly: bool = False) -> flo
 def _check_weight(key: str, value: Any) -> None:
     if isinstance(value, str):
         raise ValueError(
-            f"{key}: expected a number or a mapping such as {{image: 1.0, text: 0.5}} without quotes around it, "
-            f"got the text {value!r}."
+            f"{key}: expected a number or a mapping such as {{image: 1.0, text: 0.5}} (without quotes around it in a "
+            f"file), got the text {value!r}."
         )
     if isinstance(value, Mapping):
         for name, weight in value.items():

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.target,
                 options.name,
                 _files(options.feature, "--feature") if options.feature else None,
-                _files(options.user_feature, "--user-feature"),
+                _files(options.user_feature, "--user-feature") if options.user_feature else None,
                 columns,
                 options.memory_map,
                 options.force,
@@ -66,14 +66,14 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="MODALITY=FILE",
-        help="features of items, row k for item k; default: every <modality>_feat.npy",
+        help="features of items, row k for item k; default: every other <modality>_feat.npy",
     )
     forward.add_argument(
         "--user-feature",
         action="append",
         default=[],
         metavar="MODALITY=FILE",
-        help="features of users, row k for user k",
+        help="features of users, row k for user k; default: every user_<modality>_feat.npy",
     )
     forward.add_argument("--memory-map", action="store_true", help="write .npy with .ids, for matrices of gigabytes")
     for role in COLUMNS:

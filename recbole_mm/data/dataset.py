@@ -212,7 +212,8 @@ class _SharedFeatures:
 def _take(table: Interaction, index: Any) -> Interaction:
     """Rows of a table; RecBole turns index arrays into lists first, which is what makes it slow."""
     if isinstance(index, np.ndarray) and index.ndim == 1 and index.dtype.kind in "bi":
-        index = torch.from_numpy(index)
+        # A reversed view or the other byte order is nothing that torch can share.
+        index = torch.from_numpy(np.ascontiguousarray(index, dtype=index.dtype.newbyteorder("=")))
     if isinstance(index, torch.Tensor) and index.dim() == 1 and index.dtype in (torch.int64, torch.int32, torch.bool):
         return Interaction({name: column[index.to(column.device)] for name, column in table.interaction.items()})
     return table[index]

@@ -19,6 +19,7 @@ __all__ = [
     "InteractionFeatures",
     "align",
     "align_interactions",
+    "check_length",
     "prepare",
     "scale_warning",
 ]
@@ -45,7 +46,7 @@ def align(file: FeatureFile, vocabulary: Mapping[str, int], dtype: torch.dtype =
     """
     (tokens,) = file.tokens()
     matrix = file.matrix()
-    _check_length(file, matrix, len(tokens))
+    check_length(file, matrix, len(tokens))
     n = max(vocabulary.values(), default=0) + 1
     ids = _internal_ids(tokens, vocabulary)
     _check_overlap(file, tokens, ids, vocabulary)
@@ -84,7 +85,7 @@ def align_interactions(
     """
     user_tokens, item_tokens = file.tokens()
     matrix = file.matrix()
-    _check_length(file, matrix, len(user_tokens))
+    check_length(file, matrix, len(user_tokens))
     user, item = _internal_ids(user_tokens, users), _internal_ids(item_tokens, items)
     known = (user > 0) & (item > 0)
     if not known.any():
@@ -137,12 +138,13 @@ def _copy_rows(matrix: FeatureMatrix, rows: np.ndarray, tokens: np.ndarray, targ
 
 def _torch_array(block: np.ndarray) -> np.ndarray:
     """The block in a type and byte order that torch knows."""
-    if block.dtype.kind == "u" and block.dtype.itemsize > 1:
+    if block.dtype.kind == "u" and block.dtype.itemsize > 1 or block.dtype.itemsize > 8:
         return block.astype(np.float64)
     return np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))
 
 
-def _check_length(file: FeatureFile, matrix: FeatureMatrix, n_ids: int) -> None:
+def check_length(file: FeatureFile, matrix: FeatureMatrix, n_ids: int) -> None:
+    """Refuse a file that has not one id for each row of features."""
     if matrix.shape[0] != n_ids:
         raise ValueError(
             f"{file.path}: {n_ids:,} ids but {matrix.shape[0]:,} rows of features; there must be one id per row."

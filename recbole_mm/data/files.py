@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from recbole_mm.data import parquet
+
 __all__ = ["ENTITIES", "FeatureFile", "FeatureMatrix", "check_modality_name", "discover", "search_folders"]
 
 #: Entities that can have features, with the names of the id arrays of a ``.npz`` or ``.parquet`` file.
@@ -45,7 +47,8 @@ class FeatureFile:
         elif self.path.suffix == ".npz":
             columns = [_as_tokens(array, name, self.path) for name, array in self._npz(*names).items()]
         else:
-            columns = [_as_tokens(array, name, self.path) for name, array in self._parquet_ids(names).items()]
+            table = self._parquet(*names)
+            columns = [_as_tokens(parquet.ids(table, name, self.path), name, self.path) for name in names]
         if len({len(column) for column in columns}) != 1:
             sizes = ", ".join(f"{name}: {len(column):,}" for name, column in zip(names, columns))
             raise ValueError(f"{self.path}: the id columns differ in length ({sizes}); write one id per row in each.")
@@ -62,7 +65,7 @@ class FeatureFile:
         if self.path.suffix == ".npz":
             array = self._npz("feature")["feature"]
         elif self.path.suffix == ".parquet":
-            array = self._parquet_feature()
+            array = parquet.vectors(self._parquet("feature"), self.path)
         shape, dtype = (array.shape, array.dtype) if array is not None else self._npy_header()
         if dtype.kind not in "biuf":
             raise ValueError(
@@ -95,6 +98,8 @@ class FeatureFile:
     def _npy_header(self) -> tuple[tuple[int, ...], np.dtype]:
         try:
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                raise ValueError("it is an archive, not a single array; give it the suffix .npz")
         except Exception as error:
             raise ValueError(f"{self.path} cannot be read: {error}. {_REMEDY}") from error
         return array.shape, array.dtype
@@ -115,44 +120,9 @@ class FeatureFile:
                 raise ValueError(f"{path}, line {number}: expected {n_columns} column(s), got {len(row)}.")
         return [_as_tokens(np.array([row[c] for row in rows], dtype=str), header[c], path) for c in range(n_columns)]
 
-    def _parquet_ids(self, names: Iterable[str]) -> dict[str, np.ndarray]:
-        table = self._parquet(list(names))
-        arrays = {name: np.array(table.column(name).to_pylist()) for name in names}
-        for name in names:
-            if table.column(name).null_count:
-                raise ValueError(
-                    f"{self.path}: column {name} has {table.column(name).null_count} nulls; every row needs an id."
-                )
-        return arrays
-
-    def _parquet_feature(self) -> np.ndarray:
-        column = self._parquet(["feature"]).column("feature").combine_chunks()
-        shape: list[int] = [len(column)]
-        while hasattr(column.type, "value_type"):
-            if column.null_count:
-                raise ValueError(f"{self.path}: {column.null_count} rows of feature are null; leave such rows out.")
-            lengths = np.unique(np.asarray(column.value_lengths() if hasattr(column, "value_lengths") else 0))
-            if len(lengths) > 1:
-                raise ValueError(f"{self.path}: the lists in feature differ in length ({lengths[0]} to {lengths[-1]}).")
-            size = int(lengths[0]) if len(lengths) else 0
-            shape.append(column.type.list_size if hasattr(column.type, "list_size") else size)
-            column = column.flatten()
-        values = column.to_numpy(zero_copy_only=False)
-        return values.reshape(shape) if values.size == np.prod(shape) else values
-
-    def _parquet(self, columns: list[str]) -> Any:
-        try:
-            import pyarrow.parquet as parquet
-        except ImportError as error:
-            raise ImportError(
-                f"{self.path}: reading parquet needs pyarrow; pip install pyarrow, or write a .npz."
-            ) from error
-        try:
-            found = parquet.read_schema(self.path).names
-            table = parquet.read_table(self.path, columns=[name for name in columns if name in found])
-        except Exception as error:
-            raise ValueError(f"{self.path} cannot be read: {error}.") from error
-        self._check_names(columns, found, "columns")
+    def _parquet(self, *names: str) -> Any:
+        table, found = parquet.read(self.path, names)
+        self._check_names(names, found, "columns")
         return table
 
     def _check_names(self, wanted: Iterable[str], found: Iterable[str], what: str) -> None:
@@ -292,7 +262,10 @@ def _as_tokens(array: np.ndarray, name: str, path: Path) -> np.ndarray:
     if array.ndim != 1:
         raise ValueError(f"{path}: {name} should be one-dimensional, got shape {array.shape}.")
     if array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8")
+        try:
+            array = np.char.decode(array, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: {name} should be text in UTF-8, got bytes that are not: {error}.") from error
     elif array.dtype.kind in "iu":
         array = array.astype(str)
     elif array.dtype.kind != "U":

@@ -28,6 +28,8 @@ COLUMNS = {
 }
 #: Names of the parts of the split, in the order of ``x_label``.
 PARTS = ("train", "valid", "test")
+# The layout knows no features of users; `to_mmrec` writes them under this prefix.
+_OF_USERS = "user_"
 
 
 def from_mmrec(
@@ -51,7 +53,7 @@ def from_mmrec(
         target: Folder of data sets (RecBole's ``data_path``).
         name: Name of the data set.
         features: Modality to file, for items; by default every ``<modality>_feat.npy`` of the folder.
-        user_features: The same, for users.
+        user_features: The same, for users; by default every ``user_<modality>_feat.npy``, which are no item features.
         columns: ``user``, ``item``, ``rating``, ``time`` or ``split`` to the name of that column, where it is unusual.
         memory_map: Write ``.npy`` with ``.ids`` instead of ``.npz``.
         force: Overwrite the files of an earlier conversion.
@@ -76,9 +78,16 @@ def from_mmrec(
     if repeated:
         report.append(f"{repeated:,} interactions repeat a (user, item) pair of an earlier line; kept as they are")
     parts = _split(frame, report)
+    found = {file.name[: -len("_feat.npy")]: file.name for file in sorted(source.glob("*_feat.npy"))}
     if features is None:
-        features = {file.name[: -len("_feat.npy")]: file.name for file in sorted(source.glob("*_feat.npy"))}
-    for modality, file in {**features, **(user_features or {})}.items():
+        features = {modality: file for modality, file in found.items() if not modality.startswith(_OF_USERS)}
+    if user_features is None:
+        user_features = {
+            modality[len(_OF_USERS) :]: file
+            for modality, file in found.items()
+            if modality.startswith(_OF_USERS) and file not in features.values()
+        }
+    for modality, file in [*features.items(), *user_features.items()]:
         check_modality_name(modality, file)
     if not features and not user_features:
         raise FileNotFoundError(f"{source} has no <modality>_feat.npy; name the files: --feature text=FILE.")
@@ -86,7 +95,7 @@ def from_mmrec(
         _write_atomic(frame, folder / f"{name}.inter")
         for part, rows in parts.items():
             _write_atomic(rows, folder / f"{name}.{part}.inter")
-        for entity, files, ids in (("item", features, frame.item_id), ("user", user_features or {}, frame.user_id)):
+        for entity, files, ids in (("item", features, frame.item_id), ("user", user_features, frame.user_id)):
             for modality, file in sorted(files.items()):
                 matrix = _read_matrix(source, file, int(ids.astype(np.int64).max()) + 1, entity, report)
                 _write_features(folder / f"{name}.{entity}.{modality}", matrix, entity, memory_map)
@@ -146,6 +155,8 @@ def _read_interactions(path: Path, columns: Mapping[str, str]) -> tuple[pd.DataF
                 f"{path}: {field} should be {kind}, got {frame.loc[wrong[0], field]!r} in line {wrong[0] + 2} "
                 f"({len(wrong):,} such lines)."
             )
+    for field in ("user_id", "item_id"):
+        frame[field] = frame[field].map(int).astype(str)  # MMRec reads numbers: 007 is 7, as in the ids of the features
     return frame, [column for column in raw.columns if column not in chosen]
 
 

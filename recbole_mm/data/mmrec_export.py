@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recbole_mm.data.features import check_length
 from recbole_mm.data.files import FeatureFile, discover
 from recbole_mm.data.mmrec import PARTS, replacing
 
@@ -109,6 +110,7 @@ def _numbering(tokens: np.ndarray) -> dict[str, int]:
 
 def _by_number(file: FeatureFile, tokens: np.ndarray, number: Mapping[str, int], report: list[str]) -> np.ndarray:
     source = file.matrix()
+    check_length(file, source, len(tokens))
     matrix = np.zeros((max(number.values()) + 1, *source.shape[1:]), dtype=source.dtype)
     matrix[[number[token] for token in tokens.tolist()]] = source.read(np.arange(len(tokens)))
     report.append(

@@ -77,7 +77,7 @@ def prepare(table: FeatureTable, norm: str, missing: str, interactions: sp.spmat
         feature[lacking] = _moments(feature, table.observed)[0].to(feature.dtype)
     if norm.endswith("l2"):
         for block in feature.split(_BLOCK_ROWS):
-            block.div_(block.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(feature.dtype).tiny))
+            block.div_(_length(block))
     return replace(table, feature=feature.to(table.feature.dtype))
 
 
@@ -113,6 +113,17 @@ def _moments(feature: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         (feature[part].double().reshape(-1, width) - mean).square().sum(dim=0) for part in rows.split(_BLOCK_ROWS)
     )
     return torch.as_tensor(mean), torch.as_tensor(square / count).sqrt()
+
+
+def _length(block: Tensor) -> Tensor:
+    """Length of each vector; never zero, so that a vector of zeros can be divided by it."""
+    length = block.norm(dim=-1, keepdim=True)
+    # Squares leave the range of float32 long before the numbers do: 1e-20 would count as zero, 1e20 as infinite.
+    doubtful = ~((length > 1e-15) & (length < 1e15))
+    if doubtful.any():
+        exact = block.double().norm(dim=-1, keepdim=True)
+        length = torch.where(doubtful, exact.to(length.dtype), length)
+    return length.clamp_min(torch.finfo(length.dtype).tiny)
 
 
 def _standardise(feature: Tensor, observed: Tensor) -> None:

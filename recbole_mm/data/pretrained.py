@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +46,12 @@ def write_pretrained(
     for entity, table in tables.items():
         tokens = np.asarray(dataset.field2id_token[fields[entity]])[1:].astype(str)
         file = target / f"{dataset.dataset_name}.{entity}.{modality}.npz"
-        with tempfile.NamedTemporaryFile(dir=target, suffix=".part", delete=False) as part:
-            try:
-                np.savez(part, id=tokens, feature=table[1:].float().cpu().numpy())
-            except BaseException:
-                os.unlink(part.name)
-                raise
-        os.replace(part.name, file)
+        part = target / f".{file.name}.{os.getpid()}.part"  # a file of tempfile's could be read by its owner only
+        try:
+            with part.open("wb") as stream:
+                np.savez(stream, id=tokens, feature=table[1:].float().cpu().numpy())
+            os.replace(part, file)
+        finally:
+            part.unlink(missing_ok=True)
         files.append(file)
     return files[0], files[1]

@@ -112,16 +112,16 @@ def register(
             raise FileNotFoundError(f"register({name}): properties: there is no file {properties}.")
     places = import_module("recbole.trainer"), import_module("recbole.data.dataset")
     entries = {(places[0], f"{name}Trainer"): trainer, (places[1], f"{name}Dataset"): dataset or _dataset_for(model)}
-    for (place, entry), new in entries.items():
-        present = getattr(place, entry, None)
-        if present is not None and name not in registered:
+    for place, entry in entries if name not in registered else ():
+        if hasattr(place, entry):
             raise ValueError(
                 f"register({name}): RecBole has a class {place.__name__}.{entry}, which it would use for this model; "
                 "give the model another name."
             )
+    for (place, entry), new in entries.items():
         if new is not None:
             setattr(place, entry, new)
-        elif present is not None:
+        elif hasattr(place, entry):
             delattr(place, entry)
     _alias(model)
     registered[name] = model
@@ -163,6 +163,8 @@ def _alias(model: type) -> None:
 
     Not the class's own module: that may be ``__main__``, which has no import spec, or not hold the class by name.
     """
+    for package in set(_PACKAGES.values()):  # a cell that runs again may have made it a model of another kind
+        sys.modules.pop(f"recbole.model.{package}.{model.__name__.lower()}", None)
     name = f"recbole.model.{_PACKAGES[model.type]}.{model.__name__.lower()}"  # type: ignore[attr-defined]
     alias = ModuleType(name, f"Entry of {model.__module__}.{model.__qualname__} for recbole.utils.get_model.")
     alias.__spec__ = ModuleSpec(name, loader=None, origin=model.__module__)

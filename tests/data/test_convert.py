@@ -107,6 +107,13 @@ class TestFromMMRec:
         options["benchmark_filename"] = None
         assert len(make_dataset(tmp_path, "baby", **options)) == 10
 
+    def test_ids_are_numbers(self, source: Path, tmp_path: Path) -> None:
+        text = (source / "baby.inter").read_text()
+        (source / "baby.inter").write_text(text.replace("1\t2\t4.0", "01\t002\t4.0"))
+        from_mmrec(source, tmp_path, "baby")
+        options = yaml.safe_load((tmp_path / "baby" / "baby.yaml").read_text())
+        check_alignment(make_dataset(tmp_path, "baby", modalities=["image"], **options), {"image": set("01234")})
+
     def test_unusual_columns(self, source: Path, tmp_path: Path) -> None:
         frame = pd.read_csv(source / "baby.inter", sep="\t", dtype=str)
         (source / "baby.inter").unlink()
@@ -229,6 +236,25 @@ class TestToMMRec:
                 ("user_taste_feat", "taste"),
             ):
                 assert np.array_equal(np.load(back / f"{ours}.npy"), np.load(source / f"{theirs}.npy"))
+
+    def test_features_of_users_come_back_as_those_of_users(self, source: Path, tmp_path: Path) -> None:
+        from_mmrec(source, tmp_path / "ours", "baby", None, {"taste": "taste.npy"})
+        to_mmrec(tmp_path / "ours" / "baby", tmp_path / "back", "baby")
+        np.save(tmp_path / "back" / "baby" / "user_taste_feat.npy", vectors([str(k) for k in range(9)]))  # > items
+        assert main(["mmrec", str(tmp_path / "back" / "baby"), str(tmp_path / "again"), "--name", "baby"]) == 0
+        names = {path.name for path in (tmp_path / "again" / "baby").glob("*.npz")}
+        assert names == {"baby.item.image.npz", "baby.item.text.npz", "baby.user.taste.npz"}
+        named = {"user_taste": "user_taste_feat.npy"}  # whoever names it an item's knows better
+        from_mmrec(tmp_path / "back" / "baby", tmp_path / "named", "baby", named)
+        assert [path.name for path in (tmp_path / "named" / "baby").glob("*.npz")] == ["baby.item.user_taste.npz"]
+
+    def test_files_that_lost_rows(self, source: Path, tmp_path: Path, capsys) -> None:
+        from_mmrec(source, tmp_path, "baby")
+        for n_rows in (4, 6):
+            np.savez(tmp_path / "baby" / "baby.item.text.npz", id=list("01234"), feature=np.ones((n_rows, 2)))
+            assert main(["to-mmrec", str(tmp_path / "baby"), str(tmp_path / "back"), "--name", "baby"]) == 1
+            assert f"baby.item.text.npz: 5 ids but {n_rows} rows of features" in capsys.readouterr().err
+            assert not (tmp_path / "back" / "baby").exists()
 
     def test_tokens_missing_rows_and_a_split_in_parts(self, tmp_path: Path) -> None:
         folder = tmp_path / "tiny"

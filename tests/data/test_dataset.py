@@ -77,6 +77,22 @@ class TestAlignment:
         for part in dataset.build():
             check_alignment(part, items)
 
+    @pytest.mark.parametrize("memory_map", [False, True])
+    def test_tokens_are_text_however_much_they_look_like_numbers(self, tmp_path: Path, memory_map: bool) -> None:
+        alike = ["7", "007", "7.0", "+7", "7e0", "0x7", "7 ", "\N{ROMAN NUMERAL SEVEN}", "\N{ARABIC-INDIC DIGIT SEVEN}"]
+        alike += ["True", "caf\u00e9", "cafe\u0301", "1_000", "1000", "9007199254740993", "9007199254740992"]
+        write_inter(tmp_path / "tiny", "tiny", [(token, item) for token in alike for item in alike[:4]])
+        with (tmp_path / "tiny" / "tiny.inter").open("a", encoding="utf-8") as stream:
+            stream.writelines(f"7\t{token}\t99\n" for token in alike[4:])
+        for entity in ("item", "user"):
+            write = write_npy if memory_map else write_npz
+            more = {"header": f"{entity}_id:token"} if memory_map else {}
+            write(tmp_path / "tiny", f"tiny.{entity}.text", alike[::-2], **more)
+        dataset = make_dataset(tmp_path)
+        assert dataset.item_num == dataset.user_num == len(alike) + 1
+        check_alignment(dataset, {"text": set(alike[::-2])})
+        check_alignment(dataset, {"text": set(alike[::-2])}, "user")
+
     def test_with_a_benchmark_split(self, tiny: Path) -> None:
         having = with_items(tiny, text=[*ITEMS[3:], "other"])
         pairs = random_pairs()
@@ -297,7 +313,8 @@ class TestAsRecBole:
 
     @pytest.mark.parametrize("index", [
         np.array([3, 1, 3]), np.array([2], dtype=np.int32), np.array([], dtype=np.int64), torch.tensor([4, 0]),
-        torch.arange(20) % 3 == 0, np.arange(20) % 2 == 0, [1, 2], slice(2, 5), 3,
+        torch.arange(20) % 3 == 0, np.arange(20) % 2 == 0, [1, 2], slice(2, 5), 3, np.arange(4)[::-1],
+        np.array([2, 1], dtype=">i8"),
     ], ids=str)  # fmt: skip
     def test_rows_are_those_of_the_plain_data_set(self, tiny: Path, index) -> None:
         with_items(tiny, text=ITEMS)

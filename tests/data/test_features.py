@@ -113,6 +113,12 @@ def test_numbers_that_feature_dtype_cannot_hold(tmp_path: Path) -> None:
         align(the_file(path), VOCABULARY, torch.float16)
 
 
+@pytest.mark.parametrize("dtype", ["?", "u1", "<u2", "<u8", "i1", ">i8", ">f2", ">f8", "longdouble"])
+def test_every_type_of_number_in_either_byte_order(tmp_path: Path, dtype: str) -> None:
+    path = write_npz(tmp_path, "d.item.text", ["i1", "i2"], feature=np.array([[0, 1], [1, 1]], dtype=dtype))
+    assert align(the_file(path), VOCABULARY).feature[1:3].tolist() == [[0, 1], [1, 1]]
+
+
 def test_more_rows_than_ids(tmp_path: Path) -> None:
     path = write_npz(tmp_path, "d.item.text", ["i1", "i2"], feature=np.ones((3, 2)))
     with pytest.raises(ValueError, match=r"text\.npz: 2 ids but 3 rows"):
@@ -160,7 +166,7 @@ def test_parquet(tmp_path: Path) -> None:
     path = tmp_path / "d.item.text.parquet"
 
     def write(feature, ids=("i2", "i1"), name: str = "id") -> FeatureFile:
-        pq.write_table(pa.table({name: list(ids), "feature": feature}), path)
+        pq.write_table(pa.table({name: pa.array(ids), "feature": feature}), path)
         return the_file(path)
 
     rows = vectors(["i2", "i1"]).astype(np.float32)
@@ -168,6 +174,11 @@ def test_parquet(tmp_path: Path) -> None:
     for column in (rows.tolist(), fixed, pa.array(list(rows.astype(np.float16)), type=pa.list_(pa.float16()))):
         table = align(write(column), VOCABULARY)
         assert np.array_equal(table.feature[1:3].numpy(), vectors(["i1", "i2"]).astype(np.float32))
+    if hasattr(pa, "FixedShapeTensorArray"):
+        table = align(write(pa.FixedShapeTensorArray.from_numpy_ndarray(rows)), VOCABULARY)
+        assert np.array_equal(table.feature[1:3].numpy(), vectors(["i1", "i2"]).astype(np.float32))
+    with pytest.raises(ValueError, match=r"shape \(0, 0\) hold no number"):
+        align(write(pa.array([], type=pa.list_(pa.float32())), ids=pa.array([], type=pa.string())), VOCABULARY)
     patches = align(write([[[1.0, 2.0]] * 3, [[3.0, 4.0]] * 3]), VOCABULARY)
     assert patches.feature.shape == (4, 3, 2)
     assert patches.feature[1].tolist() == [[3.0, 4.0]] * 3

@@ -209,6 +209,18 @@ def test_a_broken_archive_and_an_archive_that_is_none(tmp_path: Path) -> None:
         the_file(path).tokens()
 
 
+def test_an_archive_under_the_name_of_an_array(tmp_path: Path) -> None:
+    path = write_npy(tmp_path, "d.item.text", ["i1", "i2"])
+    path.write_bytes(save(tmp_path, id=np.array(["i1"]), feature=np.ones((1, 2))).read_bytes())
+    with pytest.raises(ValueError, match=r"text\.npy cannot be read: it is an archive"):
+        the_file(path).matrix()
+
+
+def test_bytes_that_are_no_utf8(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"text\.npz: id should be text in UTF-8"):
+        the_file(save(tmp_path, id=np.array([b"caf\xe9"]), feature=np.ones((1, 2)))).tokens()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

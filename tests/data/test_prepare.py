@@ -117,6 +117,14 @@ def test_a_column_without_variation_becomes_zero() -> None:
     assert ready.feature[:, 0].any()
 
 
+def test_lengths_whose_squares_float32_cannot_hold() -> None:
+    scale = torch.tensor([0, 1e-25, 1e-17, 1.0, 1e17, 1e30])
+    feature = scale[:, None] * torch.tensor([[3.0, -4.0]])
+    ready = prepare(FeatureTable("image", "item", feature, scale > 0), "l2", "zero")
+    expected = (scale > 0)[:, None] * torch.tensor([[0.6, -0.8]])
+    torch.testing.assert_close(ready.feature, expected)
+
+
 def test_several_vectors_per_item() -> None:
     table = make_table(shape=(9, 3, 4))
     ready = prepare(table, "zscore_l2", "knn", interactions(9))

@@ -84,6 +84,12 @@ class TestRegistering:
         assert config("HostToy")["toy_dim"] == 4
         assert get_trainer(ModelType.GENERAL, "HostToy") is Trainer
 
+    def test_again_as_a_model_of_another_kind(self, clean_registry: None) -> None:
+        for base in (HostToy, MultimodalSequentialRecommender, HostToy):
+            again = type("Again", (base,), {"__module__": "notebook"})
+            register(again)
+            assert get_model("Again") is again
+
     def test_the_class_of_a_script_that_runs(self, fresh_python: Any) -> None:
         code = (
             "import recbole_mm\n"
@@ -121,6 +127,11 @@ class TestRefusing:
             register(type(name, (HostToy,), {}))
         assert registered_models() == before
         assert get_model("BPR") is BPR
+
+    def test_a_refused_model_leaves_nothing_behind(self, clean_registry: None) -> None:
+        with pytest.raises(ValueError, match="SequentialDataset, which it would use"):
+            register(type("Sequential", (HostToy,), {}), trainer=Trainer)
+        assert not hasattr(recbole.trainer, "SequentialTrainer")
 
     @pytest.mark.parametrize("thing", [3, "MMGCN", dict, HostToy.forward])
     def test_what_is_no_recommender(self, thing: Any) -> None:

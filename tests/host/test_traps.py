@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
@@ -22,6 +23,7 @@ from recbole.utils import ModelType, get_flops, get_model, get_trainer, init_see
 
 import recbole_mm
 from recbole_mm import quick_start
+from recbole_mm.data import features
 from recbole_mm.host.registry import register, registered_models
 from recbole_mm.paths import dataset_atomic_dir
 from tests.host import spawned
@@ -146,6 +148,23 @@ class TestSplit:
         create_dataset(config).features  # noqa: B018
         assert torch.equal(before[0], torch.get_rng_state())
         assert (before[1] == np.random.get_state()[1]).all()
+
+
+class TestLeakage:
+    @pytest.mark.parametrize("missing", ["knn", "mean"])
+    def test_missing_features_are_filled_from_the_training_part_only(self, toy: type, missing: str) -> None:
+        config, data, train_data, *_ = prepare("HostToy", missing_feature=missing)
+        model = build(config, train_data)
+        table = data.features.item["image"]
+        filled = []
+        for part in (train_data._dataset, data):
+            pairs = (part.inter_feat["user_id"].numpy(), part.inter_feat["item_id"].numpy())
+            matrix = sp.csr_matrix((np.ones(len(part)), pairs), shape=(data.user_num, data.item_num))
+            filled.append(features.prepare(table, config["feature_norm"], missing, matrix).feature)
+        torch.testing.assert_close(model.features["image"], filled[0])
+        lacking = ~table.observed[1:]
+        assert model.features["image"][1:][lacking].any()
+        assert torch.equal(filled[0], filled[1]) == (missing == "mean")  # with knn, the other parts would show
 
 
 class TestEvaluationCache:
