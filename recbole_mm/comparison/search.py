@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from recbole.config import Config
 
@@ -276,9 +277,8 @@ def _objective(trial: optuna.Trial, job: Job, space: Space) -> float:
 
 def _without_password(url: str) -> str:
     """The database as it may be published."""
-    from sqlalchemy import make_url  # what Optuna opens databases with
-
-    return make_url(url).render_as_string(hide_password=True)
+    password = urlsplit(url).password
+    return url if password is None else url.replace(f":{password}@", ":***@", 1)
 
 
 def _space(content: Mapping[str, Any]) -> Space:

@@ -118,7 +118,8 @@ class Store:
         """
         if users:
             buffer = io.BytesIO()
-            np.savez_compressed(buffer, **users)
+            arrays: dict[str, Any] = dict(users)
+            np.savez_compressed(buffer, **arrays)
             write_atomically(self.run_folder(name) / "users.npz", buffer.getvalue())
         write_atomically(self.run_folder(name) / "run.json", json.dumps(to_json(record), indent=1) + "\n")
 
