@@ -175,17 +175,19 @@ class MultimodalModelMixin:
 
     def representations(self) -> tuple[Tensor, Tensor]:
         """User and item representations for evaluation, shapes ``(n_users, d)`` and ``(n_items, d)``, computed once."""
-        state = tuple(
-            (tensor.data_ptr(), tensor._version)
-            for tensor in (*self.parameters(), *self.buffers())  # type: ignore[attr-defined]
-        )
-        if self._cache is not None and self._cache[0] == state and not self.training:  # type: ignore[attr-defined]
+        if self._cache is not None and self._cache[0] == self._versions() and not self.training:  # type: ignore[attr-defined]
             return self._cache[1]
         with torch.no_grad():
-            computed = self.forward()  # type: ignore[attr-defined]
+            computed: tuple[Tensor, Tensor] = self.forward()  # type: ignore[attr-defined]
         if not self.training:  # type: ignore[attr-defined]
-            self._cache = (state, computed)
+            # Read now and not before: the first pass over a graph keeps its edge weights, in buffers.
+            self._cache = (self._versions(), computed)
         return computed
+
+    def _versions(self) -> tuple[Any, ...]:
+        """What changes whenever a parameter or buffer is written to or exchanged."""
+        tensors = (*self.parameters(), *self.buffers())  # type: ignore[attr-defined]
+        return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores of the given pairs, shape ``(batch,)``."""

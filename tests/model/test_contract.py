@@ -15,6 +15,7 @@ from recbole.quick_start import run_recbole
 from recbole_mm.config import SHARED_OPTIONS, properties_directory
 from recbole_mm.config.names import read_keys
 from recbole_mm.host.registry import registered_models
+from recbole_mm.model.base import MultimodalModelMixin
 from tests.model.conftest import MODALITIES, total_loss, train_steps
 from tests.model.conftest import build as build_model
 
@@ -148,6 +149,27 @@ def test_loading_and_training_drop_the_evaluation_cache(name):
     assert not same(first, scores(built)), "training did not change the scores"
     built.model.load_state_dict(initial)
     assert same(first, scores(built))
+
+
+def test_evaluation_in_inference_mode_leaves_a_model_that_trains(name):
+    built = build(name)
+    expected = scores(build(name))
+    with torch.inference_mode():
+        assert same(scores(built), expected)
+    assert same(scores(built), expected)
+    total_loss(built.model.train(), built.batch(64)).backward()
+
+
+def test_evaluation_computes_the_representations_once(name, monkeypatch):
+    built = build(name, eval_batch_size=20 * 100)
+    assert len(built.test_data) > 1
+    if type(built.model).full_sort_predict is not MultimodalModelMixin.full_sort_predict:
+        pytest.skip("scores are no inner products of representations")
+    calls, forward = [], built.model.forward
+    monkeypatch.setattr(built.model, "forward", lambda: calls.append(1) or forward())
+    scores(built)
+    scores(built)
+    assert len(calls) == 2, "once per evaluation, whatever the number of batches"
 
 
 def test_checkpoint_holds_no_feature_table(name):
