@@ -18,6 +18,7 @@ from recbole_mm.host.registry import registered_models
 from recbole_mm.model.base import MultimodalModelMixin
 from tests.model.conftest import MODALITIES, total_loss, train_steps
 from tests.model.conftest import build as build_model
+from tests.model.tiny import tiny_model
 
 # Every modality of MML has a sequence model of its own: with its default sizes the contract takes three times as long.
 SMALLER = {"MML": {"MAX_ITEM_LIST_LENGTH": 10, "n_layers": 1, "inner_size": 64, "query_size": 5, "meta_batch_size": 64}}
@@ -191,6 +192,22 @@ def test_weight_zero_is_leaving_the_modality_out(name):
     left_out = scores(build(name, modalities=["image", "text", "profile"]))
     weighted = scores(build(name, modality_weight={"audio": 0}))
     assert same(left_out, weighted)
+
+
+OPTIONS_PER_MODALITY = {"MMGCN": {"projection_dim": {"audio": 4}}, "MGAT": {"projection_dim": {"audio": 4}}}
+OPTIONS_PER_MODALITY["MMGCL"] = {"mask_probability": {"audio": 0.5, "image": 0.25, "text": 0.25}}
+
+
+@pytest.mark.parametrize("name", OPTIONS_PER_MODALITY)
+def test_options_may_name_a_modality_of_weight_zero(name):
+    """As when a comparison trains a tuned model once more without each of its modalities."""
+    weighted = build(name, modality_weight={"audio": 0}, **OPTIONS_PER_MODALITY[name])
+    assert same(scores(weighted), scores(build(name, modality_weight={"audio": 0})))
+
+
+def test_a_modality_with_a_name_that_torch_keeps_for_itself_is_refused():
+    with pytest.raises(ValueError, match="'type'.*rename"):
+        tiny_model("MMGCN", [(0, 0), (0, 1)], {"type": np.eye(2, dtype=np.float32)})
 
 
 def test_equal_weights_are_no_weights_and_unequal_weights_act(name):

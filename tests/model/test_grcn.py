@@ -197,5 +197,7 @@ def test_cold_items_lose_their_untrained_id_vector_on_request():
 def test_options_that_use_no_feature_or_mix_widths_are_refused():
     with pytest.raises(ValueError, match="no feature"):
         build("GRCN", fusion="id", pruning="none")
+    with pytest.raises(ValueError, match="no feature"):
+        build("GRCN", fusion="id", n_layers=0)
     with pytest.raises(ValueError, match="equal widths"):
         build("GRCN", fusion="mean", content_size=8)
