@@ -94,6 +94,13 @@ def test_scores_and_gradients_equal_the_plain_reference(pruning, weight_mode, n_
     assert_same_function(users @ items.T, reference_scores(model), model)
 
 
+@pytest.mark.parametrize("n_layers", [0, 1, 3])
+def test_any_number_of_layers_equals_the_plain_reference(n_layers):
+    model = tiny_model("GRCN", PAIRS, FEATURES, n_layers=n_layers, embedding_size=4, content_size=3).double()
+    users, items = model()
+    assert_same_function(users @ items.T, reference_scores(model), model)
+
+
 def test_id_fusion_scores_with_the_refined_graph_alone():
     model = tiny_model("GRCN", PAIRS, FEATURES, fusion="id", embedding_size=4, content_size=3).double()
     users, items = model()

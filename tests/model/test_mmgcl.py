@@ -27,7 +27,7 @@ def reference_scores(model: MMGCL) -> torch.Tensor:
     return users @ items.T
 
 
-@pytest.mark.parametrize("n_layers", [1, 2, 3])
+@pytest.mark.parametrize("n_layers", [0, 1, 2, 3])
 def test_scores_and_gradients_equal_the_plain_reference(n_layers):
     options = {"n_layers": n_layers, "embedding_size": 4, "modality_weight": {"image": 2.0}}
     model = tiny_model("MMGCL", PAIRS, FEATURES, **options).double()
