@@ -160,6 +160,17 @@ def test_parameter_count():
     assert sum(p.numel() for p in model.parameters()) == expected
 
 
+def test_parameter_count_of_the_reference_setting():
+    def count(n_users, n_items):
+        n_nodes = n_users + n_items
+        return n_nodes * 2 + n_nodes * 64 + 2 * n_users * 64 + (4096 * 64 + 64) + (384 * 64 + 64)
+
+    assert count(4861, 1762) == 1_346_174
+    features = {"image": np.ones((3, 4096), dtype=np.float32), "text": np.ones((3, 384), dtype=np.float32)}
+    model = tiny_model("GRCN", [(0, 0), (0, 1), (1, 2)], features)
+    assert sum(p.numel() for p in model.parameters()) == count(model.n_users, model.n_items)
+
+
 def test_confidence_one_weighs_by_attention_and_zero_stops_messages():
     model = tiny_model("GRCN", PAIRS, {"text": FEATURES["text"]}, embedding_size=4).double()
     with torch.no_grad():
