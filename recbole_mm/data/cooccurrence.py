@@ -7,20 +7,22 @@ import scipy.sparse as sp
 
 __all__ = ["cooccurrence", "largest_per_row"]
 
+_BLOCK_ROWS, _BLOCK_COUNTS = 2**10, 2**20
 
-def cooccurrence(interactions: sp.spmatrix, top_k: int | None = None, block_rows: int = 1024) -> sp.csr_matrix:
+
+def cooccurrence(interactions: sp.spmatrix, top_k: int | None = None, block_rows: int | None = None) -> sp.csr_matrix:
     r"""Count the columns that two rows have in common.
 
     .. math:: C = B B^\top - \mathrm{diag}(B B^\top), \quad B_{rc} = 1 \text{ if row } r \text{ has column } c
 
     With users as rows this says how many items two users share; with the transpose, how many users two items share.
-    The product is formed a block of rows at a time and cut to ``top_k`` at once, so memory is that of one block and of
-    the result.
+    The product is formed a block of rows at a time and cut to ``top_k`` at once, so memory is that of one block (about
+    50 MB, unless a single row has more than a million counts) and of the result.
 
     Args:
         interactions: Interactions, ``(n_rows, n_columns)``; repeated and stored zero entries do not count.
         top_k: How many of the largest counts each row keeps (ties: the smaller id first); ``None`` keeps all.
-        block_rows: Rows per block.
+        block_rows: Rows per block; by default 1,024, and fewer where these have more than a million counts.
 
     Returns:
         Counts, ``(n_rows, n_rows)``, int32, sorted indices; symmetric only if ``top_k`` is ``None``.
@@ -35,7 +37,7 @@ def cooccurrence(interactions: sp.spmatrix, top_k: int | None = None, block_rows
         >>> cooccurrence(pairs, top_k=1).toarray().tolist()
         [[0, 2, 0], [2, 0, 0], [0, 1, 0]]
     """
-    if block_rows < 1:
+    if block_rows is not None and block_rows < 1:
         raise ValueError(f"block_rows: expected at least 1, got {block_rows}.")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k: expected at least 1, got {top_k}.")
@@ -43,14 +45,24 @@ def cooccurrence(interactions: sp.spmatrix, top_k: int | None = None, block_rows
     binary.sum_duplicates()
     binary.eliminate_zeros()
     binary.data = np.ones(binary.nnz, dtype=np.int32)  # after dropping zeros: a rating of 0.5 must not round to one
-    transposed = binary.T.tocsr()
-    blocks = [
-        _sorted_counts((binary[start : start + block_rows] @ transposed).tocsr(), start, top_k)
-        for start in range(0, binary.shape[0], block_rows)
-    ]
-    if not blocks:
+    if binary.shape[0] == 0:
         return sp.csr_matrix((0, 0), dtype=np.int32)
+    transposed = binary.T.tocsr()
+    starts = _block_starts(binary) if block_rows is None else np.arange(0, binary.shape[0], block_rows)
+    blocks = [
+        _sorted_counts((binary[start:end] @ transposed).tocsr(), start, top_k)
+        for start, end in zip(starts.tolist(), [*starts[1:].tolist(), binary.shape[0]])
+    ]
     return sp.vstack(blocks, format="csr")
+
+
+def _block_starts(binary: sp.csr_matrix) -> np.ndarray:
+    """First rows of blocks of ``_BLOCK_ROWS`` rows, and of fewer where they have over ``_BLOCK_COUNTS`` counts."""
+    degree = np.bincount(binary.indices, minlength=binary.shape[1]).astype(np.int64)
+    counts = np.minimum(binary.astype(np.int64) @ degree, binary.shape[0])
+    room = np.maximum(counts, _BLOCK_COUNTS // _BLOCK_ROWS)
+    block = (np.cumsum(room) - room) // _BLOCK_COUNTS
+    return np.flatnonzero(np.diff(block, prepend=-1))
 
 
 def _sorted_counts(block: sp.csr_matrix, start: int, top_k: int | None) -> sp.csr_matrix:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from logging import getLogger
 from typing import Any
@@ -98,6 +98,7 @@ class MultimodalModelMixin:
 
     * ``self.options``: strict reading of its options,
     * ``self.features``, ``self.user_features``: a :class:`FeatureBank` for items and one for users,
+    * ``self.modality_names``: the names that an option per modality may use, those left out by weight 0 included,
     * ``self.interactions``: the distinct training pairs as a binary scipy CSR matrix,
 
     and implements ``forward`` (representations of users and items) and ``calculate_loss``. Scores are inner products
@@ -115,6 +116,7 @@ class MultimodalModelMixin:
     options: ModelOptions
     features: FeatureBank
     user_features: FeatureBank
+    modality_names: tuple[str, ...]
 
     def _set_up_multimodal(self, config: Any, dataset: Any) -> None:
         name = type(self).__name__
@@ -129,7 +131,8 @@ class MultimodalModelMixin:
                 f"{name} needs at least one item feature file <dataset>.item.<modality>.npz for dataset "
                 f"{dataset.dataset_name!r}, and found none. Put the files beside the atomic files or set feature_path."
             )
-        self.options = ModelOptions(config, name)
+        _check_usable_names((*store.item, *store.user, *store.inter))
+        self.options, self.modality_names = ModelOptions(config, name), store.available
         self.interactions = _training_interactions(dataset, self.n_users, self.n_items)  # type: ignore[attr-defined]
         norm = self.options.per_modality("feature_norm", store.available, "choice", FEATURE_NORMS, default="none")
         missing = self.options.choice("missing_feature", MISSING_FEATURES)
@@ -175,17 +178,19 @@ class MultimodalModelMixin:
 
     def representations(self) -> tuple[Tensor, Tensor]:
         """User and item representations for evaluation, shapes ``(n_users, d)`` and ``(n_items, d)``, computed once."""
-        state = tuple(
-            (tensor.data_ptr(), tensor._version)
-            for tensor in (*self.parameters(), *self.buffers())  # type: ignore[attr-defined]
-        )
-        if self._cache is not None and self._cache[0] == state and not self.training:  # type: ignore[attr-defined]
+        if self._cache is not None and self._cache[0] == self._versions() and not self.training:  # type: ignore[attr-defined]
             return self._cache[1]
         with torch.no_grad():
-            computed = self.forward()  # type: ignore[attr-defined]
+            computed: tuple[Tensor, Tensor] = self.forward()  # type: ignore[attr-defined]
         if not self.training:  # type: ignore[attr-defined]
-            self._cache = (state, computed)
+            # Read now and not before: the first pass over a graph keeps its edge weights, in buffers.
+            self._cache = (self._versions(), computed)
         return computed
+
+    def _versions(self) -> tuple[Any, ...]:
+        """What changes whenever a parameter or buffer is written to or exchanged."""
+        tensors = (*self.parameters(), *self.buffers())  # type: ignore[attr-defined]
+        return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores of the given pairs, shape ``(batch,)``."""
@@ -262,6 +267,17 @@ def _training_interactions(dataset: Any, n_users: int, n_items: int) -> sp.csr_m
     matrix.sort_indices()
     matrix.data[:] = 1.0
     return matrix
+
+
+def _check_usable_names(modalities: Iterable[str]) -> None:
+    """Refuse modalities that torch's dictionaries of modules could not hold, before torch does so obscurely."""
+    taken = {*dir(nn.ModuleDict()), *dir(nn.ParameterDict())}
+    bad = sorted(taken.intersection(modalities))
+    if bad:
+        raise ValueError(
+            f"modality {bad[0]!r}: torch's modules use this name themselves; rename the feature files, "
+            f"for instance to item_{bad[0]}, or leave it out with the option modalities."
+        )
 
 
 def _relative_weights(weight: Mapping[str, float], modalities: Mapping[str, Any]) -> dict[str, float]:

@@ -72,8 +72,9 @@ class GRCN(MultimodalRecommender):
                 f"GRCN option 'fusion': mean needs equal widths, got embedding_size {dim} and content_size {width}; "
                 "set them equal or choose concat."
             )
-        if self.fusion == "id" and self.pruning == "none":
-            raise ValueError("GRCN with fusion: id and pruning: none would use no feature; change one of the two.")
+        if self.fusion == "id" and (self.pruning == "none" or self.n_layers == 0):
+            other = "pruning: none" if self.pruning == "none" else "n_layers: 0"
+            raise ValueError(f"GRCN with fusion: id and {other} would use no feature; change one of the two.")
 
         self.graph = self.interaction_graph()
         n_nodes = self.n_users + self.n_items

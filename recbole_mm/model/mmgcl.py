@@ -67,10 +67,7 @@ class MMGCL(MultimodalRecommender):
         self.edge_drop_scope = self.options.choice("edge_drop_scope", ("all", "one_modality"))
         self.cn_in = self.options.choice("cn_in", ("item", "user", "none"))
         modalities = list(self.features)
-        probability = self.options.per_modality("mask_probability", modalities, default=1.0, minimum=0)
-        if sum(probability.values()) == 0:
-            raise ValueError(f"MMGCL option 'mask_probability': one of {', '.join(modalities)} must be above 0.")
-        self.mask_probability = [probability[modality] for modality in modalities]
+        self.mask_probability = self._mask_probabilities(modalities)
         fixed = self.options.optional_text("cn_modality")
         if fixed is not None and fixed not in modalities:
             raise ValueError(
@@ -92,6 +89,18 @@ class MMGCL(MultimodalRecommender):
                 nn.init.zeros_(parameter)
             elif name.startswith(("project", "read")):
                 nn.init.xavier_uniform_(parameter)
+
+    def _mask_probabilities(self, modalities: list[str]) -> list[float]:
+        given = self.options.per_modality("mask_probability", self.modality_names, default=None, minimum=0)
+        probability = [given[modality] for modality in modalities]
+        unnamed = [modality for modality in modalities if given[modality] is None]
+        if unnamed and any(value is not None for value in given.values()):
+            raise ValueError(f"MMGCL option 'mask_probability': give a chance to {', '.join(unnamed)} as well (or 0).")
+        if unnamed:
+            return [1.0] * len(modalities)
+        if sum(probability) == 0:
+            raise ValueError(f"MMGCL option 'mask_probability': one of {', '.join(modalities)} must be above 0.")
+        return probability
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Readouts of all users and items, ``(n_users, d)`` and ``(n_items, d)``."""

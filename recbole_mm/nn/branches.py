@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -90,7 +91,7 @@ def drop_edges(graph: BipartiteGraph, share: float) -> Tensor:
         1 for kept edges and 0 for dropped ones, in ``graph.to_user`` order. Shape ``(n_edges,)``.
     """
     device = graph.to_user.col.device
-    kept = torch.randperm(graph.n_edges, device=device)[: int((1 - share) * graph.n_edges)]
+    kept = torch.randperm(graph.n_edges, device=device)[: _whole((1 - share) * graph.n_edges)]
     return torch.zeros(graph.n_edges, device=device).index_fill_(0, kept, 1.0)
 
 
@@ -107,6 +108,11 @@ def drop_nodes(graph: BipartiteGraph, share: float) -> Tensor:
     device = graph.to_user.col.device
     masks = []
     for n_nodes in (graph.n_users, graph.n_items):
-        removed = torch.randperm(n_nodes, device=device)[: int(share * n_nodes)]
+        removed = torch.randperm(n_nodes, device=device)[: _whole(share * n_nodes)]
         masks.append(torch.ones(n_nodes, device=device).index_fill_(0, removed, 0.0))
     return masks[0][graph.to_user.row] * masks[1][graph.to_user.col]
+
+
+def _whole(number: float) -> int:
+    """Whole part, where a float just below an integer is that integer: (1 - 0.9) * 10 is 1 although floats say less."""
+    return math.floor(round(number, 6))

@@ -162,9 +162,11 @@ class BipartiteGraph(nn.Module):
         kind = norm if norm == "sym" else f"row_{side}"
         weights = getattr(self, f"_{kind}_edge")
         if weights is None or weights.dtype != dtype:
-            weights = (sym_norm if norm == "sym" else row_norm)(pattern, dtype=dtype)
-            setattr(self, f"_{kind}_edge", weights)
-            setattr(self, f"_{kind}_transposed", weights.index_select(0, pattern.transpose_order))
+            # What inference mode makes can never be part of a training step, and these outlive the evaluation.
+            with torch.inference_mode(False):
+                weights = (sym_norm if norm == "sym" else row_norm)(pattern, dtype=dtype)
+                setattr(self, f"_{kind}_edge", weights)
+                setattr(self, f"_{kind}_transposed", weights.index_select(0, pattern.transpose_order))
         return weights, getattr(self, f"_{kind}_transposed")
 
     def _apply(self, fn: Any, recurse: bool = True) -> BipartiteGraph:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recbole_mm.nn.sparse import full_precision
+
 __all__ = ["batch_rows", "unit_rows"]
 
 _EPS = 1e-12  # that of torch.nn.functional.normalize
@@ -49,7 +51,8 @@ def unit_rows(table: Tensor) -> Tensor:
     .. math:: y = x / \max(\|x\|, \epsilon), \quad \partial x = (\partial y - y \langle y, \partial y \rangle) / \|x\|
 
     On large tables the composed operators of torch spend most of a backward pass reading and writing; here it is three
-    passes. Values are the same to the last bit. Can be differentiated once.
+    passes. Values are the same to the last bit. Half precision is computed and returned in float32, where epsilon is
+    not 0 and a long row's length not infinite. Can be differentiated once.
 
     Args:
         table: Shape ``(n_rows, dim)``.
@@ -61,7 +64,7 @@ def unit_rows(table: Tensor) -> Tensor:
         >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
         [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
-    return _UnitRows.apply(table)
+    return _UnitRows.apply(full_precision(table))
 
 
 class _UnitRows(torch.autograd.Function):

@@ -103,10 +103,12 @@ class SparsePattern(nn.Module):
     def transpose(self) -> SparsePattern:
         """The same edges with rows and columns swapped; ``pattern.transpose.transpose is pattern``."""
         if self._twin is None:
-            order = torch.argsort(self.col, stable=True)
-            twin = SparsePattern(_pointer(self.col[order], self.n_cols), self.row[order], self.col[order], self.n_rows)
-            inverse = torch.empty_like(order)
-            inverse[order] = torch.arange(self.n_edges, device=order.device)
+            with torch.inference_mode(False):  # an evaluation may ask first, and training needs it as well
+                order = torch.argsort(self.col, stable=True)
+                ptr = _pointer(self.col[order], self.n_cols)
+                twin = SparsePattern(ptr, self.row[order], self.col[order], self.n_rows)
+                inverse = torch.empty_like(order)
+                inverse[order] = torch.arange(self.n_edges, device=order.device)
             self._order, twin._order = order, inverse
             self.__dict__["_twin"], twin.__dict__["_twin"] = twin, self
             return twin

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -62,6 +64,25 @@ def test_more_than_255_common_columns() -> None:
 def test_rows_without_interactions_and_no_rows_at_all() -> None:
     assert cooccurrence(sp.csr_matrix((4, 3)), top_k=2).nnz == 0
     assert cooccurrence(sp.csr_matrix((0, 3))).shape == (0, 0)
+
+
+def test_blocks_are_cut_by_their_counts_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = sp.random(40, 20, density=0.2, format="csr", random_state=0)
+    expected = cooccurrence(matrix, top_k=5, block_rows=40)
+    for size in (1, 30, 500):
+        monkeypatch.setattr("recbole_mm.data.cooccurrence._BLOCK_COUNTS", size)
+        assert (cooccurrence(matrix, top_k=5) != expected).nnz == 0
+
+
+def test_memory_is_bounded_where_everybody_shares_something() -> None:
+    matrix = sp.csr_matrix(np.ones((3000, 1), dtype=np.float32))
+    tracemalloc.start()
+    try:
+        cooccurrence(matrix, top_k=5)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 70e6, "1024 rows of counts take 138 MB"
 
 
 def test_sizes_below_one_are_refused() -> None:

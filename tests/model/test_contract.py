@@ -15,8 +15,10 @@ from recbole.quick_start import run_recbole
 from recbole_mm.config import SHARED_OPTIONS, properties_directory
 from recbole_mm.config.names import read_keys
 from recbole_mm.host.registry import registered_models
+from recbole_mm.model.base import MultimodalModelMixin
 from tests.model.conftest import MODALITIES, total_loss, train_steps
 from tests.model.conftest import build as build_model
+from tests.model.tiny import tiny_model
 
 # Every modality of MML has a sequence model of its own: with its default sizes the contract takes three times as long.
 SMALLER = {"MML": {"MAX_ITEM_LIST_LENGTH": 10, "n_layers": 1, "inner_size": 64, "query_size": 5, "meta_batch_size": 64}}
@@ -150,6 +152,27 @@ def test_loading_and_training_drop_the_evaluation_cache(name):
     assert same(first, scores(built))
 
 
+def test_evaluation_in_inference_mode_leaves_a_model_that_trains(name):
+    built = build(name)
+    expected = scores(build(name))
+    with torch.inference_mode():
+        assert same(scores(built), expected)
+    assert same(scores(built), expected)
+    total_loss(built.model.train(), built.batch(64)).backward()
+
+
+def test_evaluation_computes_the_representations_once(name, monkeypatch):
+    built = build(name, eval_batch_size=20 * 100)
+    assert len(built.test_data) > 1
+    if type(built.model).full_sort_predict is not MultimodalModelMixin.full_sort_predict:
+        pytest.skip("scores are no inner products of representations")
+    calls, forward = [], built.model.forward
+    monkeypatch.setattr(built.model, "forward", lambda: calls.append(1) or forward())
+    scores(built)
+    scores(built)
+    assert len(calls) == 2, "once per evaluation, whatever the number of batches"
+
+
 def test_checkpoint_holds_no_feature_table(name):
     built = build(name)
     keys = built.model.state_dict().keys()
@@ -169,6 +192,22 @@ def test_weight_zero_is_leaving_the_modality_out(name):
     left_out = scores(build(name, modalities=["image", "text", "profile"]))
     weighted = scores(build(name, modality_weight={"audio": 0}))
     assert same(left_out, weighted)
+
+
+OPTIONS_PER_MODALITY = {"MMGCN": {"projection_dim": {"audio": 4}}, "MGAT": {"projection_dim": {"audio": 4}}}
+OPTIONS_PER_MODALITY["MMGCL"] = {"mask_probability": {"audio": 0.5, "image": 0.25, "text": 0.25}}
+
+
+@pytest.mark.parametrize("name", OPTIONS_PER_MODALITY)
+def test_options_may_name_a_modality_of_weight_zero(name):
+    """As when a comparison trains a tuned model once more without each of its modalities."""
+    weighted = build(name, modality_weight={"audio": 0}, **OPTIONS_PER_MODALITY[name])
+    assert same(scores(weighted), scores(build(name, modality_weight={"audio": 0})))
+
+
+def test_a_modality_with_a_name_that_torch_keeps_for_itself_is_refused():
+    with pytest.raises(ValueError, match="'type'.*rename"):
+        tiny_model("MMGCN", [(0, 0), (0, 1)], {"type": np.eye(2, dtype=np.float32)})
 
 
 def test_equal_weights_are_no_weights_and_unequal_weights_act(name):

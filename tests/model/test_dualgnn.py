@@ -65,7 +65,10 @@ def reference_scores(model: DualGNN, k: int, aggregation: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("fusion", ["weighted_sum", "max", "concat", "mean"])
-@pytest.mark.parametrize("n_layers, k, aggregation, normalize", [(2, 1, "softmax", False), (3, 5, "mean", True)])
+@pytest.mark.parametrize(
+    "n_layers, k, aggregation, normalize",
+    [(2, 1, "softmax", False), (3, 5, "mean", True), (1, 2, "softmax", False), (0, 40, "mean", False)],
+)
 def test_scores_and_gradients_equal_the_plain_reference(fusion, n_layers, k, aggregation, normalize):
     options = {"n_layers": n_layers, "knn_k": k, "user_aggregation": aggregation, "normalize_alpha": normalize}
     model = tiny_model("DualGNN", PAIRS, FEATURES, embedding_size=5, user_fusion=fusion, **options).double()

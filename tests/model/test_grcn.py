@@ -94,6 +94,13 @@ def test_scores_and_gradients_equal_the_plain_reference(pruning, weight_mode, n_
     assert_same_function(users @ items.T, reference_scores(model), model)
 
 
+@pytest.mark.parametrize("n_layers", [0, 1, 3])
+def test_any_number_of_layers_equals_the_plain_reference(n_layers):
+    model = tiny_model("GRCN", PAIRS, FEATURES, n_layers=n_layers, embedding_size=4, content_size=3).double()
+    users, items = model()
+    assert_same_function(users @ items.T, reference_scores(model), model)
+
+
 def test_id_fusion_scores_with_the_refined_graph_alone():
     model = tiny_model("GRCN", PAIRS, FEATURES, fusion="id", embedding_size=4, content_size=3).double()
     users, items = model()
@@ -153,6 +160,17 @@ def test_parameter_count():
     assert sum(p.numel() for p in model.parameters()) == expected
 
 
+def test_parameter_count_of_the_reference_setting():
+    def count(n_users, n_items):
+        n_nodes = n_users + n_items
+        return n_nodes * 2 + n_nodes * 64 + 2 * n_users * 64 + (4096 * 64 + 64) + (384 * 64 + 64)
+
+    assert count(4861, 1762) == 1_346_174
+    features = {"image": np.ones((3, 4096), dtype=np.float32), "text": np.ones((3, 384), dtype=np.float32)}
+    model = tiny_model("GRCN", [(0, 0), (0, 1), (1, 2)], features)
+    assert sum(p.numel() for p in model.parameters()) == count(model.n_users, model.n_items)
+
+
 def test_confidence_one_weighs_by_attention_and_zero_stops_messages():
     model = tiny_model("GRCN", PAIRS, {"text": FEATURES["text"]}, embedding_size=4).double()
     with torch.no_grad():
@@ -197,5 +215,7 @@ def test_cold_items_lose_their_untrained_id_vector_on_request():
 def test_options_that_use_no_feature_or_mix_widths_are_refused():
     with pytest.raises(ValueError, match="no feature"):
         build("GRCN", fusion="id", pruning="none")
+    with pytest.raises(ValueError, match="no feature"):
+        build("GRCN", fusion="id", n_layers=0)
     with pytest.raises(ValueError, match="equal widths"):
         build("GRCN", fusion="mean", content_size=8)

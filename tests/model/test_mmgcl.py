@@ -27,7 +27,7 @@ def reference_scores(model: MMGCL) -> torch.Tensor:
     return users @ items.T
 
 
-@pytest.mark.parametrize("n_layers", [1, 2, 3])
+@pytest.mark.parametrize("n_layers", [0, 1, 2, 3])
 def test_scores_and_gradients_equal_the_plain_reference(n_layers):
     options = {"n_layers": n_layers, "embedding_size": 4, "modality_weight": {"image": 2.0}}
     model = tiny_model("MMGCL", PAIRS, FEATURES, **options).double()
@@ -181,3 +181,11 @@ def test_wrong_names_and_empty_probabilities_are_refused():
         build("MMGCL", cn_modality="imge")
     with pytest.raises(ValueError, match="mask_probability"):
         build("MMGCL", mask_probability={"image": 0.0, "text": 0.0, "audio": 0.0})
+
+
+def test_a_chance_for_some_modalities_only_is_refused():
+    """A default of 1 would make the one that is not named the likeliest of all."""
+    with pytest.raises(ValueError, match="give a chance to audio"):
+        build("MMGCL", mask_probability={"image": 0.4, "text": 0.2})
+    named = build("MMGCL", mask_probability={"image": 0.4, "text": 0.2, "audio": 0.4}, modality_weight={"audio": 0})
+    assert named.model.mask_probability == [0.4, 0.2]

@@ -126,6 +126,11 @@ def test_wide_features_are_projected_by_default_and_zero_keeps_them():
     assert tiny_model("MMGCN", PAIRS, FEATURES).preference["image"].shape[1] == 3
 
 
+def test_a_negative_width_is_refused():
+    with pytest.raises(ValueError, match="projection_dim.*at least 0"):
+        build("MMGCN", projection_dim=-1)
+
+
 def test_loss_terms_equal_their_formulas():
     built = build("MMGCN", reg_weight=0.5)
     model, batch = built.model.train(), built.batch(8)

@@ -55,6 +55,13 @@ def test_exactly_the_stated_share_of_edges_is_kept(share, kept):
     assert mask.sum() == kept and set(mask.tolist()) <= {0.0, 1.0}
 
 
+def test_shares_that_floats_cannot_express_are_exact():
+    graph = BipartiteGraph(torch.arange(10), torch.arange(10), n_users=10, n_items=100)
+    assert drop_edges(graph, 0.9).sum() == 1 and drop_edges(graph, 0.8).sum() == 2
+    ones = BipartiteGraph(torch.zeros(100, dtype=torch.long), torch.arange(100), n_users=1, n_items=100)
+    assert drop_nodes(ones, 0.29).sum() == 71
+
+
 def test_kept_edges_are_normalised_by_the_kept_degrees():
     graph = BipartiteGraph(USERS, ITEMS, n_users=5, n_items=4)
     values = sym_norm(graph.to_user, torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0]))

@@ -141,6 +141,16 @@ def test_kept_weights_follow_the_type_of_the_model(graph):
     assert_close(graph.propagate(users.bfloat16(), items.bfloat16())[0].double(), expected[0], 0.05)
 
 
+def test_weights_that_inference_mode_kept_serve_training(graph):
+    with torch.inference_mode():
+        for norm in ("sym", "row"):
+            graph.propagate(torch.ones(N_USERS, 2), torch.ones(N_ITEMS, 2), norm)
+    assert not any(buffer.is_inference() for buffer in graph.buffers())
+    users = torch.ones(N_USERS, 2, requires_grad=True)
+    graph.gather_items(users, "row").sum().backward()
+    assert users.grad.isfinite().all()
+
+
 def test_graph_has_no_state_and_copies_cleanly(graph):
     users, items = tensor(N_USERS, 3), tensor(N_ITEMS, 3, seed=1)
     before = graph.propagate(users, items)

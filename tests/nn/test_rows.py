@@ -40,5 +40,14 @@ def test_unit_rows_are_torchs_normalised_rows(dtype):
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_unit_rows_of_half_precision_are_computed_in_float32(dtype):
+    table = torch.tensor([[0.0, 0.0], [3.0, 4.0], [60000.0, 60000.0]]).to(dtype).requires_grad_()
+    rows = unit_rows(table)
+    rows.sum().backward()
+    assert rows.dtype == torch.float32 and table.grad.dtype == dtype
+    torch.testing.assert_close(rows, torch.tensor([[0.0, 0.0], [0.6, 0.8], [0.5**0.5, 0.5**0.5]]))
+
+
 def test_unit_rows_have_the_gradient_of_finite_differences():
     assert torch.autograd.gradcheck(unit_rows, torch.randn(4, 3, dtype=torch.float64, requires_grad=True))

@@ -64,6 +64,14 @@ def test_transpose_order_is_there_before_the_transpose_was_asked_for():
     assert pattern.transpose_order.tolist() == [0, 5, 1, 3, 2, 6, 4]
 
 
+def test_transpose_that_inference_mode_asked_for_serves_training(pattern):
+    with torch.inference_mode():
+        _ = pattern.transpose
+    values = tensor(7)
+    values.index_select(0, pattern.transpose_order).sum().backward()
+    assert torch.all(values.grad == 1)
+
+
 def test_from_scipy_sums_repeated_entries_and_keeps_the_type():
     matrix = sp.coo_matrix(([1.0, 2.0, 4.0], ([1, 1, 0], [2, 2, 0])), shape=(2, 3))
     pattern, values = SparsePattern.from_scipy(matrix)
