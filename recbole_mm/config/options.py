@@ -79,6 +79,7 @@ class ModelOptions:
         default: Any = _REQUIRED,
         minimum: float | None = None,
         maximum: float | None = None,
+        unused: Iterable[str] = (),
     ) -> dict[str, Any]:
         """One value for all modalities, or a mapping from modality to value.
 
@@ -91,6 +92,7 @@ class ModelOptions:
                 without a default that is an error.
             minimum: Smallest number allowed.
             maximum: Largest number allowed.
+            unused: Names that a mapping may have too, such as those of modalities with weight 0.
 
         Returns:
             A value for each of ``modalities``, in their order.
@@ -117,7 +119,7 @@ class ModelOptions:
         if not isinstance(value, Mapping):
             return {name: readers[kind](key, value) for name in names}
         for name in value:
-            if name not in names:
+            if name not in names and name not in unused:
                 raise ValueError(
                     f"{self._model_name} option {key!r}: unknown modality {name!r}.{suggest(str(name), names)} "
                     f"The modalities in use are {', '.join(names) or '(none)'}."

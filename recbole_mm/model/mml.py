@@ -87,7 +87,7 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
         super().__init__(config, dataset)
         if "id" in self.features:
             raise ValueError("MML calls its learner of item embeddings 'id'; rename the modality 'id'.")
-        self.settings = s = MMLSettings.read(self.options, self.features.keys())
+        self.settings = s = MMLSettings.read(self.options, self.features.keys(), self.modality_names)
         if len(self.features) > 1:
             self.register_buffer(
                 "_attributes", torch.cat([f for _, f in self.features.items()], dim=1), persistent=False

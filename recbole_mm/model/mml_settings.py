@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from recbole_mm.config import ModelOptions
 from recbole_mm.nn.learner import SCOPES
@@ -51,17 +52,19 @@ class MMLSettings:
     fusion_learning_rate: float
 
     @classmethod
-    def read(cls, options: ModelOptions, modalities: tuple[str, ...]) -> MMLSettings:
+    def read(cls, options: ModelOptions, modalities: tuple[str, ...], names: tuple[str, ...] = ()) -> MMLSettings:
         """Read every option of the model.
 
         Args:
             options: Strict view of the configuration.
             modalities: The modalities that have a learner.
+            names: The modalities that an option may name, those left out by weight 0 included.
 
         Raises:
             KeyError: An option is not set.
             ValueError: A value of the wrong type or out of range.
         """
+        rates: dict[str, Any] = {"kind": "number", "minimum": 0, "unused": names}
         return cls(
             embedding_size=options.integer("embedding_size", minimum=1),
             n_layers=options.integer("n_layers", minimum=1),
@@ -78,9 +81,9 @@ class MMLSettings:
             meta_order=options.choice("meta_order", ("first", "second")),
             inner_steps=options.integer("inner_steps", minimum=0),
             inner_learning_rate=options.number("inner_learning_rate", minimum=0),
-            feature_learning_rate=options.per_modality("feature_learning_rate", modalities, "number", minimum=0),
+            feature_learning_rate=options.per_modality("feature_learning_rate", modalities, **rates),
             adapt_steps=options.integer("adapt_steps", minimum=0),
-            adapt_learning_rate=options.per_modality("adapt_learning_rate", ("id", *modalities), "number", minimum=0),
+            adapt_learning_rate=options.per_modality("adapt_learning_rate", ("id", *modalities), **rates),
             adapt_scope=options.choice("adapt_scope", SCOPES),
             task_memory_mb=options.number("task_memory_mb", minimum=1),
             knn_k=options.integer("knn_k", minimum=1),
