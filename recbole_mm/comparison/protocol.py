@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,9 @@ from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType, InputType, ModelType, get_model
 
 from recbole_mm.comparison.execute import without_arguments
+from recbole_mm.comparison.fingerprint import fingerprint
 from recbole_mm.config import read_cold_start, read_options
 from recbole_mm.config.slices import slice_names
-from recbole_mm.data.files import search_folders
-from recbole_mm.paths import dataset_atomic_dir
 from recbole_mm.quick_start import device_option
 
 __all__ = ["Protocol", "make_protocol"]
@@ -150,7 +148,7 @@ def make_protocol(
     if protocol.settings:
         first = next(iter(protocol.settings.values()))
         folders = [Path(first["data_path"]) / dataset]
-        protocol.fingerprint = _fingerprint(dataset, folders[0], first.get("feature_path"))
+        protocol.fingerprint = fingerprint(dataset, folders[0], first.get("feature_path"))
     return protocol
 
 
@@ -188,10 +186,12 @@ def _reference(types: Mapping[str, Any], dataset: str, given: Mapping[str, Any])
 
 
 def _check_labels_are_read(types: Mapping[str, Any], threshold: Any) -> None:
-    others = {name: kind for name, kind in types.items() if kind != ModelType.CONTEXT}
-    general = [name for name, kind in others.items() if kind == ModelType.GENERAL]
-    pairs = [name for name in general if get_model(name).input_type == InputType.POINTWISE]
-    deaf = [name for name in others if name not in pairs]
+    deaf = [
+        name
+        for name, kind in types.items()
+        if kind != ModelType.CONTEXT
+        and (kind != ModelType.GENERAL or get_model(name).input_type != InputType.POINTWISE)
+    ]
     if deaf:
         raise ValueError(
             f"threshold={threshold} makes labels of ratings, which {', '.join(deaf)} cannot be trained on (only models "
@@ -296,25 +296,6 @@ def _header(folder: Path, config: Any) -> set[str] | None:
         return None
     with file.open(encoding="utf-8") as stream:
         return {column.partition(":")[0] for column in stream.readline().strip().split(config["field_separator"])}
-
-
-def _fingerprint(dataset: str, folder: Path, feature_path: str | None) -> str:
-    """Hash of the data set's files, so that results of other data are not taken for finished runs."""
-    state = hashlib.sha256()
-    folders = search_folders(dataset, str(folder), dataset_atomic_dir(), feature_path)
-    files = {file for place in (folder, *folders) for file in Path(place).glob(f"{dataset}.*") if file.is_file()}
-    for file in sorted(files, key=lambda found: (found.name, str(found))):
-        size = file.stat().st_size
-        state.update(f"{file.name} {size}\n".encode())
-        with file.open("rb") as stream:
-            if size > _WHOLE:
-                state.update(stream.read(_WHOLE // 2))
-                stream.seek(-_WHOLE // 2, 2)
-            state.update(stream.read())
-    return state.hexdigest()[:16]
-
-
-_WHOLE = 256 * 2**20  # of larger files the two ends count
 
 
 def _message(error: BaseException) -> str:

@@ -58,7 +58,12 @@ class MGAT(MultimodalRecommender):
         gate_degree = self.options.choice("gate_degree", ("source", "target"))
         dropout = self.options.number("dropout", minimum=0, maximum=1)
         widths = self.options.per_modality(
-            "projection_dim", self.modality_names, kind="optional_integer", default=None, minimum=1
+            "projection_dim",
+            self.features.keys(),
+            "optional_integer",
+            default=None,
+            minimum=1,
+            unused=self.modality_names,
         )
 
         self.graph = self.interaction_graph()

@@ -58,7 +58,12 @@ class MMGCN(MultimodalRecommender):
         trainable = self.options.boolean("trainable_embeddings")
         self.reg_weight = self.options.number("reg_weight", minimum=0)
         widths = self.options.per_modality(
-            "projection_dim", self.modality_names, kind="optional_integer", default=None, minimum=0
+            "projection_dim",
+            self.features.keys(),
+            "optional_integer",
+            default=None,
+            minimum=0,
+            unused=self.modality_names,
         )
 
         self.graph = self.interaction_graph()
