@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import io
+import os
 import pickle
 import sys
 import types
@@ -48,6 +49,7 @@ def install() -> None:
         _repair_get_model,
         _repair_anomaly_detection,
         _repair_item_metrics,
+        _repair_ensure_dir,
     ):
         done[repair.__name__.replace("_repair_", "")] = repair()
     _applied.update(done)
@@ -282,4 +284,22 @@ def _repair_item_metrics() -> bool:
     except AttributeError:
         line = "self.data_struct._data_dict[key] = self.data_struct._data_dict[key].cpu()"
         edit(function, {line: f'if hasattr(self.data_struct._data_dict[key], "cpu"): {line}'})
+        return True
+
+
+def _repair_ensure_dir() -> bool:
+    """Of several processes that start together one may die of a FileExistsError.
+
+    RecBole makes the folders of its logs and checkpoints after it has looked whether they are there. Tried out with a
+    look that finds nothing, which is what a process sees when another one makes the folder right after it.
+    """
+    from recbole.utils.utils import ensure_dir
+
+    late: Any = types.SimpleNamespace(path=types.SimpleNamespace(exists=lambda path: False), makedirs=os.makedirs)
+    try:
+        types.FunctionType(ensure_dir.__code__, {"os": late})(os.path.dirname(__file__))
+        return False
+    except FileExistsError:
+        look = "if not os.path.exists(dir_path):\n        os.makedirs(dir_path)"
+        edit(ensure_dir, {look: "os.makedirs(dir_path, exist_ok=True)"})
         return True

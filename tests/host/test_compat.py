@@ -21,7 +21,8 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.dataset import Dataset
 from recbole.quick_start import quick_start, run_recbole
-from recbole.utils import get_model
+from recbole.trainer import trainer
+from recbole.utils import get_model, logger
 
 from recbole_mm.host import compat, editing
 from recbole_mm.host.names import recbole_models
@@ -319,6 +320,16 @@ class TestItemMetrics:
         assert all(0 <= value < float("inf") for value in result.values())
 
 
+class TestFolders:
+    def test_a_folder_that_another_process_just_made(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as late:
+            late.setattr("os.path.exists", lambda path: False)
+            for module in (logger, trainer):
+                module.ensure_dir(str(tmp_path))
+                module.ensure_dir(str(tmp_path / module.__name__ / "new"))
+        assert all((tmp_path / module.__name__ / "new").is_dir() for module in (logger, trainer))
+
+
 class TestInstalling:
     def test_again_changes_nothing(self) -> None:
         before = (torch.load, Dataset._fill_nan.__code__, Dataset._remap.__code__, get_model.__code__, Config.__init__)
@@ -334,6 +345,7 @@ class TestInstalling:
         assert compat._repair_dok_update() is False
         assert compat._repair_get_model() is False
         assert compat._repair_item_metrics() is False
+        assert compat._repair_ensure_dir() is False
         assert compat._repair_ray_import() is False
         assert compat._repair_numpy_aliases() is False or "float_" not in vars(np)
         assert torch.load is load
