@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compares models on a real data set with its own split: equal search budget, three seeds, table and pictures.
 #
-#   benchmarks/compare.sh lfm2k                      BPR, LightGCN and the graph models on user-item pairs
+#   benchmarks/compare.sh lfm2k                      BPR, LightGCN and every general model of this package
 #   benchmarks/compare.sh ml-latest-small-mm         BPR, LightGCN and the attention, pre-training and clustering models
 #   benchmarks/compare.sh lfm2k-cold-items           every general model on items that training has not seen
 #   TRIALS=0 SEEDS=1 MODELS=BPR,MMGCN benchmarks/compare.sh lfm2k --ablate
@@ -18,7 +18,7 @@ EXTRA=()
 case $TASK in
 lfm2k)
     NAME=lfm2k FEATURES=("${LFM2K[@]}")
-    DEFAULTS=(4 80 BPR,LightGCN,DualGNN,GRCN,MMGCN,MMGCL,MGAT)
+    DEFAULTS=(4 80 BPR,LightGCN,DualGNN,GRCN,MMGCN,MMGCL,MGAT,HCGCN,UVCAN,MCPTR,CMBF)
     ;;
 ml-latest-small-mm)
     NAME=$TASK FEATURES=(--feature image=image_feat.npy --feature text=text_feat.npy)
