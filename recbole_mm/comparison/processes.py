@@ -17,7 +17,7 @@ import recbole_mm
 from recbole_mm.comparison.store import to_json, write_atomically
 from recbole_mm.host.registry import registered_models
 
-__all__ = ["ChildError", "die_with_parent", "model_modules", "run_in_child"]
+__all__ = ["ChildError", "die_with_parent", "error_text", "model_modules", "run_in_child"]
 
 
 class ChildError(RuntimeError):
@@ -30,6 +30,14 @@ class ChildError(RuntimeError):
     def __init__(self, message: str, died: bool) -> None:
         super().__init__(message)
         self.died = died
+
+
+def error_text(error: BaseException) -> str:
+    """Kind and message of an error; of a :class:`ChildError` the message, which names the kind where there is one."""
+    if isinstance(error, ChildError):
+        return str(error)
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return f"{type(error).__name__}: {message}"
 
 
 def run_in_child(task: Mapping[str, Any], folder: Path, models: Iterable[str]) -> Any:

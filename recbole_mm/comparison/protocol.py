@@ -13,6 +13,7 @@ from recbole.utils import EvaluatorType, InputType, ModelType, get_model
 
 from recbole_mm.comparison.execute import without_arguments
 from recbole_mm.comparison.fingerprint import fingerprint
+from recbole_mm.comparison.processes import error_text
 from recbole_mm.config import read_cold_start, read_options
 from recbole_mm.config.slices import slice_names
 from recbole_mm.quick_start import device_option
@@ -98,7 +99,7 @@ def make_protocol(
         try:
             types[name] = get_model(name).type
         except Exception as error:  # such as a missing optional package; the other models can still be compared
-            failures[name] = _message(error)
+            failures[name] = error_text(error)
     external = _external(list(types), dataset, config_file_list, config_dict)
     seed = int(external.get("seed", 2020))
     given = {**device, **{key: value for key, value in external.items() if key not in _ABOUT}}
@@ -144,11 +145,10 @@ def make_protocol(
         try:
             protocol.settings[name] = _with_places(name, dataset, settings, notes)
         except Exception as error:
-            failures[name] = _message(error)
+            failures[name] = error_text(error)
     if protocol.settings:
         first = next(iter(protocol.settings.values()))
-        folders = [Path(first["data_path"]) / dataset]
-        protocol.fingerprint = fingerprint(dataset, folders[0], first.get("feature_path"))
+        protocol.fingerprint = fingerprint(dataset, Path(first["data_path"]) / dataset, first.get("feature_path"))
     return protocol
 
 
@@ -296,8 +296,3 @@ def _header(folder: Path, config: Any) -> set[str] | None:
         return None
     with file.open(encoding="utf-8") as stream:
         return {column.partition(":")[0] for column in stream.readline().strip().split(config["field_separator"])}
-
-
-def _message(error: BaseException) -> str:
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return f"{type(error).__name__}: {text}"

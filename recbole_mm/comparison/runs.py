@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from recbole_mm.comparison.ablation import without_modality
 from recbole_mm.comparison.execute import Job, versions
-from recbole_mm.comparison.processes import run_in_child
+from recbole_mm.comparison.processes import error_text, run_in_child
 from recbole_mm.comparison.protocol import Protocol
 from recbole_mm.comparison.report import Row
 from recbole_mm.comparison.search import SearchResult, free_space, make_plan, search
@@ -79,7 +79,7 @@ class Runs:
                 plan = make_plan(job, self.protocol.fingerprint, space, trials, storage)
                 found = search(plan, self.store, self.in_process)
             except Exception as error:
-                self.protocol.failures[name] = f"search: {_reason(error)}"
+                self.protocol.failures[name] = f"search: {error_text(error)}"
                 self._tell(f"{name}: failed: {self.protocol.failures[name]}")
                 return
             self.found[name] = found
@@ -192,7 +192,7 @@ class Runs:
                 run_in_child(task, folder, [job.model])
         except Exception as error:
             # The record of a failure is for the reader; only finished runs are taken over by the next start.
-            failure = {"status": "failed", "reason": _reason(error), "job": asdict(job), "versions": versions()}
+            failure = {"status": "failed", "reason": error_text(error), "job": asdict(job), "versions": versions()}
             self.store.save(run, failure)
         return self.store.load(run)
 
@@ -243,9 +243,3 @@ class Runs:
     def _tell(self, text: str) -> None:
         with self._lock:
             self.say(text)
-
-
-def _reason(error: Exception) -> str:
-    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    kind = type(error).__name__
-    return text if kind == "ChildError" else f"{kind}: {text}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import recbole_mm  # noqa: F401 - makes the models known
-from recbole_mm.comparison.processes import die_with_parent
+from recbole_mm.comparison.processes import die_with_parent, error_text
 from recbole_mm.comparison.store import to_json, write_atomically
 from recbole_mm.comparison.tasks import TASKS
 
@@ -36,8 +36,7 @@ def main(arguments: list[str]) -> int:
         answer = {"result": TASKS[task["do"]](task)}
     except Exception as error:
         traceback.print_exc()
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        answer = {"error": f"{type(error).__name__}: {text}"}
+        answer = {"error": error_text(error)}
     write_atomically(file.with_name("answer.json"), json.dumps(to_json(answer)))
     return 0
 
