@@ -28,8 +28,8 @@ def search(request: Any) -> int:
         print("usage: python run_hyper_mm.py --model=NAME --params_file=FILE [--option=value ...]\n")
         print("\n".join(cli.describe(FLAGS)))
         return 0 if "help" in request.flags else 2
-    from recbole_mm.cli_train import config_arguments, experiment
-    from recbole_mm.quick_start import device_option
+    from recbole_mm.cli.train import config_arguments, experiment
+    from recbole_mm.experiment.quick_start import device_option
 
     name, dataset, in_files = experiment(request)
     try:

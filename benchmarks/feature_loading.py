@@ -75,8 +75,8 @@ def write(folder: Path, items: int, dim: int, kind: str) -> Path:
 def measure(path: Path) -> dict[str, float]:
     """Align the file and report the memory that this took."""
     sys.path.insert(0, str(ROOT))
-    from recbole_mm.data.features import align
-    from recbole_mm.data.files import FeatureFile
+    from recbole_mm.data.features.files import FeatureFile
+    from recbole_mm.data.features.store import align
 
     file = FeatureFile("item", "image", path)
     vocabulary = {"[PAD]": 0, **{token: k for k, token in enumerate(sorted(file.tokens()[0].tolist()), start=1)}}

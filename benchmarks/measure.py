@@ -131,7 +131,7 @@ def graph_region(clock: Clock, network: torch.nn.Module) -> Iterator[Region]:
     """Count the time of all work over edges: our sparse operators, and PyG's message passing in ``network``."""
     from torch_geometric.nn import MessagePassing
 
-    from recbole_mm.nn import segment, sparse
+    from recbole_mm.nn.graph import segment, sparse
 
     region = Region(clock)
 

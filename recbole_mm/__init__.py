@@ -25,10 +25,10 @@ _register_package_models()
 __version__ = "0.1.0"
 
 _LAZY = {
-    "run": "recbole_mm.quick_start",
-    "compare": "recbole_mm.comparison.runner",
-    "tune": "recbole_mm.comparison.search",
-    "export": "recbole_mm.comparison.exporting",
+    "run": "recbole_mm.experiment.quick_start",
+    "compare": "recbole_mm.comparison.compare",
+    "tune": "recbole_mm.search.search",
+    "export": "recbole_mm.serving.export",
 }
 
 __all__ = ["register", "registered_models", *sorted(_LAZY), *sorted(registered_models())]

@@ -7,13 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import recbole.data.dataset
 import recbole.trainer
 import torch
 
+import recbole_mm
 import recbole_mm.host.registry as registry
+from tests.options import QUICK
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,3 +82,20 @@ def clean_registry() -> Iterator[None]:
     for name in set(sys.modules) - modules:
         if name.startswith("recbole.model.") and sys.modules[name].__spec__.loader is None:
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Train a model on mm-toy once and return its checkpoint."""
+    made: dict[str, str] = {}
+
+    def train(model: str, **options: Any) -> str:
+        key = f"{model} {sorted(options.items())}"
+        if key not in made:
+            torch.set_num_threads(1)
+            folder = str(tmp_path_factory.mktemp("checkpoint"))
+            result = recbole_mm.run(model, "mm-toy", config_dict={**QUICK, "checkpoint_dir": folder, **options})
+            made[key] = result["checkpoint"]
+        return made[key]
+
+    return train

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.pyg_reference import both_directions
 from benchmarks.pyg_reference.layers import Weighted, symmetric_weights
-from recbole_mm.nn.branches import drop_edges
+from recbole_mm.nn.graph.branches import drop_edges
 
 
 class MMGCL(nn.Module):

@@ -12,7 +12,7 @@ from torch_geometric.utils import softmax
 from benchmarks.pyg_reference import both_directions
 from benchmarks.pyg_reference.layers import Weighted
 from benchmarks.pyg_reference.mmgcn import Mean
-from recbole_mm.nn.graph import BipartiteGraph, attend, sddmm, spmm
+from recbole_mm.nn.graph.bipartite import BipartiteGraph, attend, sddmm, spmm
 
 Operator = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 

@@ -11,12 +11,12 @@ from recbole.config import Config
 from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType, InputType, ModelType, get_model
 
-from recbole_mm.comparison.execute import without_arguments
-from recbole_mm.comparison.fingerprint import fingerprint
-from recbole_mm.comparison.processes import error_text
 from recbole_mm.config import read_cold_start, read_options
 from recbole_mm.config.slices import slice_names
-from recbole_mm.quick_start import device_option
+from recbole_mm.experiment.fingerprint import fingerprint
+from recbole_mm.experiment.job import without_arguments
+from recbole_mm.experiment.processes import error_text
+from recbole_mm.experiment.quick_start import device_option
 
 __all__ = ["Protocol", "make_protocol"]
 

@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
-from recbole_mm.comparison.ablation import without_modality
-from recbole_mm.comparison.execute import Job, versions
-from recbole_mm.comparison.processes import error_text, run_in_child
 from recbole_mm.comparison.protocol import Protocol
-from recbole_mm.comparison.report import Row
-from recbole_mm.comparison.search import SearchResult, free_space, make_plan, search
-from recbole_mm.comparison.store import Store, digest, neutral_settings
 from recbole_mm.comparison.tasks import run_task
+from recbole_mm.experiment.ablation import without_modality
+from recbole_mm.experiment.job import Job, versions
+from recbole_mm.experiment.processes import error_text, run_in_child
+from recbole_mm.experiment.store import Store, digest, neutral_settings
 from recbole_mm.host.registry import registered_models
+from recbole_mm.report.table import Row
+from recbole_mm.search.search import SearchResult, free_space, make_plan, search
 
 __all__ = ["Runs"]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from recbole_mm.comparison.execute import Job, train_and_test
-from recbole_mm.comparison.search import search_task
-from recbole_mm.comparison.store import Store
+from recbole_mm.experiment.job import Job, train_and_test
+from recbole_mm.experiment.store import Store
+from recbole_mm.search.search import search_task
 
 __all__ = ["TASKS", "run_task"]
 
@@ -20,7 +20,7 @@ def run_task(task: Mapping[str, Any]) -> None:
     """Train and test one model, and save the run.
 
     Args:
-        task: ``job`` (fields of :class:`~recbole_mm.comparison.execute.Job`), ``store`` (folder), ``name`` of the run,
+        task: ``job`` (fields of :class:`~recbole_mm.experiment.job.Job`), ``store`` (folder), ``name`` of the run,
             ``own_process`` and ``keep_checkpoints``.
     """
     store, name = Store(task["store"]), task["name"]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import recbole_mm  # noqa: F401 - makes the models known
-from recbole_mm.comparison.processes import die_with_parent, error_text
-from recbole_mm.comparison.store import to_json, write_atomically
 from recbole_mm.comparison.tasks import TASKS
+from recbole_mm.experiment.processes import die_with_parent, error_text
+from recbole_mm.experiment.store import to_json, write_atomically
 
 __all__ = ["main"]
 

@@ -14,15 +14,15 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
 from recbole_mm.config.shared import FEATURE_DTYPES, MISSING_FEATURES, active_weights, check_modalities, modality_names
-from recbole_mm.data.features import FeatureStore, FeatureTable, align, align_interactions, scale_warning
-from recbole_mm.data.files import FeatureFile, discover, search_folders
+from recbole_mm.data.features.files import FeatureFile, discover, search_folders
+from recbole_mm.data.features.store import FeatureStore, FeatureTable, align, align_interactions, scale_warning
 from recbole_mm.paths import dataset_atomic_dir
 
 __all__ = ["MultimodalDataset", "MultimodalMixin", "MultimodalSequentialDataset"]
 
 
 class MultimodalMixin:
-    """Adds features to a RecBole data set: ``dataset.features``, a :class:`~recbole_mm.data.features.FeatureStore`.
+    """Adds features to a RecBole data set: ``features``, a :class:`~recbole_mm.data.features.table.FeatureStore`.
 
     Feature files are ``<dataset>.<item|user|inter>.<modality>.npz`` (or ``.npy`` with ``.ids``, or ``.parquet``), in
     ``feature_path``, or else in the folder of the atomic files, or else in the packaged data sets. They are looked up

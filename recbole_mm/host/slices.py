@@ -12,8 +12,8 @@ from recbole.evaluator.register import metrics_dict
 from recbole.utils import EvaluatorType
 from torch import Tensor
 
-from recbole_mm.comparison.split import training_pairs
 from recbole_mm.config.slices import slice_names, tail_share
+from recbole_mm.data.pairs import training_pairs
 from recbole_mm.host.wrapping import wrap
 from recbole_mm.slicing.cases import Cases, select
 from recbole_mm.slicing.floor import RANDOM_METRICS, random_scores

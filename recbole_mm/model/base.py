@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from recbole_mm.config import ModelOptions
 from recbole_mm.config.shared import FEATURE_NORMS, MISSING_FEATURES, active_weights
-from recbole_mm.data.features import FeatureTable, prepare
-from recbole_mm.nn.graph import BipartiteGraph
+from recbole_mm.data.features.store import FeatureTable, prepare
+from recbole_mm.nn.graph.bipartite import BipartiteGraph
 from recbole_mm.nn.loss import first_occurrence, info_nce_loss
 
 __all__ = ["FeatureBank", "MultimodalModelMixin", "MultimodalRecommender", "MultimodalSequentialRecommender"]

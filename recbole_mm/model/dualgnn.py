@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from recbole_mm.data.cooccurrence import cooccurrence
 from recbole_mm.model.base import MultimodalRecommender
-from recbole_mm.nn.graph import SparsePattern, segment_softmax
+from recbole_mm.nn.graph.bipartite import SparsePattern, segment_softmax
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
 from recbole_mm.nn.rows import unit_rows
 

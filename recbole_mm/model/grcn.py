@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
-from recbole_mm.nn.graph import columns, sddmm, segment_softmax, spmm
+from recbole_mm.nn.graph.bipartite import columns, sddmm, segment_softmax, spmm
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
 from recbole_mm.nn.rows import unit_rows
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
-from recbole_mm.nn import clustering
-from recbole_mm.nn.attention import masked_softmax
-from recbole_mm.nn.graph import SparsePattern, knn_graph, spmm, sym_norm
+from recbole_mm.nn.attention.softmax import masked_softmax
+from recbole_mm.nn.graph import clustering
+from recbole_mm.nn.graph.bipartite import SparsePattern, knn_graph, spmm, sym_norm
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
 from recbole_mm.nn.rows import unit_rows
 

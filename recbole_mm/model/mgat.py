@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
-from recbole_mm.nn.graph import SparsePattern, sddmm, segment_softmax, spmm
+from recbole_mm.nn.graph.bipartite import SparsePattern, sddmm, segment_softmax, spmm
 from recbole_mm.nn.loss import bpr_loss
 from recbole_mm.nn.rows import batch_rows, unit_rows
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from recbole_mm.model.base import MultimodalRecommender
-from recbole_mm.nn.branches import Encoding, drop_edges, drop_nodes, encode_branches
-from recbole_mm.nn.graph import sym_norm
+from recbole_mm.nn.graph.bipartite import sym_norm
+from recbole_mm.nn.graph.branches import Encoding, drop_edges, drop_nodes, encode_branches
 from recbole_mm.nn.loss import bpr_loss, first_occurrence, info_nce_loss
 
 __all__ = ["MMGCL"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from recbole_mm.config.shared import MISSING_FEATURES
 from recbole_mm.model.base import FeatureBank, MultimodalRecommender
-from recbole_mm.nn.coattention import Tokens
+from recbole_mm.nn.attention.coattention import Tokens
 
 __all__ = ["SideFields", "assemble", "one_vector", "present_rows", "select_rows"]
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from recbole_mm.model.base import FeatureBank, MultimodalRecommender
 from recbole_mm.model.tokens import SideFields, assemble, one_vector, select_rows
-from recbole_mm.nn.coattention import Tokens, take_rows
-from recbole_mm.nn.graph import BipartiteGraph
-from recbole_mm.nn.pooling import history_mean, history_mean_without, history_sum
+from recbole_mm.nn.attention.coattention import Tokens, take_rows
+from recbole_mm.nn.graph.bipartite import BipartiteGraph
+from recbole_mm.nn.graph.pooling import history_mean, history_mean_without, history_sum
 
 __all__ = ["UserTokens", "user_files"]
 

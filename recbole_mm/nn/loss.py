@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from recbole_mm.nn.sparse import full_precision
+from recbole_mm.nn.graph.sparse import full_precision
 
 __all__ = ["bpr_loss", "first_occurrence", "info_nce_loss", "l2_penalty"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_mm.nn.sparse import full_precision
+from recbole_mm.nn.graph.sparse import full_precision
 
 __all__ = ["batch_rows", "unit_rows"]
 

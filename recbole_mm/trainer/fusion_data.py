@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_mm.nn.ensemble import Adapted
-from recbole_mm.nn.tasks import TaskBatch, TaskTable
+from recbole_mm.nn.meta.ensemble import Adapted
+from recbole_mm.nn.meta.tasks import TaskBatch, TaskTable
 
 __all__ = ["FusionData"]
 

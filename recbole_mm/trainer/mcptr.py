@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from recbole.trainer import PretrainTrainer
 
-from recbole_mm.data.pretrained import write_pretrained
-from recbole_mm.model.mcptr_finetune import FinetuneConfig
+from recbole_mm.data.features.pretrained import write_pretrained
+from recbole_mm.model.mcptr.finetune import FinetuneConfig
 from recbole_mm.trainer.stages import Stage, StagedTrainer
 
 __all__ = ["MCPTRTrainer"]
 
 
 class MCPTRTrainer(StagedTrainer, PretrainTrainer):
-    """Trains :class:`~recbole_mm.model.mcptr.MCPTR`: ``pretrain``, then ``finetune``.
+    """Trains :class:`~recbole_mm.model.mcptr.mcptr.MCPTR`: ``pretrain``, then ``finetune``.
 
     Pre-training runs ``pretrain_epochs`` epochs without validation and keeps the last one in ``<name>-pretrain.pth``
     (every ``save_step`` epochs in ``<name>-pretrain-<epoch>.pth``, too, from which fine-tuning can start as from the

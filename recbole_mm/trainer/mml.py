@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from recbole_mm.nn.tasks import TaskTable
+from recbole_mm.nn.meta.tasks import TaskTable
 from recbole_mm.trainer.fusion_data import FusionData
 from recbole_mm.trainer.stages import Stage, StagedTrainer
 
@@ -21,7 +21,7 @@ __all__ = ["MMLTrainer"]
 
 
 class MMLTrainer(StagedTrainer):
-    """Trains :class:`~recbole_mm.model.mml.MML`: ``meta``, then ``generator``, then ``fusion``.
+    """Trains :class:`~recbole_mm.model.mml.mml.MML`: ``meta``, then ``generator``, then ``fusion``.
 
     Tasks are made from the training rows of RecBole's sequential data set, one per user with at least two rows: the
     last ``query_size`` rows, at most half of them, are the query, the earlier ones the support. A meta-batch is worked

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_mm.comparison.execute import Job, prepare
+from recbole_mm.comparison.compare import compare
 from recbole_mm.comparison.protocol import make_protocol
-from recbole_mm.comparison.runner import compare
-from recbole_mm.comparison.scoring import Scorer
-from tests.comparison.options import QUICK, SEQUENTIAL
+from recbole_mm.experiment.job import Job, prepare
+from recbole_mm.serving.scoring import Scorer
+from tests.options import QUICK, SEQUENTIAL
 
 TINY = {"SASRec": {key: value for key, value in SEQUENTIAL.items() if key != "train_neg_sample_args"}}
 OPTIONS: list[dict[str, Any]] = [

@@ -6,10 +6,10 @@ import torch
 from recbole.quick_start import run_recbole
 from recbole.utils import ModelType
 
-from recbole_mm.comparison.execute import Job, prepare
 from recbole_mm.comparison.protocol import make_protocol
-from recbole_mm.comparison.split import describe_split
-from tests.comparison.options import QUICK, SEQUENTIAL
+from recbole_mm.experiment.job import Job, prepare
+from recbole_mm.experiment.split import describe_split
+from tests.options import QUICK, SEQUENTIAL
 
 TINY = {"SASRec": {key: value for key, value in SEQUENTIAL.items() if key != "train_neg_sample_args"}}
 

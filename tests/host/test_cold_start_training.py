@@ -12,7 +12,7 @@ from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_mm.data.cooccurrence import cooccurrence
-from recbole_mm.quick_start import run
+from recbole_mm.experiment.quick_start import run
 from tests.host.cold_data import MODELS, Row, config, loaders, toy_rows, write
 
 

@@ -22,8 +22,8 @@ from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.utils import ModelType, get_flops, get_model, get_trainer, init_seed
 
 import recbole_mm
-from recbole_mm import quick_start
-from recbole_mm.data import features
+from recbole_mm.data.features import store as features
+from recbole_mm.experiment import quick_start
 from recbole_mm.host.registry import register, registered_models
 from recbole_mm.paths import dataset_atomic_dir
 from tests.host import spawned

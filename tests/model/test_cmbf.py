@@ -14,7 +14,7 @@ from recbole_mm.config import properties_directory
 from recbole_mm.model.user_tokens import UserTokens
 from tests.model.conftest import build, config_for, total_loss, train_steps
 from tests.model.tiny import tiny_model
-from tests.nn.test_cross_modal import most_numbers_at_once, reference_network
+from tests.nn.attention.test_cross_modal import most_numbers_at_once, reference_network
 
 SIDE = {"load_col": {"inter": ["user_id", "item_id"], "user": "*", "item": "*"}}
 SMALL = {"embedding_size": 4, "image_feature_dim": 3, "n_image_layers": 1, "n_text_layers": 1, "n_cross_layers": 2}

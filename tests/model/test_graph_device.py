@@ -7,7 +7,7 @@ import contextlib
 import pytest
 import torch
 
-from recbole_mm.nn import sparse
+from recbole_mm.nn.graph import sparse
 from tests.model.conftest import build, total_loss
 
 CASES = [

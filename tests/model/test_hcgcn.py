@@ -12,7 +12,7 @@ from recbole_mm.model.hcgcn import HCGCN
 from recbole_mm.nn.loss import bpr_loss
 from tests.model.conftest import build, total_loss, train_steps
 from tests.model.tiny import assert_same_function, tiny_model
-from tests.nn.test_branches import dense_lightgcn
+from tests.nn.graph.test_branches import dense_lightgcn
 
 RANDOM = np.random.default_rng(3)
 FEATURES = {

@@ -12,10 +12,10 @@ import torch
 from recbole.data.interaction import Interaction
 from torch.nn import functional as F
 
-from recbole_mm.data.features import FeatureStore, InteractionFeatures
+from recbole_mm.data.features.store import FeatureStore, InteractionFeatures
 from recbole_mm.model.base import FeatureBank
-from recbole_mm.model.mcptr import MCPTR
-from recbole_mm.model.mcptr_encoders import homogeneous_graph
+from recbole_mm.model.mcptr.encoders import homogeneous_graph
+from recbole_mm.model.mcptr.mcptr import MCPTR
 from tests.model.conftest import build, total_loss, train_steps
 from tests.model.tiny import tiny_dataset
 
@@ -345,7 +345,7 @@ def test_chunks_change_nothing(chunk, monkeypatch):
     model = tiny(reviews(), PROFILE).eval()
     whole = model.representations()
     model._forget_representations()
-    monkeypatch.setattr("recbole_mm.model.mcptr_encoders.CHUNK", chunk)
+    monkeypatch.setattr("recbole_mm.model.mcptr.encoders.CHUNK", chunk)
     for left, right in zip(whole, model.representations()):
         torch.testing.assert_close(left, right)
 
@@ -436,7 +436,7 @@ def test_pair_scoring_in_chunks_is_exact(monkeypatch):
     built = build("MCPTR", finetune_model="NeuMF")
     built.model.start_finetuning()
     whole = scores(built)
-    monkeypatch.setattr("recbole_mm.model.mcptr_finetune.PAIRS", 100)
+    monkeypatch.setattr("recbole_mm.model.mcptr.finetune.PAIRS", 100)
     torch.testing.assert_close(scores(built), whole)
 
 

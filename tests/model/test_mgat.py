@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from recbole_mm.model.mgat import MGAT, _Layer
-from recbole_mm.nn.graph import BipartiteGraph
+from recbole_mm.nn.graph.bipartite import BipartiteGraph
 from tests.model.conftest import build
 from tests.model.tiny import assert_same_function, tiny_model
 

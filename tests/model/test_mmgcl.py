@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from recbole_mm.model.mmgcl import MMGCL
 from tests.model.conftest import build, train_steps
 from tests.model.tiny import assert_same_function, tiny_model
-from tests.nn.test_branches import dense_lightgcn
+from tests.nn.graph.test_branches import dense_lightgcn
 
 FEATURES = {"image": np.arange(12, dtype=np.float32).reshape(4, 3) - 5, "text": np.eye(4, 2, dtype=np.float32) + 0.5}
 PAIRS = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (3, 2)]

@@ -13,9 +13,9 @@ from recbole.utils import get_model, init_seed
 from torch.nn import functional as F
 
 from recbole_mm.config import properties_directory
-from recbole_mm.nn.replacement import draw_replacement
-from recbole_mm.nn.sasrec import INITIAL_SCALE, MASKED, NORM_EPSILON
-from recbole_mm.nn.tasks import TaskTable
+from recbole_mm.nn.attention.sequence import INITIAL_SCALE, MASKED, NORM_EPSILON
+from recbole_mm.nn.meta.replacement import draw_replacement
+from recbole_mm.nn.meta.tasks import TaskTable
 from tests.model.conftest import MODALITIES, build, config_for, total_loss, train_steps
 
 TINY = {

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 
-from recbole_mm.data.features import FeatureStore, FeatureTable
-from recbole_mm.model.uvcan import UVCAN
-from recbole_mm.nn.pooling import history_sum
+from recbole_mm.data.features.store import FeatureStore, FeatureTable
+from recbole_mm.model.uvcan.uvcan import UVCAN
+from recbole_mm.nn.graph.pooling import history_sum
 from tests.model.conftest import build, total_loss, train_steps
 from tests.model.tiny import tiny_model
 

@@ -14,7 +14,7 @@ from recbole.trainer import PretrainTrainer
 from recbole.utils import get_trainer
 
 import recbole_mm
-from recbole_mm.data.pretrained import write_pretrained
+from recbole_mm.data.features.pretrained import write_pretrained
 from tests.model.conftest import build
 
 OPTIONS = {"pretrain_epochs": 3, "epochs": 3, "checkpoint_dir": "saved", "embedding_size": 16, "finetune_model": "BPR"}

@@ -1,0 +1,1 @@
+"""What a shell is answered: one file per command, and `main`, which finds the command."""

@@ -1,0 +1,136 @@
+"""Compares models: one protocol, several seeds, equal search budgets, statistics, files and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recbole_mm.comparison.protocol import make_protocol
+from recbole_mm.comparison.runs import Runs
+from recbole_mm.experiment.processes import model_modules
+from recbole_mm.experiment.store import Store
+from recbole_mm.host.names import check_model_name
+from recbole_mm.report.render import markdown
+from recbole_mm.report.summary import Report
+from recbole_mm.search.trials import import_optuna
+
+__all__ = ["compare"]
+
+
+def compare(
+    models: Sequence[str | type],
+    dataset: str,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    seeds: int | Sequence[int] = 3,
+    baseline: str | None = None,
+    trials: int = 0,
+    storage: str | None = None,
+    output: str | Path | None = None,
+    ablate: bool = False,
+    model_settings: Mapping[str, Mapping[str, Any]] | None = None,
+    search_spaces: Mapping[str, Mapping[str, Any] | str] | None = None,
+    split_seed: int | None = None,
+    jobs: int = 1,
+    in_process: bool = False,
+    keep_checkpoints: bool = False,
+    verbose: bool = True,
+) -> pd.DataFrame:
+    """Compare models of ours, of RecBole's and of your own under one protocol.
+
+    Every run is RecBole's own: with the same model, seed and options ``run_recbole`` gives the same metrics. Filtering,
+    split, candidates, mask, metrics and evaluator are the same for every model; where a model's split would differ, it
+    is left out with the reason, never compared. Means come with standard deviations and 95 % intervals over the seeds,
+    and with paired tests over the users against a baseline (t and Wilcoxon, Holm-corrected).
+
+    Everything is written as it comes into ``output``: one folder per run (JSON, per-user metrics), ``table.csv``,
+    ``table.md``, ``table.tex`` and pictures. Called again, finished runs are read, not repeated.
+
+    Args:
+        models: Names (or classes) of the models.
+        dataset: Name of the data set.
+        config_file_list: Files of options, as for RecBole.
+        config_dict: Options for every model. ``--key=value`` arguments of the running script come on top.
+        seeds: The seeds, or how many: then counted from the option ``seed`` (2020 by default).
+        baseline: The model that the others are tested against; the last one when not given.
+        trials: Hyper-parameter trials per model, the same for all, before its runs; 0 for no search.
+        storage: Database of the searches, shared by several machines; without it a SQLite file in ``output``.
+        output: Folder of the results; ``comparison/<dataset>`` when not given.
+        ablate: Whether to retrain every multimodal model without each modality, and to test it with each modality's
+            rows permuted.
+        model_settings: Options of single models: ``{"LightGCN": {"n_layers": 3}}``.
+        search_spaces: Search spaces of single models, or their files, instead of ``properties/search/<model>.yaml``.
+        split_seed: Seed of a random split. By default every seed splits anew, as in RecBole; after a search it is the
+            first seed, because the other splits would test on what the search has seen.
+        jobs: Runs at a time. More than one makes the measured times longer.
+        in_process: Whether to run in this process. By default each run has its own, so that its peak memory is its own
+            and a crash ends nothing else.
+        keep_checkpoints: Whether to keep the trained models.
+        verbose: Whether to print what happens.
+
+    Returns:
+        One row per model and variant, see :func:`~recbole_mm.report.table.make_table`; ``attrs`` has ``splits``
+        (seed to hash), ``notes`` and ``output``.
+
+    Raises:
+        ValueError: A model that does not exist, or options that contradict each other.
+        ImportError: ``trials`` without Optuna.
+        RuntimeError: Another process is writing into ``output``.
+    """
+    names = _names(models)
+    if baseline is not None and baseline not in names:
+        raise ValueError(f"baseline: {baseline!r} is not among the compared models {', '.join(names)}.")
+    for key in sorted(set(search_spaces or {}) - set(names)):
+        raise ValueError(f"search_spaces: {key!r} is not among the compared models {', '.join(names)}.")
+    for key, number, least in (("jobs", jobs, 1), ("trials", trials, 0)):
+        if number < least:
+            raise ValueError(f"{key}: expected {least} at least, got {number}.")
+    if trials:
+        import_optuna()
+    if not in_process:
+        model_modules(names)
+    protocol = make_protocol(names, dataset, config_file_list, config_dict, model_settings)
+    chosen = _seeds(seeds, protocol.seed)
+    if split_seed is None and trials:
+        split_seed = chosen[0]
+    store = Store(output if output is not None else Path("comparison") / dataset)
+    say = _print if verbose else lambda text: None
+    with store.lock():
+        runs = Runs(names, protocol, store, chosen, split_seed, ablate, jobs, in_process, keep_checkpoints, say)
+        report = Report(runs, baseline or names[-1], trials)
+        runs.after_run = report.write
+        for note in protocol.notes:
+            say(f"Note: {note}")
+        if trials:
+            runs.search_all(trials, storage, search_spaces or {})
+        runs.run_all()
+        table = report.write()
+        report.draw()
+        say(f"\n{markdown(table, report.notes())}\nResults are in {store.folder}")
+        return table
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def _names(models: Sequence[str | type]) -> list[str]:
+    if isinstance(models, str):
+        raise ValueError(f"models: expected a list of names, got the text {models!r}; write [{models!r}].")
+    names = [model if isinstance(model, str) else model.__name__ for model in models]
+    for name in names:
+        check_model_name(name)
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"models: expected at least one name and each once, got {names}.")
+    return names
+
+
+def _seeds(seeds: int | Sequence[int], first: int) -> list[int]:
+    whole = isinstance(seeds, int) and not isinstance(seeds, bool)
+    chosen = [first + step for step in range(seeds)] if whole else list(seeds)  # type: ignore[arg-type]
+    if not chosen or len(set(chosen)) != len(chosen) or not all(isinstance(seed, int) for seed in chosen):
+        raise ValueError(f"seeds: expected a positive number of seeds, or a list of different integers, got {seeds!r}.")
+    return chosen

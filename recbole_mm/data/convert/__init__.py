@@ -1,0 +1,1 @@
+"""Other layouts of data sets, to ours and back."""

@@ -1,0 +1,254 @@
+"""From the folder layout of the MMRec toolbox to atomic files and feature files."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from recbole_mm.data.features.files import check_modality_name
+
+__all__ = ["COLUMNS", "PARTS", "from_mmrec", "replacing"]
+
+#: What a column of MMRec's ``.inter`` file may be called, and the atomic field it becomes.
+COLUMNS = {
+    "user": (("userid", "user", "uid"), "user_id:token"),
+    "item": (("itemid", "item", "iid"), "item_id:token"),
+    "rating": (("rating",), "rating:float"),
+    "time": (("timestamp", "time"), "timestamp:float"),
+    "split": (("xlabel", "split"), "x_label:token"),
+}
+#: Names of the parts of the split, in the order of ``x_label``.
+PARTS = ("train", "valid", "test")
+# The layout knows no features of users; `to_mmrec` writes them under this prefix.
+_OF_USERS = "user_"
+
+
+def from_mmrec(
+    source: Path,
+    target: Path,
+    name: str,
+    features: Mapping[str, str] | None = None,
+    user_features: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    memory_map: bool = False,
+    force: bool = False,
+) -> list[str]:
+    """Convert a folder of the MMRec toolbox to atomic files, feature files and a configuration.
+
+    ``target/name`` gets ``name.inter`` (every interaction), ``name.train.inter``, ``name.valid.inter`` and
+    ``name.test.inter`` (the split of ``x_label``, without validation and test rows of users or items that training
+    never sees), ``name.item.<modality>.npz`` and ``name.yaml``, to be passed to RecBole as a config file.
+
+    Args:
+        source: Folder with one ``.inter`` file and the ``.npy`` features, whose row k belongs to id k.
+        target: Folder of data sets (RecBole's ``data_path``).
+        name: Name of the data set.
+        features: Modality to file, for items; by default every ``<modality>_feat.npy`` of the folder.
+        user_features: The same, for users; by default every ``user_<modality>_feat.npy``, which are no item features.
+        columns: ``user``, ``item``, ``rating``, ``time`` or ``split`` to the name of that column, where it is unusual.
+        memory_map: Write ``.npy`` with ``.ids`` instead of ``.npz``.
+        force: Overwrite the files of an earlier conversion.
+
+    Returns:
+        What was done, a line each.
+
+    Raises:
+        FileNotFoundError: No interactions or feature file.
+        FileExistsError: The folder is there already, and not ``force``.
+        ValueError: A file is not what it should be.
+    """
+    report = []
+    path = _interaction_file(source, name)
+    frame, unused = _read_interactions(path, columns or {})
+    report.append(
+        f"{path}: {frame.user_id.nunique():,} users, {frame.item_id.nunique():,} items, {len(frame):,} interactions"
+    )
+    if unused:
+        report.append(f"columns left out: {', '.join(unused)}")
+    repeated = int(frame.duplicated(["user_id", "item_id"]).sum())
+    if repeated:
+        report.append(f"{repeated:,} interactions repeat a (user, item) pair of an earlier line; kept as they are")
+    parts = _split(frame, report)
+    found = {file.name[: -len("_feat.npy")]: file.name for file in sorted(source.glob("*_feat.npy"))}
+    if features is None:
+        features = {modality: file for modality, file in found.items() if not modality.startswith(_OF_USERS)}
+    if user_features is None:
+        user_features = {
+            modality[len(_OF_USERS) :]: file
+            for modality, file in found.items()
+            if modality.startswith(_OF_USERS) and file not in features.values()
+        }
+    for modality, file in [*features.items(), *user_features.items()]:
+        check_modality_name(modality, file)
+    if not features and not user_features:
+        raise FileNotFoundError(f"{source} has no <modality>_feat.npy; name the files: --feature text=FILE.")
+    with replacing(target / name, force, report) as folder:
+        _write_atomic(frame, folder / f"{name}.inter")
+        for part, rows in parts.items():
+            _write_atomic(rows, folder / f"{name}.{part}.inter")
+        for entity, files, ids in (("item", features, frame.item_id), ("user", user_features, frame.user_id)):
+            for modality, file in sorted(files.items()):
+                matrix = _read_matrix(source, file, int(ids.astype(np.int64).max()) + 1, entity, report)
+                _write_features(folder / f"{name}.{entity}.{modality}", matrix, entity, memory_map)
+                size = " x ".join(str(length) for length in matrix.shape)
+                report.append(f"{entity} modality {modality}: {size} {matrix.dtype} from {file}")
+        (folder / f"{name}.yaml").write_text(_configuration(frame, name), encoding="utf-8")
+    return report
+
+
+def _interaction_file(source: Path, name: str) -> Path:
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source} is no folder.")
+    if (source / f"{name}.inter").is_file():
+        return source / f"{name}.inter"
+    found = sorted(source.glob("*.inter"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise FileNotFoundError(f"{source}: expected {name}.inter or exactly one .inter file, found {names}.")
+    return found[0]
+
+
+def _read_interactions(path: Path, columns: Mapping[str, str]) -> tuple[pd.DataFrame, list[str]]:
+    # Everything is read as text, so that ratings and timestamps keep the digits they have.
+    raw = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8")
+    chosen = {}
+    for role, (names, field) in COLUMNS.items():
+        if role in columns:
+            matches = [column for column in raw.columns if column == columns[role]]
+        else:
+            matches = [column for column in raw.columns if re.sub(r"[_:\W]|token$|float$", "", column).lower() in names]
+        option = f"--{role}-column"
+        if len(matches) > 1:
+            raise ValueError(
+                f"{path}: {' and '.join(matches)} could both be the {role} column; choose one with {option}."
+            )
+        if matches:
+            chosen[matches[0]] = field.split(":")[0]
+        elif role in columns or role in ("user", "item", "split"):
+            wanted = columns.get(role) or " or ".join(names)
+            raise ValueError(
+                f"{path}: no {role} column ({wanted}) among {', '.join(raw.columns)}; name it with {option}. "
+                "The file must be separated by tabs."
+            )
+    frame = raw[list(chosen)].rename(columns=chosen)
+    for field in frame.columns:
+        pattern = (
+            r"\d+"
+            if field in ("user_id", "item_id")
+            else r"[012]"
+            if field == "x_label"
+            else r"[-+]?[\d.]+(?:[eE][-+]?\d+)?"
+        )
+        wrong = frame.index[~frame[field].str.fullmatch(pattern)]
+        if len(wrong):
+            kind = {"x_label": "0, 1 or 2"}.get(field, "a whole number" if field.endswith("_id") else "a number")
+            raise ValueError(
+                f"{path}: {field} should be {kind}, got {frame.loc[wrong[0], field]!r} in line {wrong[0] + 2} "
+                f"({len(wrong):,} such lines)."
+            )
+    for field in ("user_id", "item_id"):
+        frame[field] = frame[field].map(int).astype(str)  # MMRec reads numbers: 007 is 7, as in the ids of the features
+    return frame, [column for column in raw.columns if column not in chosen]
+
+
+def _split(frame: pd.DataFrame, report: list[str]) -> dict[str, pd.DataFrame]:
+    rows = {part: frame[frame.x_label == str(label)].drop(columns="x_label") for label, part in enumerate(PARTS)}
+    users, items = set(rows["train"].user_id), set(rows["train"].item_id)
+    for part in ("valid", "test"):
+        new_user, new_item = ~rows[part].user_id.isin(users), ~rows[part].item_id.isin(items)
+        cold_users, cold_items = rows[part].user_id[new_user].nunique(), rows[part].item_id[new_item].nunique()
+        report.append(
+            f"{part}: {int((new_user | new_item).sum()):,} of {len(new_user):,} interactions dropped, of "
+            f"{cold_users:,} users and {cold_items:,} items that training never sees"
+        )
+        rows[part] = rows[part][~(new_user | new_item)]
+    for part, selected in rows.items():
+        if selected.empty:
+            raise ValueError(
+                f"x_label leaves no interaction for {part}; 0 is train, 1 valid, 2 test, and each needs some."
+            )
+    report.append("split: " + ", ".join(f"{part} {len(selected):,}" for part, selected in rows.items()))
+    return rows
+
+
+def _read_matrix(source: Path, file: str, n: int, entity: str, report: list[str]) -> np.ndarray:
+    path = source / file if (source / file).is_file() else Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No feature file {file} in {source}; it has {', '.join(sorted(p.name for p in source.glob('*.npy')))}."
+        )
+    try:
+        matrix = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}. Save it as a plain numeric array.") from error
+    if matrix.ndim not in (2, 3) or matrix.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{path}: expected a numeric matrix, a row per {entity}, got {matrix.dtype} of shape {matrix.shape}."
+        )
+    if len(matrix) < n:
+        raise ValueError(
+            f"{path}: {len(matrix):,} rows for {entity} ids up to {n - 1:,}; row k must belong to {entity} k."
+        )
+    zero = int((~matrix.reshape(len(matrix), -1).any(axis=1)).sum())
+    if zero:
+        report.append(
+            f"{file}: {zero:,} rows are all zero; they count as features, since the layout knows no missing rows"
+        )
+    return matrix if matrix.dtype in (np.float16, np.float32) else matrix.astype(np.float32)
+
+
+def _write_features(stem: Path, matrix: np.ndarray, entity: str, memory_map: bool) -> None:
+    ids = np.arange(len(matrix)).astype(str)
+    if memory_map:
+        np.save(f"{stem}.npy", np.ascontiguousarray(matrix))
+        Path(f"{stem}.ids").write_text("\n".join([f"{entity}_id:token", *ids, ""]), encoding="utf-8")
+    else:
+        np.savez(f"{stem}.npz", id=ids, feature=matrix)
+
+
+def _write_atomic(frame: pd.DataFrame, path: Path) -> None:
+    types = {field.split(":")[0]: field for _, field in COLUMNS.values()}
+    frame.rename(columns=types).to_csv(path, sep="\t", index=False, encoding="utf-8")
+
+
+def _configuration(frame: pd.DataFrame, name: str) -> str:
+    fields = [field for field in ("user_id", "item_id", "timestamp") if field in frame]
+    settings: dict[str, object] = {"field_separator": "\t", "USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id"}
+    settings.update(
+        {key: field for key, field in (("RATING_FIELD", "rating"), ("TIME_FIELD", "timestamp")) if field in frame}
+    )
+    settings.update({"load_col": {"inter": fields}, "benchmark_filename": list(PARTS)})
+    head = (
+        f"# Data set {name}: the split that came with it. Pass this file to RecBole as a config file.\n"
+        "# With benchmark_filename: ~ (a sequential model needs that) RecBole splits the .inter file by eval_args.\n"
+    )
+    return head + yaml.safe_dump(settings, sort_keys=False)
+
+
+@contextmanager
+def replacing(target: Path, force: bool, report: list[str]) -> Iterator[Path]:
+    """A temporary folder whose files move to ``target`` once all of them are written; nothing moves on an error."""
+    if target.exists() and any(target.iterdir()) and not force:
+        raise FileExistsError(f"{target} is not empty; remove it or pass --force to overwrite its files.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield folder
+        target.mkdir(exist_ok=True)
+        written = sorted(folder.iterdir())
+        left = sorted(path.name for path in target.iterdir() if not (folder / path.name).exists())
+        for path in written:
+            os.replace(path, target / path.name)
+        if left:
+            report.append(f"left as they were in {target}: {', '.join(left)}")
+    finally:
+        shutil.rmtree(folder)

@@ -1,0 +1,1 @@
+"""Feature files: finding, reading, aligning and scaling them."""

@@ -1,0 +1,171 @@
+"""Features of items, users and interactions: read, checked and aligned to RecBole's internal ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from logging import getLogger
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_mm.data.features.files import FeatureFile, FeatureMatrix
+from recbole_mm.data.features.prepare import prepare, scale_warning
+from recbole_mm.data.features.table import FeatureStore, FeatureTable, InteractionFeatures
+
+__all__ = [
+    "FeatureStore",
+    "FeatureTable",
+    "InteractionFeatures",
+    "align",
+    "align_interactions",
+    "check_length",
+    "prepare",
+    "scale_warning",
+]
+
+_BLOCK_BYTES = 16 * 2**20
+
+
+def align(file: FeatureFile, vocabulary: Mapping[str, int], dtype: torch.dtype = torch.float32) -> FeatureTable:
+    """Read a feature file of items or users into a table with one row per internal id.
+
+    Only the rows that the vocabulary knows are read, a block at a time, so the table is all the memory this takes.
+
+    Args:
+        file: The feature file.
+        vocabulary: Raw token to internal id, 0 being the padding.
+        dtype: Type of the table.
+
+    Returns:
+        The table; row 0 and the rows of entities that the file lacks are zero and not observed.
+
+    Raises:
+        ValueError: The file is not what it should be (see :class:`FeatureFile`), no id is in the vocabulary, or a
+            number is not finite.
+    """
+    (tokens,) = file.tokens()
+    matrix = file.matrix()
+    check_length(file, matrix, len(tokens))
+    n = max(vocabulary.values(), default=0) + 1
+    ids = _internal_ids(tokens, vocabulary)
+    _check_overlap(file, tokens, ids, vocabulary)
+    feature = torch.zeros((n, *matrix.shape[1:]), dtype=dtype)
+    rows = np.flatnonzero(ids)
+    _copy_rows(matrix, rows, tokens, torch.from_numpy(ids[rows]), feature)
+    observed = torch.zeros(n, dtype=torch.bool)
+    observed[torch.from_numpy(ids[rows])] = True
+    getLogger().info(
+        f"{file.entity} features [{file.modality}] from {file.path}: {_width(matrix)} {matrix.dtype}; "
+        f"{len(rows):,} of {n - 1:,} {file.entity}s have a row, {n - 1 - len(rows):,} do not; "
+        f"{len(tokens) - len(rows):,} rows match no {file.entity}"
+    )
+    return FeatureTable(file.modality, file.entity, feature, observed)
+
+
+def align_interactions(
+    file: FeatureFile,
+    users: Mapping[str, int],
+    items: Mapping[str, int],
+    dtype: torch.dtype = torch.float32,
+) -> InteractionFeatures:
+    """Read a feature file of interactions; rows whose user or item is unknown are left out.
+
+    Args:
+        file: The feature file.
+        users: Raw user token to internal id.
+        items: Raw item token to internal id.
+        dtype: Type of the vectors.
+
+    Returns:
+        The known pairs and their vectors, in the order of (user, item).
+
+    Raises:
+        ValueError: As for :func:`align`.
+    """
+    user_tokens, item_tokens = file.tokens()
+    matrix = file.matrix()
+    check_length(file, matrix, len(user_tokens))
+    user, item = _internal_ids(user_tokens, users), _internal_ids(item_tokens, items)
+    known = (user > 0) & (item > 0)
+    if not known.any():
+        side, tokens, vocabulary = ("item", item_tokens, items) if user.any() else ("user", user_tokens, users)
+        raise ValueError(
+            f"{file.path}: no row has both a known user and a known item. " + _contrast(side, tokens, vocabulary)
+        )
+    rows = np.flatnonzero(known)
+    rows = rows[np.lexsort((item[rows], user[rows]))]
+    feature = torch.zeros((len(rows), *matrix.shape[1:]), dtype=dtype)
+    pairs = np.array([f"{u}, {i}" for u, i in zip(user_tokens, item_tokens)])
+    _copy_rows(matrix, rows, pairs, torch.arange(len(rows)), feature)
+    getLogger().info(
+        f"interaction features [{file.modality}] from {file.path}: {_width(matrix)} {matrix.dtype}; "
+        f"{len(rows):,} rows of a known user and item, {len(known) - len(rows):,} others"
+    )
+    return InteractionFeatures(file.modality, torch.from_numpy(user[rows]), torch.from_numpy(item[rows]), feature)
+
+
+def _internal_ids(tokens: np.ndarray, vocabulary: Mapping[str, int]) -> np.ndarray:
+    """Internal id of every token; 0 (the padding, which no token of a file can mean) for unknown ones."""
+    return np.fromiter((vocabulary.get(token, 0) for token in tokens.tolist()), dtype=np.int64, count=len(tokens))
+
+
+def _copy_rows(matrix: FeatureMatrix, rows: np.ndarray, tokens: np.ndarray, target: Tensor, out: Tensor) -> None:
+    """Copy ``matrix[rows]`` to ``out[target]`` in blocks, and refuse numbers that are not finite."""
+    bytes_per_row = int(np.prod(matrix.shape[1:])) * max(matrix.dtype.itemsize, out.element_size())
+    step = max(1, _BLOCK_BYTES // bytes_per_row)
+    bad, too_large = [], []
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        block = matrix.read(part)
+        finite = np.isfinite(block).reshape(len(part), -1).all(axis=1)
+        converted = torch.from_numpy(_torch_array(block)).to(out.dtype)
+        held = converted.isfinite().reshape(len(part), -1).all(dim=1).numpy()
+        bad.extend(part[~finite].tolist())
+        too_large.extend(part[finite & ~held].tolist())
+        out[target[start : start + step]] = converted
+    if bad:
+        raise ValueError(
+            f"{matrix.path}: {len(bad):,} of {len(rows):,} rows hold NaN or infinity (first: {str(tokens[bad[0]])!r}); "
+            "leave these rows out (missing_feature says what happens then) or repair them."
+        )
+    if too_large:
+        raise ValueError(
+            f"{matrix.path}: {len(too_large):,} of {len(rows):,} rows hold numbers beyond the range of {out.dtype} "
+            f"(first: {str(tokens[too_large[0]])!r}); choose feature_dtype: float32 or rescale the features."
+        )
+
+
+def _torch_array(block: np.ndarray) -> np.ndarray:
+    """The block in a type and byte order that torch knows."""
+    if block.dtype.kind == "u" and block.dtype.itemsize > 1 or block.dtype.itemsize > 8:
+        return block.astype(np.float64)
+    return np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))
+
+
+def check_length(file: FeatureFile, matrix: FeatureMatrix, n_ids: int) -> None:
+    """Refuse a file that has not one id for each row of features."""
+    if matrix.shape[0] != n_ids:
+        raise ValueError(
+            f"{file.path}: {n_ids:,} ids but {matrix.shape[0]:,} rows of features; there must be one id per row."
+        )
+
+
+def _check_overlap(file: FeatureFile, tokens: np.ndarray, ids: np.ndarray, vocabulary: Mapping[str, int]) -> None:
+    if not ids.any():
+        raise ValueError(
+            f"{file.path}: none of its {len(tokens):,} ids is among the {len(vocabulary) - 1:,} {file.entity}s of the "
+            "data set. " + _contrast(file.entity, tokens, vocabulary)
+        )
+
+
+def _contrast(entity: str, tokens: np.ndarray, vocabulary: Mapping[str, int]) -> str:
+    known = [str(token) for token, index in vocabulary.items() if index > 0][:3]
+    return (
+        f"Ids must be the raw {entity} tokens of the atomic files: the data set has {known}, ..., the file "
+        f"{tokens[:3].tolist()}, ...; write the same tokens, or check that the file belongs to this data set."
+    )
+
+
+def _width(matrix: FeatureMatrix) -> str:
+    return " x ".join(str(size) for size in matrix.shape[1:]) + "-dimensional"

@@ -1,0 +1,29 @@
+"""Tells one state of a data set's files from another."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from recbole_mm.data.features.files import search_folders
+from recbole_mm.paths import dataset_atomic_dir
+
+__all__ = ["fingerprint"]
+
+_WHOLE = 256 * 2**20  # of larger files the two ends count
+
+
+def fingerprint(dataset: str, folder: Path, feature_path: str | None) -> str:
+    """Hash of the data set's files, so that results of other data are not taken for finished runs."""
+    state = hashlib.sha256()
+    folders = search_folders(dataset, str(folder), dataset_atomic_dir(), feature_path)
+    files = {file for place in (folder, *folders) for file in Path(place).glob(f"{dataset}.*") if file.is_file()}
+    for file in sorted(files, key=lambda found: (found.name, str(found))):
+        size = file.stat().st_size
+        state.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as stream:
+            if size > _WHOLE:
+                state.update(stream.read(_WHOLE // 2))
+                stream.seek(-_WHOLE // 2, 2)
+            state.update(stream.read())
+    return state.hexdigest()[:16]

@@ -1,0 +1,143 @@
+"""Runs a task in a process of its own, so that its memory is its own and a crash takes nothing else along."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import recbole_mm
+from recbole_mm.experiment.store import to_json, write_atomically
+from recbole_mm.host.registry import registered_models
+
+__all__ = ["ChildError", "die_with_parent", "error_text", "model_modules", "run_in_child"]
+
+
+class ChildError(RuntimeError):
+    """A task in a process of its own failed; the message says how.
+
+    Attributes:
+        died: Whether the process ended without an answer, as opposed to an error of the task.
+    """
+
+    def __init__(self, message: str, died: bool) -> None:
+        super().__init__(message)
+        self.died = died
+
+
+def error_text(error: BaseException) -> str:
+    """Kind and message of an error; of a :class:`ChildError` the message, which names the kind where there is one."""
+    if isinstance(error, ChildError):
+        return str(error)
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return f"{type(error).__name__}: {message}"
+
+
+def run_in_child(task: Mapping[str, Any], folder: Path, models: Iterable[str]) -> Any:
+    """Do a task of :mod:`recbole_mm.comparison.worker` in a new process.
+
+    The process works in ``folder``, where RecBole writes its logs, and leaves what it prints in ``output``. It ends
+    with this process, whatever ends that.
+
+    Args:
+        task: The task, in types that JSON has.
+        folder: Existing folder for its files.
+        models: Names of the models that it needs.
+
+    Returns:
+        The answer of the task.
+
+    Raises:
+        ChildError: The process died, or the task failed.
+        ValueError: A model is defined where a new process cannot import it.
+    """
+    order = {**task, "parent": os.getpid(), "modules": model_modules(models)}
+    write_atomically(folder / "task.json", json.dumps(to_json(order), indent=1) + "\n")
+    answer = folder / "answer.json"
+    answer.unlink(missing_ok=True)
+    path = [str(Path(recbole_mm.__file__).resolve().parents[1]), *(os.path.abspath(entry) for entry in sys.path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path)), "PYTHONUNBUFFERED": "1"}
+    output = folder / "output"
+    with output.open("wb") as stream:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "recbole_mm.comparison.worker", "task.json"],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            status = child.wait()
+        except BaseException:  # Ctrl-C: do not leave it behind
+            child.kill()
+            child.wait()
+            raise
+    if status != 0 or not answer.is_file():
+        raise ChildError(_how_it_ended(status, output), died=True)
+    content = json.loads(answer.read_text(encoding="utf-8"))
+    answer.unlink()
+    if "error" in content:
+        raise ChildError(content["error"], died=False)
+    return content["result"]
+
+
+def model_modules(models: Iterable[str]) -> list[str]:
+    """Modules that a new process must import to know the models that are not part of this package.
+
+    Args:
+        models: Names of models.
+
+    Returns:
+        Names of modules.
+
+    Raises:
+        ValueError: A model was defined in a script or an interactive session, which another process cannot import.
+    """
+    known = registered_models()
+    modules = {known[name].__module__ for name in models if name in known}
+    foreign = sorted(module for module in modules if not module.startswith("recbole_mm."))
+    if "__main__" in foreign:
+        names = [name for name in models if name in known and known[name].__module__ == "__main__"]
+        raise ValueError(
+            f"{', '.join(names)} is defined in the running script, which a process of its own cannot import. Put the "
+            "class, with its @recbole_mm.register, into a module, or run everything in this process (in_process=True)."
+        )
+    return foreign
+
+
+def die_with_parent(parent: int, seconds: float = 0.5) -> None:
+    """End this process soon after its parent is gone, also when that was killed without a chance to say so.
+
+    Otherwise a run would go on by itself, and a comparison started again would do the same run beside it.
+
+    Args:
+        parent: Process id of the parent.
+        seconds: How often to look.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="die_with_parent", daemon=True).start()
+
+
+def _how_it_ended(status: int, output: Path) -> str:
+    if status < 0:
+        name = signal.Signals(-status).name if -status in {entry.value for entry in signal.Signals} else str(-status)
+        how = f"its process was ended by {name}"
+        if -status == signal.SIGKILL:
+            how += " (often: out of memory)"
+    else:
+        how = f"its process ended with status {status}"
+    lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"{how}; last output: {lines[-1].strip()}" if lines else how

@@ -1,0 +1,173 @@
+"""Train and test a model in one call; RecBole's ``run_recbole`` does the work."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.quick_start import quick_start as recbole_run
+
+from recbole_mm.config.names import read_options
+from recbole_mm.experiment.resume import checkpoint_origin, continue_from
+
+__all__ = ["Interrupted", "checkpoint_origin", "device_option", "run"]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was stopped with Ctrl-C.
+
+    Attributes:
+        checkpoint: File of the best epoch so far, if there is one.
+    """
+
+    def __init__(self, checkpoint: str | None) -> None:
+        super().__init__(f"interrupted; last checkpoint: {checkpoint}")
+        self.checkpoint = checkpoint
+
+
+def run(
+    model: str | type,
+    dataset: str,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    saved: bool = True,
+    nproc: int = 1,
+    world_size: int = -1,
+    ip: str = "localhost",
+    port: str = "5678",
+    group_offset: int = 0,
+    resume: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """Train and test a model of ours, of RecBole's or of your own (registered) on a data set.
+
+    The arguments are those of RecBole's ``run``. Options come, as there, from the defaults, then ``config_file_list``,
+    then ``config_dict``, then ``--key=value`` arguments of the running script. Two things differ: without the option
+    ``gpu_id`` the devices are those of ``CUDA_VISIBLE_DEVICES`` (RecBole overwrites that variable with its default,
+    ``0``), and ``nproc > 1`` starts processes that know the models of this package.
+
+    Args:
+        model: Name or class of the model.
+        dataset: Name of the data set.
+        config_file_list: Files of options.
+        config_dict: Options; not changed.
+        saved: Whether to write checkpoints. Without them the test uses the last epoch, not the best.
+        nproc: Processes on this machine, one GPU each.
+        world_size: Processes on all machines; -1 for ``nproc``.
+        ip: Address of the first machine.
+        port: Port of the first machine.
+        group_offset: Number of processes on the machines before this one.
+        resume: Checkpoint of the same model and data set to continue from.
+
+    Returns:
+        RecBole's result (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``) and
+        ``checkpoint``, the file of the best epoch (``None`` where nothing was saved).
+
+    Raises:
+        ValueError: Too few GPUs for ``nproc``, an option file that holds no options, or a checkpoint of another model,
+            data set or size.
+        FileNotFoundError: An option file or the checkpoint is not there.
+        Interrupted: Ctrl-C; names the checkpoint.
+    """
+    files = [str(file) for file in config_file_list or []]
+    in_files = {key for file in files for key in read_options(file)}
+    options = dict(config_dict or {})
+    options.update(device_option({*in_files, *options}, nproc))
+    job = functools.partial(_run_here, model=model, dataset=dataset, config_file_list=files, saved=saved, resume=resume)
+    if nproc == 1 and world_size <= 0:
+        return job(config_dict=options)
+    _check_devices(nproc)
+    options.update(
+        nproc=nproc, world_size=nproc if world_size == -1 else world_size, ip=ip, port=port, offset=group_offset
+    )
+    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(_worker, args=(job, options, queue), nprocs=nproc, join=True)
+    return dict(queue.get())
+
+
+def device_option(known: set[str], nproc: int = 1) -> dict[str, str]:
+    """The option ``gpu_id`` where nobody sets it: the devices of ``CUDA_VISIBLE_DEVICES``.
+
+    RecBole overwrites that variable with its own default ``0``, which may be somebody else's device.
+
+    Args:
+        known: Options that are set in files and dicts.
+        nproc: Processes, one device each.
+    """
+    if "gpu_id" in known or any(text.startswith("--gpu_id=") for text in sys.argv[1:]):
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return {"gpu_id": visible}
+    return {"gpu_id": ",".join(str(device) for device in range(nproc))} if nproc > 1 else {}
+
+
+def _worker(rank: int, job: functools.partial[dict[str, Any]], options: dict[str, Any], queue: Any) -> None:
+    """One process of several. It lives in this package so that unpickling it registers the models in the process."""
+    result = job(config_dict={**options, "local_rank": rank})
+    if rank == 0:
+        queue.put(result)
+
+
+def _run_here(
+    model: str | type,
+    dataset: str,
+    config_file_list: list[str],
+    config_dict: dict[str, Any],
+    saved: bool,
+    resume: str | os.PathLike[str] | None,
+) -> dict[str, Any]:
+    with _trainers(resume) as trainers:
+        try:
+            result = recbole_run.run_recbole(model, dataset, config_file_list, config_dict, saved)
+        except KeyboardInterrupt as interrupt:
+            raise Interrupted(_checkpoint(trainers)) from interrupt
+        return {**result, "checkpoint": _checkpoint(trainers)}
+
+
+@contextmanager
+def _trainers(resume: str | os.PathLike[str] | None) -> Iterator[list[Any]]:
+    """Collect the trainers that ``run_recbole`` makes, which it neither returns nor lets a caller prepare."""
+    made: list[Any] = []
+    get_trainer = recbole_run.get_trainer
+
+    def observed(model_type: Any, model_name: str) -> Any:
+        trainer_class = get_trainer(model_type, model_name)
+
+        def build(config: Any, model: Any) -> Any:
+            trainer = trainer_class(config, model)
+            made.append(trainer)
+            if resume is not None:
+                continue_from(trainer, resume)
+            return trainer
+
+        return build
+
+    recbole_run.get_trainer = observed
+    try:
+        yield made
+    finally:
+        recbole_run.get_trainer = get_trainer
+
+
+def _checkpoint(trainers: list[Any]) -> str | None:
+    file = getattr(trainers[-1], "saved_model_file", None) if trainers else None
+    return str(file) if file is not None and Path(file).is_file() else None
+
+
+def _check_devices(nproc: int) -> None:
+    """RecBole runs several processes with NCCL on GPUs only, and fails on a bare ``assert`` where they are missing."""
+    if nproc < 1:
+        raise ValueError(f"nproc: expected a positive number of processes, got {nproc}.")
+    devices = torch.cuda.device_count()
+    if devices < nproc:
+        raise ValueError(
+            f"nproc={nproc} needs {nproc} CUDA devices, one per process (RecBole connects them with NCCL), but "
+            f"{devices} can be seen (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}). Run "
+            "with nproc=1; on CPU one process uses all cores (OMP_NUM_THREADS sets how many)."
+        )

@@ -1,0 +1,128 @@
+"""What a model is trained and tested on: a hash of the split, and one mask of seen items for every kind of model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_mm.data.pairs import distinct, target_pairs, training_pairs
+
+__all__ = ["describe_split", "known_pairs", "mask_seen_items"]
+
+
+def describe_split(train_data: Any, valid_data: Any, test_data: Any) -> dict[str, Any]:
+    """Sizes and hashes of a split; equal hashes mean the same pairs and the same candidates, whatever the model.
+
+    The hash covers the distinct (user token, item token) pairs of each part, the support sets of a cold-start protocol
+    among them, and nothing else: not internal ids, not the order of rows, not how a sequential model cuts histories
+    into training examples.
+
+    Args:
+        train_data: RecBole's training loader.
+        valid_data: Its validation loader.
+        test_data: Its test loader.
+
+    Returns:
+        ``hash`` of all parts, ``parts`` (hash of each), ``candidates`` (hash of the items that are ranked), and the
+        numbers of ``users``, ``items``, ``train``, ``valid`` and ``test`` pairs.
+    """
+    dataset = train_data._dataset
+    users, items = (dataset.field2id_token[field] for field in (dataset.uid_field, dataset.iid_field))
+    pairs = {
+        "train": training_pairs(dataset),
+        "valid": target_pairs(valid_data._dataset),
+        "test": target_pairs(test_data._dataset),
+    }
+    cold, ranked = getattr(dataset, "cold_start", None), items[1:]
+    if cold is not None:
+        pairs["support"] = distinct(*cold.known["valid"])
+        ranked = np.delete(items, [0, *cold.excluded])
+    parts = {name: _hash_pairs(*part, users, items) for name, part in pairs.items()}
+    whole = hashlib.sha256("\n".join(parts[name] for name in sorted(parts)).encode("ascii")).hexdigest()
+    return {
+        "hash": whole[:16],
+        "parts": {name: value[:16] for name, value in parts.items()},
+        "candidates": _hash_tokens(ranked)[:16],
+        "users": dataset.user_num - 1,
+        "items": dataset.item_num - 1,
+        **{name: len(pairs[name][0]) for name in ("train", "valid", "test")},
+    }
+
+
+def known_pairs(parts: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct users and items of several parts of a split.
+
+    Args:
+        parts: The training part, then others. What a cold-start protocol says is known besides counts too.
+
+    Returns:
+        Internal user and item ids of the distinct pairs, sorted by user.
+    """
+    pairs = [training_pairs(parts[0]), *(target_pairs(part) for part in parts[1:])]
+    cold = getattr(parts[0], "cold_start", None)
+    if cold is not None:
+        pairs.append(cold.known["valid" if len(parts) == 1 else "test"])
+    return distinct(np.concatenate([pair[0] for pair in pairs]), np.concatenate([pair[1] for pair in pairs]))
+
+
+def mask_seen_items(train_dataset: Any, valid_data: Any, test_data: Any = None) -> None:
+    """Mask items of a user's past when a sequential model is evaluated, as RecBole does for a general model.
+
+    RecBole lets sequential models recommend again what a user already has, and general models not, so their figures
+    cannot be compared. Afterwards both rank the same candidates: at validation all but the training items, at test all
+    but the training and validation items; the item to be found is never masked.
+
+    What a loader masks already, such as items that a cold-start protocol does not rank, stays masked.
+
+    Args:
+        train_dataset: The training part.
+        valid_data: RecBole's full-ranking validation loader of a sequential model.
+        test_data: Its test loader, if there will be a test.
+    """
+    known = [train_dataset]
+    for loader in (valid_data, test_data) if test_data is not None else (valid_data,):
+        users, items = known_pairs(known)
+        _mask(loader, np.split(items, np.cumsum(np.bincount(users, minlength=train_dataset.user_num))[:-1]))
+        known.append(loader._dataset)
+
+
+def _mask(loader: Any, seen: list[np.ndarray]) -> None:
+    collate = loader.collate_fn
+    user_field, item_field = loader._dataset.uid_field, loader._dataset.iid_field
+
+    def with_history(index: Any) -> Any:
+        interaction, masked, positive_user, positive_item = collate(index)
+        rows, columns = ([], []) if masked is None else ([masked[0].numpy()], [masked[1].numpy()])
+        pairs = zip(interaction[user_field].tolist(), interaction[item_field].tolist())
+        for row, (user, target) in enumerate(pairs):
+            items = seen[user][seen[user] != target]
+            rows.append(np.full(len(items), row, dtype=np.int64))
+            columns.append(items)
+        history = torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(columns))
+        return interaction, history, positive_user, positive_item
+
+    loader.collate_fn = with_history
+
+
+def _hash_pairs(users: np.ndarray, items: np.ndarray, user_tokens: np.ndarray, item_tokens: np.ndarray) -> str:
+    """Hash of pairs by token: ids are replaced by the ranks of their tokens among those that occur."""
+    ranked = []
+    state = hashlib.sha256()
+    for ids, tokens in ((users, user_tokens), (items, item_tokens)):
+        present = np.unique(ids)
+        order = np.argsort(tokens[present].astype(str), kind="stable")
+        rank = np.empty(len(present), dtype=np.int64)
+        rank[order] = np.arange(len(present))
+        ranked.append(rank[np.searchsorted(present, ids)])
+        state.update(_hash_tokens(tokens[present]).encode("ascii"))
+    pairs = np.stack(distinct(ranked[0], ranked[1]), axis=1)
+    state.update(pairs.astype("<i8").tobytes())
+    return state.hexdigest()
+
+
+def _hash_tokens(tokens: np.ndarray) -> str:
+    return hashlib.sha256("\0".join(sorted(str(token) for token in tokens)).encode("utf-8")).hexdigest()

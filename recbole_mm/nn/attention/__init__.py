@@ -1,0 +1,1 @@
+"""Attention: over sets, between modalities, along sequences."""

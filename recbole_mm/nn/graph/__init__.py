@@ -1,0 +1,1 @@
+"""Operations on user-item graphs and item graphs."""

@@ -1,0 +1,242 @@
+"""User-item graphs, normalisations and nearest-neighbour graphs over sparse patterns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_mm.nn.graph.segment import attend, columns, segment_softmax, segment_sum
+from recbole_mm.nn.graph.sparse import SparsePattern, sddmm, spmm
+
+__all__ = [
+    "BipartiteGraph",
+    "SparsePattern",
+    "attend",
+    "columns",
+    "knn_graph",
+    "row_norm",
+    "sddmm",
+    "segment_softmax",
+    "segment_sum",
+    "spmm",
+    "sym_norm",
+]
+
+
+def sym_norm(pattern: SparsePattern, values: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    r"""Symmetrically normalised edge weights.
+
+    .. math:: w_{rc} = v_{rc} \, d_r^{-1/2} d_c^{-1/2}, \quad d_r = \sum_c v_{rc}, \; d_c = \sum_r v_{rc}
+
+    Args:
+        pattern: Edges of the graph.
+        values: Non-negative weights (learned ones get gradients), all 1 if not given. Shape ``(n_edges,)``.
+        dtype: Type of the result where ``values`` is not given.
+
+    Returns:
+        Shape ``(n_edges,)``; 0 on edges of rows or columns whose weights sum to 0.
+    """
+    if values is None:
+        values = torch.ones(pattern.n_edges, dtype=dtype, device=pattern.col.device)
+    rows = segment_sum(values, pattern.ptr)
+    cols = segment_sum(values[pattern.transpose_order], pattern.transpose.ptr)
+    return values * _power(rows, -0.5)[pattern.row] * _power(cols, -0.5)[pattern.col]
+
+
+def row_norm(pattern: SparsePattern, values: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    r"""Edge weights that sum to 1 in every row: :math:`w_{rc} = v_{rc} / \sum_{c'} v_{rc'}`.
+
+    Args:
+        pattern: Edges of the graph.
+        values: Non-negative weights (learned ones get gradients), all 1 if not given. Shape ``(n_edges,)``.
+        dtype: Type of the result where ``values`` is not given.
+
+    Returns:
+        Shape ``(n_edges,)``; 0 in rows whose weights sum to 0.
+    """
+    if values is None:
+        values = torch.ones(pattern.n_edges, dtype=dtype, device=pattern.col.device)
+    return values * _power(segment_sum(values, pattern.ptr), -1.0)[pattern.row]
+
+
+class BipartiteGraph(nn.Module):
+    r"""The user-item graph, kept as two halves with both orientations.
+
+    Users and items have tables of their own, so nothing is concatenated and one hop of the ``(n_users + n_items)``-node
+    graph costs one product per half. Repeated pairs count once.
+
+    Args:
+        users: User of each training pair. Shape ``(n_pairs,)``.
+        items: Item of each training pair. Shape ``(n_pairs,)``.
+        n_users: Number of users, padding included.
+        n_items: Number of items, padding included.
+
+    Attributes:
+        to_user: Pattern ``n_users x n_items``: messages from items to users.
+        to_item: Pattern ``n_items x n_users``, the transpose: messages from users to items.
+        user_degree: Number of items of each user, float. Shape ``(n_users,)``.
+        item_degree: Number of users of each item, float. Shape ``(n_items,)``.
+
+    Example:
+        >>> graph = BipartiteGraph(torch.tensor([0, 0]), torch.tensor([0, 1]), n_users=1, n_items=2)
+        >>> graph.propagate(torch.tensor([[6.0]]), torch.tensor([[1.0], [3.0]]), norm="row")
+        (tensor([[2.]]), tensor([[6.],
+                [6.]]))
+    """
+
+    user_degree: Tensor
+    item_degree: Tensor
+
+    # Edge weights of each normalisation, in the order of the half's pattern and of its transpose.
+    _kept_weights = tuple(
+        f"_{kind}_{order}" for kind in ("sym", "row_user", "row_item") for order in ("edge", "transposed")
+    )
+
+    def __init__(self, users: Tensor, items: Tensor, n_users: int, n_items: int) -> None:
+        super().__init__()
+        self.n_users, self.n_items = n_users, n_items
+        self.to_user = SparsePattern.from_pairs(users, items, n_users, n_items)
+        self.register_buffer("user_degree", self.to_user.degree().float(), persistent=False)
+        self.register_buffer("item_degree", self.to_item.degree().float(), persistent=False)
+        for name in self._kept_weights:
+            self.register_buffer(name, None, persistent=False)
+
+    @property
+    def to_item(self) -> SparsePattern:
+        """Pattern ``n_items x n_users``."""
+        return self.to_user.transpose
+
+    @property
+    def n_edges(self) -> int:
+        """Number of distinct pairs."""
+        return self.to_user.n_edges
+
+    def sym_norm(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        r"""Weights :math:`d_u^{-1/2} d_i^{-1/2}` in ``to_user`` order. Shape ``(n_edges,)``."""
+        return sym_norm(self.to_user, dtype=dtype)
+
+    def row_norm(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        r"""Weights :math:`1 / d_u` in ``to_user`` order, :math:`1 / d_i` in ``to_item`` order, ``(n_edges,)`` each."""
+        return row_norm(self.to_user, dtype=dtype), row_norm(self.to_item, dtype=dtype)
+
+    def propagate(self, users: Tensor, items: Tensor, norm: str = "sym") -> tuple[Tensor, Tensor]:
+        r"""One hop in both directions with constant weights.
+
+        .. math:: U' = \hat R I, \quad I' = \check R U
+
+        with :math:`\hat R = \check R^\top = D_u^{-1/2} R D_i^{-1/2}` for ``sym``, and the mean over neighbours,
+        :math:`\hat R = D_u^{-1} R` and :math:`\check R = D_i^{-1} R^\top`, for ``row``. Isolated nodes get 0. To
+        propagate several tables at once, put them side by side.
+
+        Args:
+            users: Shape ``(n_users, dim)``.
+            items: Shape ``(n_items, dim')``.
+            norm: ``sym`` or ``row``.
+
+        Returns:
+            New users with shape ``(n_users, dim')`` and new items with shape ``(n_items, dim)``.
+        """
+        return self.gather_users(items, norm), self.gather_items(users, norm)
+
+    def gather_users(self, items: Tensor, norm: str = "sym") -> Tensor:
+        """The user half of :meth:`propagate`. Shape ``(n_items, dim)`` to ``(n_users, dim)``."""
+        forward, backward = self._weights("user", norm, items.dtype)
+        return spmm(self.to_user, forward, items, backward)
+
+    def gather_items(self, users: Tensor, norm: str = "sym") -> Tensor:
+        """The item half of :meth:`propagate`. Shape ``(n_users, dim)`` to ``(n_items, dim)``."""
+        forward, backward = self._weights("item", norm, users.dtype)
+        return spmm(self.to_item, forward, users, backward)
+
+    def _weights(self, side: str, norm: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weights of one half and the same weights in transposed order, kept between steps."""
+        if norm not in ("sym", "row"):
+            raise ValueError(f"norm must be 'sym' or 'row', got {norm!r}")
+        if norm == "sym" and side == "item":
+            to_user, to_item = self._weights("user", norm, dtype)
+            return to_item, to_user
+        dtype = dtype if dtype == torch.float64 else torch.float32
+        pattern = self.to_user if side == "user" else self.to_item
+        kind = norm if norm == "sym" else f"row_{side}"
+        weights = getattr(self, f"_{kind}_edge")
+        if weights is None or weights.dtype != dtype:
+            # What inference mode makes can never be part of a training step, and these outlive the evaluation.
+            with torch.inference_mode(False):
+                weights = (sym_norm if norm == "sym" else row_norm)(pattern, dtype=dtype)
+                setattr(self, f"_{kind}_edge", weights)
+                setattr(self, f"_{kind}_transposed", weights.index_select(0, pattern.transpose_order))
+        return weights, getattr(self, f"_{kind}_transposed")
+
+    def _apply(self, fn: Any, recurse: bool = True) -> BipartiteGraph:
+        # Kept weights are made again after a move: casting float32 weights to float64 would keep float32 errors.
+        for name in self._kept_weights:
+            setattr(self, name, None)
+        return super()._apply(fn)
+
+
+@torch.no_grad()
+def knn_graph(
+    features: Tensor, k: int, include_self: bool = False, block_rows: int | None = None
+) -> tuple[SparsePattern, Tensor]:
+    r"""Exact ``k`` nearest neighbours of every row by cosine similarity.
+
+    Computed in blocks of rows: no ``n x n`` matrix is ever made. Of equally similar rows (within rounding: ``1e-6`` in
+    float32) the one with the smaller id is taken. All-zero rows, such as padding and missing features, have no
+    neighbours and are nobody's neighbour.
+
+    Args:
+        features: Shape ``(n, dim)``.
+        k: Neighbours per row; rows with fewer candidates get fewer.
+        include_self: Whether a row counts as its own neighbour.
+        block_rows: Rows per block; chosen so that a block of similarities takes about 32 MB if not given.
+
+    Returns:
+        The ``n x n`` pattern, row = node, col = its neighbours, and the similarities in edge order with shape
+        ``(n_edges,)``.
+
+    Raises:
+        ValueError: If ``k`` is not positive or ``features`` is not a matrix.
+
+    Example:
+        >>> pattern, similarity = knn_graph(torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.0, 1.0]]), k=1)
+        >>> pattern.col.tolist()
+        [1, 0, 0]
+    """
+    if k < 1 or features.dim() != 2 or features.shape[0] < 1:
+        raise ValueError(f"expected k >= 1 and features (n, dim) with n >= 1, got k = {k} and {tuple(features.shape)}")
+    features = features if features.dtype == torch.float64 else features.float()
+    n, device = features.shape[0], features.device
+    unit = nn.functional.normalize(features, dim=1)
+    valid = features.ne(0).any(dim=1)
+    resolution = 1e-12 if features.dtype == torch.float64 else 1e-6
+    block = block_rows or max(1, 2**23 // n)
+    rows, cols, similarities = [], [], []
+    for start in range(0, n, block):
+        similarity = unit[start : start + block] @ unit.t()
+        # Rounding to the resolution makes ties of equal rows true ties, whatever order the product summed in.
+        rank = (similarity / resolution).round_()
+        rank.masked_fill_(~valid, float("-inf"))
+        if not include_self:
+            local = torch.arange(rank.shape[0], device=device)
+            rank[local, local + start] = float("-inf")
+        threshold = rank.topk(min(k, n), dim=1).values[:, -1:]
+        above, tie = rank > threshold, rank == threshold
+        room = k - above.sum(dim=1, keepdim=True)
+        keep = (
+            (above | (tie & (tie.cumsum(dim=1, dtype=torch.int32) <= room)))
+            & rank.isfinite()
+            & valid[start : start + block, None]
+        )
+        row, col = keep.nonzero(as_tuple=True)
+        rows.append(row + start)
+        cols.append(col)
+        similarities.append(similarity[row, col])
+    return SparsePattern.from_pairs(torch.cat(rows), torch.cat(cols), n, n), torch.cat(similarities)
+
+
+def _power(degree: Tensor, exponent: float) -> Tensor:
+    """``degree ** exponent``, with value and gradient 0 where the degree is 0."""
+    positive = degree > 0
+    return torch.where(positive, degree, torch.ones_like(degree)).pow(exponent) * positive

@@ -1,0 +1,141 @@
+"""Soft clusters of nodes, and graph convolutions that stay inside them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recbole_mm.nn.graph.bipartite import BipartiteGraph, SparsePattern, sddmm, segment_sum
+
+__all__ = [
+    "cluster_kl",
+    "clustered_item_weights",
+    "coarse_messages",
+    "local_propagation",
+    "sharpened_target",
+    "student_t_assignment",
+]
+
+
+def student_t_assignment(states: Tensor, centroids: Tensor) -> Tensor:
+    r"""Soft assignment :math:`q_{ic} \propto (1 + \|h_i - \mu_c\|^2)^{-1}`, rows summing to 1.
+
+    Args:
+        states: Shape ``(n, dim)``.
+        centroids: Shape ``(n_clusters, dim)``.
+
+    Returns:
+        Shape ``(n, n_clusters)``.
+
+    Example:
+        >>> student_t_assignment(torch.tensor([[0.0], [3.0]]), torch.tensor([[0.0], [3.0]]))
+        tensor([[0.9091, 0.0909],
+                [0.0909, 0.9091]])
+    """
+    closeness = 1.0 / (1.0 + (states.unsqueeze(1) - centroids.unsqueeze(0)).square().sum(dim=2))
+    return closeness / closeness.sum(dim=1, keepdim=True)
+
+
+def sharpened_target(assignment: Tensor, members: Tensor | None = None) -> Tensor:
+    r"""Target of deep embedded clustering: :math:`t_{ic} \propto q_{ic}^2 / \sum_j q_{jc}`, rows summing to 1.
+
+    Args:
+        assignment: :math:`q`. Shape ``(n, n_clusters)``.
+        members: 1 for rows that count in the clusters' sizes, 0 for others; all count if not given. Shape ``(n,)``.
+
+    Returns:
+        Shape ``(n, n_clusters)``, without gradient.
+    """
+    assignment = assignment.detach()
+    size = assignment.sum(dim=0) if members is None else members.to(assignment.dtype) @ assignment
+    target = assignment.square() / size.clamp(min=torch.finfo(assignment.dtype).tiny)
+    return target / target.sum(dim=1, keepdim=True)
+
+
+def cluster_kl(target: Tensor, assignment: Tensor, members: Tensor | None = None) -> Tensor:
+    r"""Mean over rows of :math:`KL(t_i \| q_i)`.
+
+    Args:
+        target: :math:`t`. Shape ``(n, n_clusters)``.
+        assignment: :math:`q`. Shape ``(n, n_clusters)``.
+        members: 1 for rows that count, 0 for others; all count if not given. Shape ``(n,)``.
+    """
+    divergence = F.kl_div(assignment.log(), target, reduction="none").sum(dim=1)
+    if members is None:
+        return divergence.mean()
+    members = members.to(divergence.dtype)
+    return (divergence * members).sum() / members.sum().clamp(min=1)
+
+
+def clustered_item_weights(pattern: SparsePattern, values: Tensor, assignment: Tensor) -> Tensor:
+    r"""Edge weights inside soft clusters: :math:`(S \circ q q^\top)`, each row keeping its total of :math:`S`.
+
+    .. math:: w_{ij} = S_{ij} \langle q_i, q_j \rangle
+              \frac{\sum_{j'} S_{ij'}}{\sum_{j'} S_{ij'} \langle q_i, q_{j'} \rangle}
+
+    The product with these weights is :math:`\sum_c \mathrm{diag}(q_{\cdot c}) S \mathrm{diag}(q_{\cdot c}) H` with rows
+    rescaled, at the width of :math:`H` instead of one width per cluster. One cluster gives :math:`S` itself.
+
+    Args:
+        pattern: Edges of the item graph.
+        values: :math:`S`, non-negative. Shape ``(n_edges,)``.
+        assignment: :math:`q`. Shape ``(n, n_clusters)``.
+
+    Returns:
+        Shape ``(n_edges,)``.
+    """
+    inside = values * sddmm(pattern, assignment, assignment)
+    tiny = torch.finfo(inside.dtype).tiny
+    before, after = (segment_sum(weights, pattern.ptr) for weights in (values, inside))
+    return inside * (before / after.clamp(min=tiny)).index_select(0, pattern.row)
+
+
+def local_propagation(
+    graph: BipartiteGraph, users: Tensor, items: Tensor, user_share: Tensor, item_share: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""One hop inside every co-cluster.
+
+    .. math:: E_c' = \mathrm{diag}(P_{\cdot c})\, \hat A\, \mathrm{diag}(P_{\cdot c})\, E_c
+
+    All clusters lie side by side in one sparse product a side.
+
+    Args:
+        graph: The training pairs; :math:`\hat A` is symmetrically normalised.
+        users: States per cluster, ``(n_users, n_clusters, dim)``, or ``(n_users, 1, dim)`` while they are all the same.
+        items: The same for items.
+        user_share: :math:`P` of the users. Shape ``(n_users, n_clusters)``.
+        item_share: :math:`P` of the items. Shape ``(n_items, n_clusters)``.
+
+    Returns:
+        New states of users and items, ``(n, n_clusters, dim)``.
+    """
+    weighted_users, weighted_items = users * user_share.unsqueeze(2), items * item_share.unsqueeze(2)
+    to_users = graph.gather_users(weighted_items.flatten(start_dim=1)).view_as(weighted_users)
+    to_items = graph.gather_items(weighted_users.flatten(start_dim=1)).view_as(weighted_items)
+    return to_users * user_share.unsqueeze(2), to_items * item_share.unsqueeze(2)
+
+
+def coarse_messages(graph: BipartiteGraph, states: tuple[Tensor, Tensor], share: tuple[Tensor, Tensor]) -> list[Tensor]:
+    r"""Messages between clusters: every node receives what its clusters learn from the other clusters.
+
+    .. math:: z_c = \frac{\sum_n P_{nc} E_{c,n}}{\sum_n P_{nc}}, \qquad
+              z' = \mathrm{rownorm}(P^\top \hat A P)\, z, \qquad G_n = \textstyle\sum_c P_{nc} z'_c
+
+    Args:
+        graph: The training pairs.
+        states: States per cluster of users and of items, ``(n, n_clusters, dim)`` each.
+        share: :math:`P` of users and of items, ``(n, n_clusters)`` each; all-zero rows take no part.
+
+    Returns:
+        :math:`G` of the users and of the items, ``(n, dim)`` each.
+    """
+    tiny = torch.finfo(states[0].dtype).tiny
+    total = share[0].sum(dim=0) + share[1].sum(dim=0)
+    summed = sum(torch.einsum("nc,ncd->cd", p, e) for p, e in zip(share, states))
+    centres = summed / total.clamp(min=tiny).unsqueeze(1)
+    half = share[0].T @ graph.gather_users(share[1])
+    between = half + half.T  # both halves of the symmetric bipartite matrix
+    between = between / between.sum(dim=1, keepdim=True).clamp(min=tiny)
+    received = between @ centres
+    return [p @ received for p in share]

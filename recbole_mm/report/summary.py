@@ -1,0 +1,129 @@
+"""Files of a comparison: tables, pictures, and what they are about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from recbole_mm.comparison.runs import Runs
+from recbole_mm.experiment.job import versions
+from recbole_mm.experiment.store import to_json, write_atomically
+from recbole_mm.report.render import latex, markdown, paired_markdown
+from recbole_mm.report.slices import slice_frame, slice_markdown
+from recbole_mm.report.table import make_table, short
+
+__all__ = ["Report"]
+
+
+class Report:
+    """Writes the report of runs into their store.
+
+    Args:
+        runs: The runs.
+        baseline: Name of the model that the others are tested against.
+        budget: Search trials of each model; 0 for none.
+    """
+
+    def __init__(self, runs: Runs, baseline: str, budget: int) -> None:
+        self._runs, self._baseline, self._budget = runs, baseline, budget
+
+    def notes(self) -> list[str]:
+        """Lines that say what the figures mean, in Markdown."""
+        runs, shared = self._runs, self._runs.protocol.shared
+        hashes = {seed: entry["hash"] for seed, entry in sorted(runs.splits.items())}
+        first: Mapping[str, Any] = next(iter(runs.splits.values()), {})
+        sizes = " / ".join(f"{first[part]:,}" for part in ("train", "valid", "test")) if first else "unknown"
+        if len(set(hashes.values())) > 1:
+            by_seed = ", ".join(f"{seed}: {name}" for seed, name in hashes.items())
+            split = f"by seed, since the split is random: {by_seed}"
+        else:
+            split = next(iter(hashes.values()), "unknown")
+        notes = [
+            f"Data set {runs.protocol.dataset}; seeds {', '.join(map(str, runs.seeds))}; split {sizes} pairs (train / "
+            f"valid / test), hash {split}.",
+            f"Evaluation: {_evaluation(shared)}; early stopping on valid {shared['valid_metric']}.",
+            "Intervals: 95 %, Student's t over the seeds (over the users where there is one seed).",
+            f"\\* differs from {self._baseline} (a variant: from its own model), p < .05 in both the paired t-test "
+            "and the Wilcoxon test over users, Holm-corrected over all tests of the table.",
+        ]
+        if self._budget:
+            metric = next((found.metric for found in runs.found.values() if found.metric), shared["valid_metric"])
+            notes.append(
+                f"Hyper-parameters: {self._budget} trials for every model (Optuna TPE, median pruning), chosen by "
+                f"valid {metric} with seed {runs.seeds[0]}; the search saw no test data."
+            )
+            for name, found in runs.found.items():
+                if found.params:
+                    options = ", ".join(f"{key} {short(value)}" for key, value in found.params.items())
+                    notes.append(f"{name}: {options} (valid {found.metric} {found.value}).")
+        if runs.jobs > 1:
+            notes.append(f"Times were measured with {runs.jobs} runs at a time.")
+        notes += _mixed_versions(record for row in runs.ordered() for record in row.records.values())
+        return [*notes, *runs.protocol.notes]
+
+    def write(self) -> pd.DataFrame:
+        """Write the tables and ``compare.json`` from the runs that are done, and return the table."""
+        runs, notes = self._runs, self.notes()
+        folder = runs.store.folder
+        table = make_table(runs.ordered(), self._baseline)
+        write_atomically(folder / "table.csv", table.to_csv(index=False))
+        tests = paired_markdown(table)
+        write_atomically(folder / "table.md", markdown(table, notes) + (f"\n{tests}" if tests else ""))
+        write_atomically(folder / "table.tex", latex(table, [note.replace("\\*", "*") for note in notes]))
+        slices = slice_frame(runs.ordered())
+        if len(slices):
+            write_atomically(folder / "slices.csv", slices.to_csv(index=False))
+            write_atomically(folder / "slices.md", slice_markdown(slices))
+        about = {
+            "models": runs.names,
+            "dataset": runs.protocol.dataset,
+            "seeds": runs.seeds,
+            "baseline": self._baseline,
+            "splits": runs.splits,
+            "shared": runs.protocol.shared,
+            "settings": runs.protocol.settings,
+            "searches": {name: {**asdict(found), "trials": len(found.trials)} for name, found in runs.found.items()},
+            "budget": self._budget,
+            "failures": runs.protocol.failures,
+            "data_fingerprint": runs.protocol.fingerprint,
+            "versions": versions(),
+            "notes": notes,
+        }
+        write_atomically(folder / "compare.json", json.dumps(to_json(about), indent=1) + "\n")
+        splits = {seed: entry["hash"] for seed, entry in sorted(runs.splits.items())}
+        table.attrs.update(splits=splits, notes=notes, output=str(folder))
+        return table
+
+    def draw(self) -> None:
+        """Draw the pictures, or say what is missing for that."""
+        try:
+            from recbole_mm.report.plots import draw_all
+        except ImportError as error:
+            self._runs.say(f"No pictures: {error}. pip install 'recbole-mm[plot]'")
+            return
+        draw_all(self._runs.ordered(), self._baseline, self._runs.store.folder)
+
+
+def _mixed_versions(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A note if the runs were made with different versions of something: earlier runs are read, not repeated."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for name, number in record.get("versions", {}).items():
+            found.setdefault(name, set()).add(str(number))
+    mixed = [f"{name} ({', '.join(sorted(numbers))})" for name, numbers in found.items() if len(numbers) > 1]
+    return [f"Not all runs were made with the same version of {', '.join(mixed)}."] if mixed else []
+
+
+def _evaluation(shared: Mapping[str, Any]) -> str:
+    """RecBole's ``eval_args`` in one line; a split that comes in files leaves only the mode to be said."""
+    arguments = dict(shared["eval_args"])
+    modes = set(arguments["mode"].values()) if isinstance(arguments["mode"], Mapping) else {arguments["mode"]}
+    mode = ", ".join(sorted(modes))
+    if shared["benchmark_filename"]:
+        return f"the split of the data set's own files, mode {mode}"
+    rest = ", ".join(f"{key} {arguments[key]}" for key in ("split", "order", "group_by"))
+    return f"{rest}, mode {mode}"

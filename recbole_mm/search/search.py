@@ -1,0 +1,300 @@
+"""Hyper-parameter search on the validation part; nothing here ever sees a test metric."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from recbole.config import Config
+
+from recbole_mm.comparison.protocol import SHARED, make_protocol
+from recbole_mm.config import known_keys, suggest
+from recbole_mm.experiment.job import Job, prepare, score_of, train, without_arguments
+from recbole_mm.experiment.processes import ChildError, run_in_child
+from recbole_mm.experiment.store import Store, digest, neutral_settings, to_json, write_atomically
+from recbole_mm.search.space import Space, read_space
+from recbole_mm.search.trials import ATTEMPTS, Trials, count_settled, import_optuna, open_storage
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["Plan", "SearchResult", "free_space", "make_plan", "search", "search_task", "tune"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search of one model.
+
+    Attributes:
+        job: What a trial trains; the trial's options come on top.
+        space: The search space as in its file.
+        trials: Budget.
+        storage: Database of the study; ``None`` for a file in the store.
+        study: Name of the study.
+    """
+
+    job: Job
+    space: dict[str, Any]
+    trials: int
+    storage: str | None
+    study: str
+
+
+@dataclass
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        model: Name of the model.
+        params: Options of the best trial; empty where nothing was to be searched.
+        value: Its validation metric; ``None`` where nothing was to be searched.
+        metric: Name of the metric, such as ``recall@20``.
+        trials: Every trial: ``index``, ``state``, ``value``, ``params``, ``epochs``, ``seconds``, ``error``.
+        study: Name of the study.
+        storage: Its database.
+        budget: Trials that the search was allowed.
+    """
+
+    model: str
+    params: dict[str, Any]
+    value: float | None
+    metric: str | None
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    study: str = ""
+    storage: str = ""
+    budget: int = 0
+
+
+def tune(
+    model: str,
+    dataset: str,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    trials: int = 20,
+    storage: str | None = None,
+    space: Mapping[str, Any] | str | Path | None = None,
+    output: str | Path | None = None,
+    in_process: bool = False,
+) -> SearchResult:
+    """Search the hyper-parameters of a model by its validation metric.
+
+    Trial 0 has the model's defaults, as far as they lie in the space, the others are chosen by Optuna's TPE; a trial
+    that is worse than the median of the others at the same epoch is pruned. An option that the caller sets is not
+    searched. Started again, a search goes on where it was stopped; several processes or machines with the same
+    ``storage`` share the trials.
+
+    Args:
+        model: Name of a model of ours, of RecBole's or a registered one.
+        dataset: Name of the data set.
+        config_file_list: Files of options, as for RecBole.
+        config_dict: Options.
+        trials: Number of trials of the whole study.
+        storage: Database such as ``postgresql://user@host/name``; without it a SQLite file in ``output``.
+        space: What is searched, or its file; without it ``properties/search/<model>.yaml``.
+        output: Folder of the results; ``comparison/<dataset>`` when not given.
+        in_process: Whether to run in this process instead of one of its own.
+
+    Returns:
+        The best options and all trials.
+
+    Raises:
+        ImportError: Optuna is not installed.
+        FileNotFoundError: No search space is known for the model.
+        ValueError: An option that the model does not have, or that is set and searched, or no trial ended with a value.
+    """
+    import_optuna()
+    protocol = make_protocol([model], dataset, config_file_list, config_dict)
+    if model in protocol.failures:
+        raise ValueError(f"{model}: {protocol.failures[model]}")
+    store = Store(output if output is not None else Path("comparison") / dataset)
+    settings = protocol.settings[model]
+    job = Job(model, dataset, settings, protocol.seed, protocol.seed)
+    plan = make_plan(job, protocol.fingerprint, free_space(model, space, settings), trials, storage)
+    return search(plan, store, in_process)
+
+
+def free_space(model: str, source: Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]) -> Space:
+    """The search space of a model without what the caller has set: a trial's value would silently replace it.
+
+    Args:
+        model: Name of the model.
+        source: The space that the caller gives, or its file; ``None`` for the one that comes with the package.
+        settings: Options that the caller has set.
+
+    Returns:
+        The space.
+
+    Raises:
+        ValueError: The caller sets an option and wants it searched, too.
+    """
+    space = read_space(model, source)
+    fixed = sorted(set(space) & (set(settings) - {*SHARED, "eval_batch_size"}))
+    if fixed and source is not None:
+        raise ValueError(
+            f"Search space of {model}: {', '.join(fixed)} is set as an option already; leave one of them out."
+        )
+    return {name: dimension for name, dimension in space.items() if name not in fixed}
+
+
+def make_plan(job: Job, fingerprint: str, space: Space, trials: int, storage: str | None) -> Plan:
+    """Name the study so that the same search, here or on another machine, finds the same trials.
+
+    Args:
+        job: What a trial trains.
+        fingerprint: Hash of the files of the data set.
+        space: The search space.
+        trials: Budget; it is no part of the name, so a search can be continued with a larger one.
+        storage: Database, or ``None``.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: The space has an option that must be the same for every model, or that nothing knows.
+    """
+    common = sorted(set(space) & {*SHARED, "seed", "eval_batch_size"})
+    if common:
+        raise ValueError(f"Search space of {job.model}: {', '.join(common)} must be the same for all models.")
+    for key in sorted(set(space) - known_keys()):
+        raise ValueError(f"Search space of {job.model}: there is no option {key!r}.{suggest(key, known_keys())}")
+    content = to_json({name: asdict(dimension) for name, dimension in space.items()})
+    what = {**asdict(job), "settings": neutral_settings(job.settings), "space": content, "data": fingerprint}
+    return Plan(job, content, trials, storage, f"{job.dataset}-{job.model}-{digest(what)}")
+
+
+def search(plan: Plan, store: Store, in_process: bool = False) -> SearchResult:
+    """Carry out a plan, or go on with it.
+
+    Args:
+        plan: The plan.
+        store: Where the study and its result are kept.
+        in_process: Whether to run in this process.
+
+    Returns:
+        The best options and all trials; also in ``search/<study>.json`` of the store.
+
+    Raises:
+        ChildError: The search could not be run.
+        ValueError: No trial ended with a value.
+    """
+    if not plan.space:
+        return SearchResult(plan.job.model, {}, None, None, [], plan.study, "", plan.trials)
+    folder = store.folder / "search"
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = plan.storage or f"sqlite:///{folder / 'study.db'}"
+    task = {"do": "search", "plan": {**asdict(plan), "storage": storage}}
+    if in_process:
+        answer = search_task(task)
+    else:
+        work = folder / f"{plan.study}-{socket.gethostname()}-{os.getpid()}"  # others may work on the same study
+        deaths, settled = 0, 0
+        while True:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+            try:
+                answer = run_in_child(task, work, [plan.job.model])
+                break
+            except ChildError as error:
+                # A trial that kills its process, for lack of memory say, must not take the others along.
+                before, settled = settled, count_settled(storage, plan.study) if error.died else 0
+                deaths = 1 if settled > before else deaths + 1
+                if not error.died or deaths > 2 * ATTEMPTS:
+                    raise
+            finally:
+                (work / "task.json").unlink(missing_ok=True)  # it has the password of the database
+    result = SearchResult(**answer)
+    write_atomically(folder / f"{plan.study}.json", json.dumps(to_json(asdict(result)), indent=1) + "\n")
+    if result.value is None:
+        reasons = sorted({str(trial["error"]) for trial in result.trials if trial["error"]})
+        raise ValueError(f"No trial of {plan.trials} ended with a value. {'; '.join(reasons)}")
+    return result
+
+
+def search_task(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Run trials of a study until its budget is used up.
+
+    Args:
+        task: ``plan``, the fields of :class:`Plan`.
+
+    Returns:
+        The fields of :class:`SearchResult`.
+    """
+    plan = Plan(**{**task["plan"], "job": Job(**task["plan"]["job"])})
+    space = _space(plan.space)
+    with without_arguments():
+        config = Config(model=plan.job.model, dataset=plan.job.dataset, config_dict=dict(plan.job.settings))
+    defaults = {name: d.stored(config[name]) for name, d in space.items() if name in config and d.holds(config[name])}
+    trials = Trials(open_storage(str(plan.storage)), plan.study, config["valid_metric_bigger"], plan.job.seed, defaults)
+    trials.run(lambda trial: _objective(trial, plan.job, space), plan.trials)
+    done = trials.finished(plan.trials)
+    best = trials.best(plan.trials)
+    return {
+        "model": plan.job.model,
+        "params": {} if best is None else dict(best.user_attrs["options"]),
+        "value": None if best is None else best.value,
+        "metric": str(config["valid_metric"]).lower(),
+        "trials": [_summary(trial) for trial in done],
+        "study": plan.study,
+        "storage": _without_password(str(plan.storage)),
+        "budget": plan.trials,
+    }
+
+
+def _objective(trial: optuna.Trial, job: Job, space: Space) -> float:
+    """Train with the options of a trial and return the best validation metric."""
+    optuna = import_optuna()
+    options = {name: dimension.sample(name, trial) for name, dimension in space.items()}
+    trial.set_user_attr("options", options)
+    begin = time.perf_counter()
+    prepared = prepare(Job(**{**asdict(job), "settings": {**job.settings, **options}}), with_test=False)
+    metric = prepared.trainer.valid_metric
+
+    def after_validation(epoch: int, result: dict[str, float]) -> None:
+        trial.set_user_attr("epochs", epoch)
+        trial.set_user_attr("seconds", time.perf_counter() - begin)
+        trial.report(score_of(result, metric), epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    try:
+        training = train(prepared, saved=False, on_validation=after_validation)
+        if not training["curve"]:
+            raise ValueError("it was never validated: the validation part is empty, or eval_step is 0.")
+        return float(training["best_valid_score"])
+    finally:
+        del prepared
+        gc.collect()  # models and loaders refer to each other; many trials share this process
+
+
+def _without_password(url: str) -> str:
+    """The database as it may be published."""
+    password = urlsplit(url).password
+    return url if password is None else url.replace(f":{password}@", ":***@", 1)
+
+
+def _space(content: Mapping[str, Any]) -> Space:
+    entries = {name: entry.get("values", entry) for name, entry in content.items()}
+    return read_space("the plan", entries)
+
+
+def _summary(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    attributes = trial.user_attrs
+    return {
+        "index": attributes["index"],
+        "state": trial.state.name.lower(),
+        "value": trial.value,
+        "params": attributes.get("options", {}),
+        "epochs": attributes.get("epochs"),
+        "seconds": attributes.get("seconds"),
+        "worker": "{host}:{pid}".format(**attributes["worker"]),
+        "error": attributes.get("error"),
+    }

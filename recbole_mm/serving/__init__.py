@@ -1,0 +1,1 @@
+"""What a trained model gives: lists, scores and vectors."""

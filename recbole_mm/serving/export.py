@@ -1,0 +1,228 @@
+"""Writes what a trained model recommends, and its embeddings, with the raw ids of the data set."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Sequence
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, init_seed
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_mm.serving.scoring import Scorer
+from recbole_mm.serving.tables import (
+    EMBEDDING_FORMATS,
+    TOPK_FORMATS,
+    Table,
+    check_format,
+    write_embeddings,
+    write_topk,
+)
+
+__all__ = ["check_targets", "export", "load"]
+
+Loaded = tuple[Any, Any, Any, Any, Any, Any]
+
+
+def export(
+    source: str | os.PathLike[str] | Loaded,
+    file: str | os.PathLike[str] | None = None,
+    topk: int = 20,
+    users: Iterable[Any] | None = None,
+    embeddings: str | os.PathLike[str] | None = None,
+    seen: str = "all",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Write recommendations and embeddings of a trained model.
+
+    Users are scored in batches that fit into ``eval_memory_mb`` and written as they come, so the files may be larger
+    than memory.
+
+    Args:
+        source: Checkpoint of a training, or what RecBole's ``load_data_and_model`` returns (config, model, data set,
+            three loaders).
+        file: Where the recommendations go: ``.parquet`` or ``.csv`` (a row per recommendation: ``user_id``, ``rank``,
+            ``item_id``, ``score``) or ``.npz`` (matrices).
+        topk: How many items per user.
+        users: Raw ids of the users, a list or the like; all when not given.
+        embeddings: Where the user and item embeddings go (``.npz`` or ``.parquet``), for models that have them.
+        seen: Which items are left out: ``all`` that the user has interacted with, or ``history``, those of training and
+            validation only: then the lists of a general model are the ones that RecBole's test evaluates. Items that
+            ``cold_start`` does not rank are in no list.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        ``users`` (number of users written), ``skipped`` (users without a history, of a sequential model),
+        ``recommendations``, ``embeddings`` (entity to shape).
+
+    Raises:
+        ValueError: Nothing to write, an unknown user, a format that cannot be written, or a model without embeddings.
+        FileNotFoundError: No checkpoint, or no folder to write to.
+    """
+    topk_file, embedding_file = check_targets(file, embeddings, topk, seen)
+    if isinstance(users, str):
+        raise ValueError(f"users: expected a list of raw ids, got the text {users!r}; write [{users!r}].")
+    loaded = source if isinstance(source, tuple) else load(source)
+    model, dataset = loaded[1], loaded[3]._dataset
+    model.eval()
+    report: dict[str, Any] = {"users": 0, "skipped": 0, "recommendations": 0, "embeddings": {}}
+    with torch.no_grad():
+        if topk_file is not None:
+            report.update(_export_topk(loaded, topk_file, topk, users, seen, progress))
+        if embedding_file is not None:
+            tables = _embeddings(model, dataset)
+            write_embeddings(embedding_file, tables)
+            report["embeddings"] = {entity: (len(ids), width) for entity, (ids, _, width) in tables.items()}
+    return report
+
+
+def check_targets(
+    file: str | os.PathLike[str] | None,
+    embeddings: str | os.PathLike[str] | None,
+    topk: int = 20,
+    seen: str = "all",
+) -> tuple[Path | None, Path | None]:
+    """Check the arguments of :func:`export`, for callers who would train first.
+
+    Raises:
+        ValueError: No file at all, a format that cannot be written, or another argument with a wrong value.
+        FileNotFoundError: No folder to write to.
+    """
+    if file is None and embeddings is None:
+        raise ValueError("export: give a file for the recommendations, or embeddings=FILE, or both.")
+    if seen not in ("all", "history"):
+        raise ValueError(f"seen: expected 'all' or 'history', got {seen!r}.")
+    if isinstance(topk, bool) or not isinstance(topk, int) or topk < 1:
+        raise ValueError(f"topk: expected a positive integer, got {topk!r}.")
+    return (
+        check_format(file, TOPK_FORMATS) if file is not None else None,
+        check_format(embeddings, EMBEDDING_FORMATS) if embeddings is not None else None,
+    )
+
+
+def load(checkpoint: str | os.PathLike[str]) -> Loaded:
+    """Load a trained model with its data, as RecBole's ``load_data_and_model`` does.
+
+    Unlike there, a model that was trained on a GPU is loaded on a machine without one.
+
+    Args:
+        checkpoint: The file. It is a pickle, as everywhere in RecBole: load only files that you trust.
+
+    Returns:
+        Config, model, data set, and the loaders of training, validation and test.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint {str(path)!r} in {Path.cwd()}.")
+    content = torch.load(path, map_location="cpu", weights_only=False)
+    config = content["config"]
+    if config["device"].type == "cuda" and not torch.cuda.is_available():
+        config["device"] = torch.device("cpu")
+    init_seed(config["seed"], config["reproducibility"])
+    dataset = create_dataset(config)
+    loaders = data_preparation(config, dataset)
+    init_seed(config["seed"], config["reproducibility"])
+    model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
+    model.load_state_dict(content["state_dict"])
+    model.load_other_parameter(content.get("other_parameter"))
+    return (config, model, dataset, *loaders)
+
+
+def _export_topk(
+    loaded: Loaded, file: Path, topk: int, users: Iterable[Any] | None, seen: str, progress: bool
+) -> dict[str, int]:
+    config, model, _, *loaders = loaded
+    dataset = loaders[0]._dataset
+    item_tokens = np.asarray(dataset.field2id_token[dataset.iid_field]).astype(str)
+    user_tokens = np.asarray(dataset.field2id_token[dataset.uid_field]).astype(str)
+    scorer = Scorer(config, model, loaders if seen == "all" else loaders[:2])
+    asked = np.arange(1, dataset.user_num) if users is None else _user_ids(users, dataset)
+    ids = asked[scorer.can_score(asked)]
+    k = min(topk, dataset.item_num - 1)
+    found = 0
+    with (
+        write_topk(file, (len(ids), k), (user_tokens.dtype, item_tokens.dtype)) as add,
+        tqdm(total=len(ids), unit="user", desc=f"top-{k}", disable=not progress, ncols=100) as bar,
+    ):
+        for start in range(0, len(ids), scorer.batch_users):
+            batch = ids[start : start + scorer.batch_users]
+            scores, items = torch.topk(scorer.scores(batch), k, dim=1)
+            values, chosen = scores.float().cpu().numpy(), item_tokens[items.cpu().numpy()]
+            left = values > -np.inf
+            found += int(left.sum())
+            add((user_tokens[batch], np.where(left, chosen, ""), np.where(left, values, np.nan)))
+            bar.update(len(batch))
+    skipped = len(asked) - len(ids)
+    if skipped:
+        getLogger().warning(f"{skipped:,} users have no history that {config['model']} could go on from; left out.")
+    return {"users": len(ids), "skipped": skipped, "recommendations": found}
+
+
+def _user_ids(users: Iterable[Any], dataset: Any) -> np.ndarray:
+    known = dataset.field2token_id[dataset.uid_field]
+    tokens = list(dict.fromkeys(str(user) for user in users))
+    unknown = [token for token in tokens if known.get(token, 0) == 0]
+    if unknown:
+        raise ValueError(
+            f"users: {len(unknown):,} of {len(tokens):,} are not in the (filtered) data set, such as {unknown[0]!r}. "
+            f"Give raw ids as in the .inter file, such as {dataset.field2id_token[dataset.uid_field][1]!r}."
+        )
+    return np.array([known[token] for token in tokens], dtype=np.int64)
+
+
+def _embeddings(model: Any, dataset: Any) -> dict[str, Table]:
+    sizes = {"user": dataset.user_num, "item": dataset.item_num}
+    fields = {"user": dataset.uid_field, "item": dataset.iid_field}
+    tables: dict[str, Table] = {}
+    for entity, matrix in _matrices(model, sizes).items():
+        ids = np.asarray(dataset.field2id_token[fields[entity]])[1:].astype(str)
+
+        def rows(part: slice, matrix: Tensor = matrix[1 : sizes[entity]]) -> np.ndarray:
+            return matrix[part].float().cpu().numpy()
+
+        tables[entity] = ids, rows, int(matrix.shape[1])
+    if not tables:
+        raise ValueError(
+            f"{type(model).__name__} has no user or item embeddings that could be exported: neither a forward() that "
+            "gives "
+            "both, nor get_user_embedding and get_item_embedding, nor tables user_embedding and item_embedding."
+        )
+    return tables
+
+
+def _matrices(model: Any, sizes: dict[str, int]) -> dict[str, Tensor]:
+    """The vectors that the model scores with, where it tells them; the first of several ways that works."""
+    pairs: list[Callable[[], Any]] = []
+    forward_needs = [
+        parameter
+        for parameter in inspect.signature(model.forward).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind in (0, 1)
+    ]
+    if not forward_needs:
+        pairs.append(getattr(model, "representations", model.forward))
+    if hasattr(model, "get_user_embedding") and hasattr(model, "get_item_embedding"):
+        every = {entity: torch.arange(size, device=model.device) for entity, size in sizes.items()}
+        pairs.append(lambda: (model.get_user_embedding(every["user"]), model.get_item_embedding(every["item"])))
+    for pair in pairs:
+        try:
+            found = pair()
+        except (TypeError, NotImplementedError):  # a method of the same name for something else
+            continue
+        if isinstance(found, Sequence) and len(found) == 2 and all(map(_is_table, found, sizes.values())):
+            return dict(zip(sizes, found))
+    tables = {entity: getattr(getattr(model, f"{entity}_embedding", None), "weight", None) for entity in sizes}
+    return {entity: table for entity, table in tables.items() if table is not None and _is_table(table, sizes[entity])}
+
+
+def _is_table(table: Any, rows: int) -> bool:
+    return isinstance(table, Tensor) and table.dim() == 2 and len(table) >= rows

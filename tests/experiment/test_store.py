@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import socket
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from recbole.utils import ModelType
+
+from recbole_mm.experiment import store as store_module
+from recbole_mm.experiment.store import (
+    Store,
+    digest,
+    is_alive,
+    neutral_settings,
+    process_note,
+    to_json,
+    write_atomically,
+)
+
+
+def test_a_run_comes_back(tmp_path):
+    store = Store(tmp_path / "results")
+    store.start("BPR-1")
+    store.save(
+        "BPR-1", {"test": {"recall@10": np.float64(0.25)}}, {"user": np.array(["ü1", "2"]), "ndcg@10": np.ones(2)}
+    )
+    assert Store(tmp_path / "results").load("BPR-1") == {"test": {"recall@10": 0.25}}
+    users = store.users("BPR-1")
+    assert users["user"].tolist() == ["ü1", "2"] and users["ndcg@10"].tolist() == [1.0, 1.0]
+
+
+def test_a_run_without_its_record_counts_as_not_done(tmp_path):
+    store = Store(tmp_path)
+    folder = store.start("BPR-1")
+    (folder / "users.npz").write_bytes(b"half")
+    assert store.load("BPR-1") is None
+    assert list(store.start("BPR-1").iterdir()) == []
+
+
+def test_a_foreign_record_is_an_error_that_names_the_file(tmp_path):
+    store = Store(tmp_path)
+    (store.start("X") / "run.json").write_text("[1]")
+    with pytest.raises(ValueError, match="run.json.*delete it"):
+        store.load("X")
+    (store.run_folder("X") / "run.json").write_text("{")
+    with pytest.raises(ValueError, match="run.json.*delete it"):
+        store.load("X")
+
+
+def test_json_has_no_nan_and_no_enum():
+    value = {"a": math.nan, "b": (np.int64(3), np.array([1.0, math.inf])), "c": ModelType.GENERAL, 4: {2, 1}}
+    assert to_json(value) == {"a": None, "b": [3, [1.0, None]], "c": "GENERAL", "4": [1, 2]}
+    assert to_json(object).startswith("<class")
+
+
+def test_digest_ignores_order_and_sees_every_value():
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+
+
+def test_where_a_run_is_done_is_not_what_it_computes():
+    assert neutral_settings({"gpu_id": "1", "data_path": "/x", "epochs": 3}) == {"epochs": 3}
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "a" / "run.json"
+    write_atomically(file, "old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(file, "new")
+    assert file.read_text() == "old"
+
+
+def _write_forever(folder):
+    store = Store(folder)
+    for i in range(10**6):
+        store.save("run", {"i": i, "x": list(range(20000))}, {"user": np.full(5000, i)})
+
+
+def test_killing_a_writer_at_any_time_leaves_a_valid_store(tmp_path):
+    store, seen = Store(tmp_path), set()
+    for attempt in range(6):
+        writer = multiprocessing.get_context("fork").Process(target=_write_forever, args=(tmp_path,))
+        writer.start()
+        while store.load("run") is None:
+            time.sleep(0.001)
+        time.sleep(0.02 + 0.017 * attempt)
+        writer.kill()
+        writer.join()
+        record = store.load("run")
+        if record is not None:
+            assert len(record["x"]) == 20000 and len(store.users("run")["user"]) == 5000
+            seen.add(record["i"])
+    assert seen
+
+
+def test_two_programs_cannot_write_into_one_folder(tmp_path):
+    store = Store(tmp_path)
+    with store.lock(), pytest.raises(RuntimeError, match=f"process {os.getpid()}"), Store(tmp_path).lock():
+        pass
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
+    (tmp_path / ".lock").write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": 1.0}))
+    with Store(tmp_path).lock():
+        pass
+    (tmp_path / ".lock").write_text("")
+    os.utime(tmp_path / ".lock", (1, 1))
+    with Store(tmp_path).lock():
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_is_just_being_written_is_respected(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "_EMPTY_SECONDS", 0.5)
+    (tmp_path / ".lock").write_text("")
+    begin = time.monotonic()
+    with Store(tmp_path).lock():
+        assert time.monotonic() - begin > 0.3
+
+
+def test_a_dead_lock_that_another_program_replaces_meanwhile_is_respected(tmp_path, monkeypatch):
+    """Two programs find the same dead lock; the faster one has taken the folder when the slower one removes it."""
+    file, look = tmp_path / ".lock", store_module._holder
+    file.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": 1.0}))
+
+    def look_and_lose(path):
+        found = look(path)
+        if found.get("started") == 1.0:
+            file.write_text(json.dumps(process_note()))
+        return found
+
+    monkeypatch.setattr(store_module, "_holder", look_and_lose)
+    with pytest.raises(RuntimeError, match="in use"), Store(tmp_path).lock():
+        pass
+    assert json.loads(file.read_text()) == process_note()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere psutil is asked")
+def test_a_process_lives_on_when_the_clock_is_set(monkeypatch):
+    note = process_note()
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: time.time() + 1000)
+    assert is_alive(note) and not is_alive({**note, "started": note["started"] + 1})
+
+
+def test_the_lock_of_another_machine_is_respected(tmp_path):
+    (tmp_path / ".lock").write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": 1.0}))
+    with pytest.raises(RuntimeError, match="elsewhere.*delete"), Store(tmp_path).lock():
+        pass

@@ -1,0 +1,84 @@
+"""Cluster assignments, the clustering loss and propagation inside clusters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recbole_mm.nn.graph import clustering
+from recbole_mm.nn.graph.bipartite import BipartiteGraph, SparsePattern
+
+HAND_STATES, HAND_CENTRES = torch.tensor([[0.0, 0], [1, 0], [3, 0]]), torch.tensor([[0.0, 0], [3, 0]])
+Q = [[0.909091, 0.090909], [0.714286, 0.285714], [0.090909, 0.909091]]
+T = [[0.986842, 0.013158], [0.824176, 0.175824], [0.007444, 0.992556]]
+
+
+def test_assignment_target_and_divergence_by_hand():
+    q = clustering.student_t_assignment(HAND_STATES, HAND_CENTRES)
+    target = clustering.sharpened_target(q)
+    torch.testing.assert_close(q, torch.tensor(Q), rtol=0, atol=1e-6)
+    torch.testing.assert_close(target, torch.tensor(T), rtol=0, atol=1e-6)
+    assert clustering.cluster_kl(target, q).item() == pytest.approx(0.0522284, abs=1e-7)
+
+
+def test_rows_that_do_not_count_change_nothing():
+    states = torch.cat([HAND_STATES, torch.tensor([[9.0, 9.0]])])
+    members = torch.tensor([True, True, True, False])
+    q = clustering.student_t_assignment(states, HAND_CENTRES)
+    target = clustering.sharpened_target(q, members)
+    torch.testing.assert_close(target[:3], torch.tensor(T), rtol=0, atol=1e-6)
+    assert clustering.cluster_kl(target, q, members).item() == pytest.approx(0.0522284, abs=1e-7)
+
+
+def item_graph():
+    pattern = SparsePattern.from_pairs(torch.tensor([0, 0, 1, 2, 3]), torch.tensor([1, 2, 0, 3, 2]), 5, 5)
+    return pattern, torch.tensor([0.5, 0.25, 1.0, 0.75, 0.5], dtype=torch.float64)
+
+
+def test_clustered_weights_equal_the_sum_over_clusters_with_rows_rescaled():
+    pattern, values = item_graph()
+    q = torch.rand(5, 3, dtype=torch.float64, requires_grad=True)
+    dense = torch.zeros(5, 5, dtype=torch.float64)
+    dense[pattern.row, pattern.col] = values
+    inside = sum(torch.diag(q[:, c]) @ dense @ torch.diag(q[:, c]) for c in range(3))
+    scale = dense.sum(dim=1) / inside.sum(dim=1).clamp(min=1e-300)
+    expected = (scale[:, None] * inside)[pattern.row, pattern.col]
+    weights = clustering.clustered_item_weights(pattern, values, q)
+    torch.testing.assert_close(weights, expected)
+    left, right = (torch.autograd.grad((x * values.exp()).sum(), q)[0] for x in (weights, expected))
+    torch.testing.assert_close(left, right)
+
+
+def test_one_item_cluster_is_the_plain_graph():
+    pattern, values = item_graph()
+    q = torch.ones(5, 1, dtype=torch.float64)
+    torch.testing.assert_close(clustering.clustered_item_weights(pattern, values, q), values)
+
+
+def bipartite():
+    graph = BipartiteGraph(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 2]), 4, 3)
+    matrix = torch.zeros(7, 7, dtype=torch.float64)
+    matrix[graph.to_user.row, 4 + graph.to_user.col] = graph.sym_norm(torch.float64)
+    return graph, matrix + matrix.T
+
+
+def test_local_propagation_equals_one_product_per_cluster():
+    graph, matrix = bipartite()
+    states, share = torch.randn(7, 2, 3, dtype=torch.float64), torch.rand(7, 2, dtype=torch.float64)
+    users, items = clustering.local_propagation(graph, states[:4], states[4:], share[:4], share[4:])
+    expected = torch.stack(
+        [torch.diag(share[:, c]) @ matrix @ torch.diag(share[:, c]) @ states[:, c] for c in range(2)], dim=1
+    )
+    torch.testing.assert_close(torch.cat([users, items]), expected)
+
+
+def test_coarse_messages_equal_the_dense_formula():
+    graph, matrix = bipartite()
+    states, share = torch.randn(7, 2, 3, dtype=torch.float64), torch.rand(7, 2, dtype=torch.float64)
+    share[6] = 0
+    centres = torch.stack([share[:, c] @ states[:, c] / share[:, c].sum() for c in range(2)])
+    coarse = share.T @ matrix @ share
+    received = (coarse / coarse.sum(dim=1, keepdim=True)) @ centres
+    messages = clustering.coarse_messages(graph, (states[:4], states[4:]), (share[:4], share[4:]))
+    torch.testing.assert_close(torch.cat(messages), share @ received)
+    assert torch.cat(messages)[6].eq(0).all()
