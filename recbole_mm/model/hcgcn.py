@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.attention.softmax import masked_softmax
 from recbole_mm.nn.graph import clustering
-from recbole_mm.nn.graph.bipartite import SparsePattern, knn_graph, spmm, sym_norm
+from recbole_mm.nn.graph.bipartite import SparsePattern, spmm, sym_norm
+from recbole_mm.nn.graph.item_graph import content_neighbours
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
 from recbole_mm.nn.rows import unit_rows
 
@@ -92,7 +93,8 @@ class HCGCN(MultimodalRecommender):
         self.register_buffer("observed", observed, persistent=False)
         self.item_graphs = nn.ModuleList()
         for index, (modality, feature) in enumerate(self.features.items()):
-            pattern, similarity = knn_graph(feature * self.features.observed[modality].unsqueeze(1), knn_k)
+            observed_here = self.features.observed[modality]
+            pattern, similarity = content_neighbours(feature, observed_here, knn_k, include_self=False)
             self.item_graphs.append(pattern)
             norm = sym_norm(pattern, similarity.clamp(min=0))
             self.register_buffer(f"item_norm_{index}", norm, persistent=False)

@@ -11,7 +11,14 @@ from torch.utils.checkpoint import checkpoint
 
 from recbole_mm.nn.graph.sparse import full_precision
 
-__all__ = ["bpr_loss", "first_occurrence", "info_nce_loss", "l2_penalty"]
+__all__ = [
+    "bpr_loss",
+    "first_occurrence",
+    "frobenius_penalty",
+    "half_square_penalty",
+    "info_nce_loss",
+    "l2_penalty",
+]
 
 CHUNK_SCORES = 2**25
 """Scores that :func:`info_nce_loss` holds at once before it works in chunks: 128 MB of float32."""
@@ -59,6 +66,55 @@ def l2_penalty(*tensors: Tensor) -> Tensor:
     if not tensors:
         raise ValueError("l2_penalty needs at least one tensor, got none")
     return torch.stack([full_precision(tensor).square().mean() for tensor in tensors]).sum()
+
+
+def half_square_penalty(*rows: Tensor) -> Tensor:
+    r"""Half the squared length of a row of each tensor, added up over the tensors and averaged over the batch.
+
+    .. math:: \frac{1}{2B} \sum_b \|u_b\|^2 + \|i_b\|^2 + \dots
+
+    Unlike :func:`l2_penalty` it grows with the width of the rows, as the penalties of the published baselines do.
+
+    Args:
+        rows: At least one, with as many rows each. Shape ``(batch, dim)``, or ``(batch,)`` for biases.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: If no tensor is given or their numbers of rows differ.
+
+    Example:
+        >>> half_square_penalty(torch.tensor([[1.0, 3.0]]), torch.tensor([2.0]))
+        tensor(7.)
+    """
+    if len({len(tensor) for tensor in rows}) != 1:
+        raise ValueError(f"expected tensors with one number of rows, got {[tuple(tensor.shape) for tensor in rows]}")
+    total = torch.stack([full_precision(tensor).square().sum() for tensor in rows]).sum()
+    return total / (2 * max(len(rows[0]), 1))
+
+
+def frobenius_penalty(*tables: Tensor) -> Tensor:
+    r"""Lengths of whole tables, *not* squared: :math:`\sum_t \|X_t\|_F`. The caller divides by rows or batch.
+
+    Its gradient has length 1 for every table, whatever the table's size; it is 0 at a table of zeros.
+
+    Args:
+        tables: At least one, of any shapes.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: If no tensor is given.
+
+    Example:
+        >>> frobenius_penalty(torch.tensor([[3.0], [4.0]]), torch.tensor([2.0]))
+        tensor(7.)
+    """
+    if not tables:
+        raise ValueError("frobenius_penalty needs at least one tensor, got none")
+    return torch.stack([torch.linalg.vector_norm(full_precision(table)) for table in tables]).sum()
 
 
 def info_nce_loss(

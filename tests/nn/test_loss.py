@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 
 from recbole_mm.nn import loss as loss_module
-from recbole_mm.nn.loss import bpr_loss, first_occurrence, info_nce_loss, l2_penalty
+from recbole_mm.nn.loss import (
+    bpr_loss,
+    first_occurrence,
+    frobenius_penalty,
+    half_square_penalty,
+    info_nce_loss,
+    l2_penalty,
+)
 
 
 def views(*shape, count=2, seed=0):
@@ -229,3 +236,29 @@ def test_first_occurrence_equals_a_loop():
     expected = [not (i in seen or seen.add(i)) for i in ids.tolist()]
     assert first_occurrence(ids).tolist() == expected
     assert first_occurrence(ids[:0]).tolist() == []
+
+
+def test_half_square_penalty_is_a_plain_sum():
+    rows = [view.detach() for view in views(5, 3, count=3)]
+    expected = sum(float(x) ** 2 for table in rows for row in table for x in row) / (2 * 5)
+    assert half_square_penalty(*rows).item() == pytest.approx(expected, rel=1e-12)
+    assert half_square_penalty(rows[0], rows[1]).item() == pytest.approx(3 / 2 * l2_penalty(rows[0], rows[1]).item())
+    assert half_square_penalty(torch.zeros(0, 3)).item() == 0.0
+    assert half_square_penalty(torch.ones(2, 3, dtype=torch.bfloat16)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("rows", [(), (torch.ones(2, 3), torch.ones(3, 3))])
+def test_half_square_penalty_refuses_rows_that_do_not_match(rows):
+    with pytest.raises(ValueError, match="expected tensors with one number of rows"):
+        half_square_penalty(*rows)
+
+
+def test_frobenius_penalty_has_gradients_of_length_one_and_none_at_zero():
+    tables = [view.detach().requires_grad_() for view in views(5, 3, count=2)]
+    zero = torch.zeros(4, 2, requires_grad=True)
+    penalty = frobenius_penalty(*tables, zero)
+    penalty.backward()
+    assert penalty.item() == pytest.approx(sum(math.sqrt(float((t.detach() ** 2).sum())) for t in tables))
+    assert all(table.grad.norm().item() == pytest.approx(1.0) for table in tables) and not zero.grad.any()
+    with pytest.raises(ValueError, match="at least one tensor"):
+        frobenius_penalty()

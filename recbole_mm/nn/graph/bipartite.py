@@ -183,8 +183,8 @@ def knn_graph(
     r"""Exact ``k`` nearest neighbours of every row by cosine similarity.
 
     Computed in blocks of rows: no ``n x n`` matrix is ever made. Of equally similar rows (within rounding: ``1e-6`` in
-    float32) the one with the smaller id is taken. All-zero rows, such as padding and missing features, have no
-    neighbours and are nobody's neighbour.
+    float32) the one with the smaller id is taken, except that a row which counts as its own neighbour is always among
+    them. All-zero rows, such as padding and missing features, have no neighbours and are nobody's neighbour.
 
     Args:
         features: Shape ``(n, dim)``.
@@ -218,15 +218,14 @@ def knn_graph(
         # Rounding to the resolution makes ties of equal rows true ties, whatever order the product summed in.
         rank = (similarity / resolution).round_()
         rank.masked_fill_(~valid, float("-inf"))
-        if not include_self:
-            local = torch.arange(rank.shape[0], device=device)
-            rank[local, local + start] = float("-inf")
+        local = torch.arange(rank.shape[0], device=device)
+        rank[local, local + start] = torch.finfo(rank.dtype).max if include_self else float("-inf")
         threshold = rank.topk(min(k, n), dim=1).values[:, -1:]
         above, tie = rank > threshold, rank == threshold
         room = k - above.sum(dim=1, keepdim=True)
         keep = (
             (above | (tie & (tie.cumsum(dim=1, dtype=torch.int32) <= room)))
-            & rank.isfinite()
+            & rank.ne(float("-inf"))
             & valid[start : start + block, None]
         )
         row, col = keep.nonzero(as_tuple=True)

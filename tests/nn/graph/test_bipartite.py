@@ -176,13 +176,13 @@ def test_graph_without_edges():
 
 
 def plain_knn(features, k, include_self):
-    """Sort every row: similarity first, then the smaller id."""
+    """Sort every row: itself first if it counts, then by similarity, then the smaller id."""
     similarity = F.normalize(features.double(), dim=1) @ F.normalize(features.double(), dim=1).T
     exists = features.ne(0).any(dim=1).tolist()
     edges = []
     for row in range(len(features)):
         candidates = [c for c in range(len(features)) if exists[c] and exists[row] and (include_self or c != row)]
-        ranked = sorted(candidates, key=lambda c: (-round(similarity[row, c].item(), 9), c))
+        ranked = sorted(candidates, key=lambda c: (c != row, -round(similarity[row, c].item(), 9), c))
         edges += sorted((row, c) for c in ranked[:k])
     return edges
 
