@@ -104,10 +104,21 @@ class MultimodalModelMixin:
     and implements ``forward`` (representations of users and items) and ``calculate_loss``. Scores are inner products
     of the representations unless a model overrides ``predict`` and ``full_sort_predict``.
 
+    Its class states what it can do, by the attributes below; `recbole_mm.host.tags` puts them together with what
+    follows from its type and its trainer.
+
     The representations used by evaluation are computed once and kept until the parameters change: the cache is
     dropped by ``train()``, by loading a state dict, and whenever a parameter was written to since it was filled.
     """
 
+    #: Whether the score of an item without training interactions depends on its features.
+    ranks_new_items = True
+    #: Whether a user without training rows is known by the interactions that an evaluation hands in.
+    new_users = False
+    #: The feature files that it reads: of ``item``, ``user`` and ``review`` (interactions).
+    uses: tuple[str, ...] = ("item",)
+    #: Fewest item modalities that it works with.
+    min_modalities = 1
     #: Whether the model reads several vectors per item, ``(n, R, d)``; otherwise they are averaged over ``R``.
     accepts_patches = False
     #: Whether ``contrastive_weight`` weighs a term of the model's own instead of :meth:`modality_contrast`.
@@ -130,6 +141,11 @@ class MultimodalModelMixin:
             raise ValueError(
                 f"{name} needs at least one item feature file <dataset>.item.<modality>.npz for dataset "
                 f"{dataset.dataset_name!r}, and found none. Put the files beside the atomic files or set feature_path."
+            )
+        if len(store.item) < self.min_modalities:
+            raise ValueError(
+                f"{name} needs {self.min_modalities} item modalities at least, got {', '.join(store.item)} for dataset "
+                f"{dataset.dataset_name!r}. Add a feature file <dataset>.item.<modality>.npz, or name it in modalities."
             )
         _check_usable_names((*store.item, *store.user, *store.inter))
         self.options, self.modality_names = ModelOptions(config, name), store.available
@@ -245,6 +261,7 @@ class MultimodalSequentialRecommender(MultimodalModelMixin, SequentialRecommende
     """Base of the sequential multimodal recommenders."""
 
     input_type = InputType.PAIRWISE
+    new_users = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

@@ -26,6 +26,7 @@ class MCPTRTrainer(StagedTrainer, PretrainTrainer):
     """
 
     all_stages = "both"
+    stage_names = ("pretrain", "finetune")
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
@@ -36,16 +37,17 @@ class MCPTRTrainer(StagedTrainer, PretrainTrainer):
 
     def stages(self, train_data: Any, valid_data: Any) -> Sequence[Stage]:
         """The two stages."""
+        pretrain, finetune = self.stage_names
         return (
             Stage(
-                "pretrain",
+                pretrain,
                 self.pretrain_epochs,
                 self._enter_pretraining,
                 self._pretraining_epoch,
                 leave=self._leave_pretraining,
             ),
             Stage(
-                "finetune",
+                finetune,
                 self.config["epochs"],
                 self._enter_finetuning,
                 self._plain_epoch,

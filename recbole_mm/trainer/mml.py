@@ -32,6 +32,8 @@ class MMLTrainer(StagedTrainer):
     instances; ``generator`` runs its epochs.
     """
 
+    stage_names = ("meta", "generator", "fusion")
+
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
         sampling = config["train_neg_sample_args"]
@@ -50,10 +52,11 @@ class MMLTrainer(StagedTrainer):
         """The three stages; fusion by ``weight`` has nothing to train."""
         s, model = self.model.settings, self.model
         self._make_tasks(train_data.dataset)
+        meta, generator, fusion = self.stage_names
         fusion_epochs = s.fusion_epochs if s.fusion_method == "attention" else 0
         return (
             Stage(
-                "meta",
+                meta,
                 self.config["epochs"],
                 self._enter_meta,
                 self._meta_epoch,
@@ -62,14 +65,14 @@ class MMLTrainer(StagedTrainer):
                 patience=self.config["stopping_step"],
             ),
             Stage(
-                "generator",
+                generator,
                 s.generator_epochs,
                 self._enter_generator,
                 self._generator_epoch,
                 leave=self._leave_generator,
             ),
             Stage(
-                "fusion",
+                fusion,
                 fusion_epochs,
                 self._enter_fusion,
                 self._fusion_epoch,

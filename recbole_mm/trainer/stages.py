@@ -64,6 +64,8 @@ class StagedTrainer(Trainer):
 
     #: The ``train_stage`` that runs every stage.
     all_stages = "all"
+    #: Names of the stages in order.
+    stage_names: tuple[str, ...] = ()
 
     best_valid_score: float
     best_valid_result: dict[str, float] | None
@@ -84,7 +86,7 @@ class StagedTrainer(Trainer):
         self._continue_from: str | None = config["pre_model_path"]
 
     def stages(self, train_data: Any, valid_data: Any) -> Sequence[Stage]:
-        """The stages in order."""
+        """The stages in order, named as in ``stage_names``."""
         raise NotImplementedError
 
     def fit(

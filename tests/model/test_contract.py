@@ -5,17 +5,22 @@ from __future__ import annotations
 import copy
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from recbole.data.interaction import Interaction
 from recbole.quick_start import run_recbole
+from recbole.utils import get_trainer, init_seed
 
 from recbole_mm.config import SHARED_OPTIONS, properties_directory
 from recbole_mm.config.names import read_keys
 from recbole_mm.host.registry import registered_models
+from recbole_mm.host.tags import tags_of
 from recbole_mm.model.base import MultimodalModelMixin
+from recbole_mm.trainer.stages import StagedTrainer
 from tests.model.conftest import MODALITIES, total_loss, train_steps
 from tests.model.conftest import build as build_model
 from tests.model.tiny import tiny_model
@@ -26,6 +31,9 @@ SMALLER = {"MML": {"MAX_ITEM_LIST_LENGTH": 10, "n_layers": 1, "inner_size": 64, 
 STEPS = {"MML": 50}
 
 SUBSETS = [list(names) for size in (1, 2, 3) for names in itertools.combinations(MODALITIES, size)]
+
+# Options under which a model reads a feature file that it leaves alone otherwise.
+READS_ALL = {"user_feature_source": "file", "review_source": "reviews"}
 
 
 def build(name, **options):
@@ -86,8 +94,86 @@ def test_every_tensor_is_a_parameter_or_a_buffer(name):
         assert not stray, f"{type(module).__name__} holds tensors that .to(device) does not move: {stray}"
 
 
+def few_scores(built):
+    """Scores of every item for a few users of the test split, shape ``(8, n_items)``."""
+    built.model.eval()
+    interaction = next(iter(built.test_data))[0][:8]
+    with torch.no_grad():
+        return built.model.full_sort_predict(interaction).view(len(interaction), -1)
+
+
+def rebuilt(built, state, change):
+    """Scores of the same model, with the same parameters, after ``change`` of its data set's features."""
+    dataset = built.train_data._dataset
+    init_seed(built.config["seed"], True)
+    model = type(built.model)(built.config, dataset.with_features(change(dataset.features)))
+    model.load_state_dict(state)
+    return few_scores(replace(built, model=model))
+
+
+def test_tags_say_which_features_reach_the_scores(name):
+    tags, cls = tags_of(name), registered_models()[name]
+    options = {key: value for key, value in READS_ALL.items() if key in documented_options(cls)}
+    built = build(name, **options)
+    state, before = built.model.state_dict(), few_scores(built)
+
+    def other(tables):
+        return {modality: replace(table, feature=table.feature.flip(0)) for modality, table in tables.items()}
+
+    for entity, attribute in (("item", "item"), ("user", "user"), ("review", "inter")):
+        changed = {attribute: other(getattr(built.train_data._dataset.features, attribute))}
+        after = rebuilt(built, state, lambda store, changed=changed: replace(store, **changed))
+        assert torch.equal(before, after) != (entity in tags.uses), f"{name} and {entity} features"
+
+
+def test_tags_say_whether_features_of_a_new_item_move_its_scores(name):
+    built = build(name, cold_start={"entity": "item"})
+    item = int(built.train_data._dataset.cold_start.items[0])
+    state, before = built.model.state_dict(), few_scores(built)
+
+    def change(store):
+        tables = {modality: table.feature.clone() for modality, table in store.item.items()}
+        for feature in tables.values():
+            feature[item] = feature[item].flip(-1) + 1
+        return replace(store, item={m: replace(store.item[m], feature=tables[m]) for m in tables})
+
+    after = rebuilt(built, state, change)
+    assert torch.equal(before[:, item], after[:, item]) != tags_of(name).ranks_new_items
+
+
+def test_tags_say_whether_a_history_moves_the_scores(name):
+    built, tags = build(name), tags_of(name)
+    assert tags.new_users == tags.sequential
+    if not tags.sequential:
+        assert "item_id_list" not in built.test_data._dataset.inter_feat
+        return
+    batch = next(iter(built.test_data))[0][:8]
+    built.model.eval()
+    with torch.no_grad():
+        before = built.model.full_sort_predict(batch)
+        batch.interaction["item_id_list"] = batch["item_id_list"].roll(1, dims=0)
+        assert not torch.equal(before, built.model.full_sort_predict(batch))
+
+
+def test_tags_say_the_stages_of_training(name):
+    built = build(name)
+    trainer = get_trainer(built.config["MODEL_TYPE"], name)(built.config, built.model)
+    stages = trainer.stages(built.train_data, built.valid_data) if isinstance(trainer, StagedTrainer) else ()
+    assert tuple(stage.name for stage in stages) == tags_of(name).stages
+
+
+def test_tags_say_whether_there_is_a_contrastive_term(name):
+    """The yaml of a model with a term of its own sets its weight, that of another one leaves it at 0."""
+    options = yaml.safe_load((properties_directory() / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert tags_of(name).contrastive == (options.get("contrastive_weight", 0) > 0)
+
+
 @pytest.mark.parametrize("modalities", SUBSETS, ids="-".join)
 def test_any_subset_of_modalities_trains_and_scores_finitely(name, modalities):
+    if len(modalities) < tags_of(name).min_modalities:
+        with pytest.raises(ValueError, match="item modalities at least"):
+            build(name, modalities=modalities)
+        return
     built = build(name, modalities=modalities)
     assert list(built.model.features) == modalities
     total_loss(built.model.train(), built.batch()).backward()

@@ -67,6 +67,7 @@ class CMBF(MultimodalRecommender):
 
     input_type = InputType.POINTWISE
     accepts_patches = True
+    uses = ("item", "user")
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

@@ -77,6 +77,7 @@ class MCPTR(MultimodalRecommender):
     """
 
     has_contrastive_term = True
+    uses = ("item", "user", "review")
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

@@ -61,6 +61,7 @@ class UVCAN(MultimodalRecommender):
     """
 
     accepts_patches = True
+    uses = ("item", "user")
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
