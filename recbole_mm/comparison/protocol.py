@@ -13,6 +13,7 @@ from recbole.utils import EvaluatorType, InputType, ModelType, get_model
 
 from recbole_mm.config import read_cold_start, read_options
 from recbole_mm.config.slices import slice_names
+from recbole_mm.experiment.capabilities import capability_notes
 from recbole_mm.experiment.fingerprint import fingerprint
 from recbole_mm.experiment.job import without_arguments
 from recbole_mm.experiment.processes import error_text
@@ -130,6 +131,7 @@ def make_protocol(
             f"Cold start: {cold.ratio:.0%} of the {cold.entity}s, chosen by {cold.by}, have no training row; evaluated "
             f"are the interactions of {cold.evaluate} {cold.entity}s{ranked}."
         )
+    notes += capability_notes(types, given.get("cold_start"), given.get("slices"))
     shared["eval_batch_size"] = given.get("eval_batch_size", "auto")
     if any(mode != "full" for mode in _modes(shared["eval_args"])) and ModelType.CONTEXT not in kinds:
         notes.append(

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import torch
 from recbole.quick_start import quick_start as recbole_run
 
 from recbole_mm.config.names import read_options
+from recbole_mm.experiment.capabilities import capability_notes
 from recbole_mm.experiment.resume import checkpoint_origin, continue_from
+from recbole_mm.experiment.split import describe_split
+from recbole_mm.host.preparation import watch_preparation
 
 __all__ = ["Interrupted", "checkpoint_origin", "device_option", "run"]
 
@@ -66,7 +70,8 @@ def run(
 
     Returns:
         RecBole's result (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``) and
-        ``checkpoint``, the file of the best epoch (``None`` where nothing was saved).
+        ``checkpoint``, the file of the best epoch (``None`` where nothing was saved), ``config``, the options of the
+        run after all defaults, and ``split``, the hash of its split as a comparison prints it.
 
     Raises:
         ValueError: Too few GPUs for ``nproc``, an option file that holds no options, or a checkpoint of another model,
@@ -122,12 +127,22 @@ def _run_here(
     saved: bool,
     resume: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
-    with _trainers(resume) as trainers:
+    about: dict[str, Any] = {}
+
+    def describe(config: Any, *loaders: Any) -> None:
+        options = {**config.final_config_dict}
+        if options.get("cold_start") is not None:
+            options["cold_start"] = dict(options["cold_start"])
+        about.update(config=options, split=describe_split(*loaders)["hash"])
+        for note in capability_notes([config.model_class], options.get("cold_start"), options.get("slices")):
+            getLogger().warning(note)
+
+    with _trainers(resume) as trainers, watch_preparation(describe):
         try:
             result = recbole_run.run_recbole(model, dataset, config_file_list, config_dict, saved)
         except KeyboardInterrupt as interrupt:
             raise Interrupted(_checkpoint(trainers)) from interrupt
-        return {**result, "checkpoint": _checkpoint(trainers)}
+        return {**result, "checkpoint": _checkpoint(trainers), **about}
 
 
 @contextmanager

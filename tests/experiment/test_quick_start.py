@@ -9,6 +9,7 @@ from recbole.quick_start import run_recbole
 from recbole.trainer import Trainer
 
 from recbole_mm.experiment import quick_start
+from recbole_mm.experiment.job import Job, prepare
 from recbole_mm.experiment.quick_start import Interrupted, checkpoint_origin, device_option, run
 
 QUICK = {
@@ -38,6 +39,10 @@ class TestRun:
         ours = run("BPR", "mm-toy", config_dict=QUICK)
         theirs = run_recbole("BPR", "mm-toy", config_dict=dict(QUICK))
         assert ours.pop("checkpoint").startswith("saved/BPR-")
+        options, split = ours.pop("config"), ours.pop("split")
+        assert options["embedding_size"] == 8 and options["topk"] == [10] and type(options) is dict
+        job = Job("BPR", "mm-toy", {**QUICK, "epochs": 1}, seed=2020, data_seed=2020)
+        assert split == prepare(job).split["hash"]
         assert ours == theirs
         assert set(ours) == {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"}
 

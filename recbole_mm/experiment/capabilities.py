@@ -1,0 +1,42 @@
+"""What a model of a run cannot do of what is asked about it, said before the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from recbole_mm.config.cold_start import read_cold_start
+from recbole_mm.config.slices import slice_names
+from recbole_mm.host.tags import tags_of
+
+__all__ = ["capability_notes"]
+
+
+def capability_notes(models: Iterable[str | type], cold_start: Any, slices: Any = None) -> list[str]:
+    """Why some figures of some models are no more than chance.
+
+    Such a model is not refused: among models that can, its figures are the floor that theirs are seen against, and no
+    figure is computed wrongly.
+
+    Args:
+        models: Names or classes.
+        cold_start: The option.
+        slices: The option.
+
+    Returns:
+        A line for each model that is asked about new items or new users and knows nothing of them.
+
+    Example:
+        >>> capability_notes(["MMGCN", "BPR"], {"entity": "item", "candidates": "cold"})
+        ['BPR cannot rank new items: it has no features. Its figures on new items are chance, a floor for others.']
+    """
+    cold, parts = read_cold_start(cold_start), slice_names(slices)
+    asked = {cold.entity} if cold is not None and cold.evaluate != "warm" else set()
+    asked |= {part[5:-1] for part in parts if part.startswith("cold_")}
+    notes = []
+    for model in models:
+        name, tags = model if isinstance(model, str) else model.__name__, tags_of(model)
+        for entity, reason in (("item", tags.why_no_new_items(name)), ("user", tags.why_no_new_users(name))):
+            if entity in asked and reason is not None:
+                notes.append(f"{reason}. Its figures on new {entity}s are chance, a floor for others.")
+    return notes
