@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.pyg_reference import both_directions
 from benchmarks.pyg_reference.layers import Weighted, symmetric_weights
+from recbole_mm.nn.loss import l2_penalty
 
 
 class DualGNN(nn.Module):
@@ -52,5 +53,5 @@ class DualGNN(nn.Module):
         user, positive, negative = (interaction[field] for field in self.fields)
         users, items = self.forward()
         gap = (users[user] * (items[negative] - items[positive])).sum(dim=1)
-        penalty = sum(self.preference[m][user].square().mean() for m in self.modalities) + self.alpha.square().mean()
+        penalty = l2_penalty(*(self.preference[m][user] for m in self.modalities), self.alpha[user])
         return F.softplus(gap).mean() / math.log(2), self.reg_weight * penalty

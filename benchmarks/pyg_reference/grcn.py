@@ -12,6 +12,7 @@ from torch_geometric.utils import softmax
 
 from benchmarks.pyg_reference import both_directions
 from benchmarks.pyg_reference.layers import Weighted
+from recbole_mm.nn.loss import l2_penalty
 
 
 class Attention(MessagePassing):
@@ -76,6 +77,6 @@ class GRCN(nn.Module):
         users, items = self.forward()
         gap = (users[user] * (items[negative] - items[positive])).sum(dim=1)
         item = torch.cat([positive, negative]) + self.n_users
-        penalty = self.embedding[user].square().mean() + self.embedding[item].square().mean()
-        penalty = penalty + sum(self.preference[m][user].square().mean() for m in self.modalities)
+        tables = [self.embedding, *(self.preference[m] for m in self.modalities)]
+        penalty = l2_penalty(*(table[user] for table in tables), self.embedding[item])
         return F.softplus(gap).mean(), self.reg_weight * penalty

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from benchmarks.pyg_reference import both_directions
+from recbole_mm.nn.loss import l2_penalty
 
 
 class Mean(MessagePassing):
@@ -68,6 +69,6 @@ class MMGCN(nn.Module):
         users, items = self.forward()
         gap = (users[user] * (items[negative] - items[positive])).sum(dim=1)
         item = torch.cat([positive, negative]) + self.n_users
-        embeddings = self.embedding[user].square().mean() + self.embedding[item].square().mean()
-        preferences = sum(self.preference[m][user].square().mean() for m in self.modalities) / len(self.modalities)
+        embeddings = l2_penalty(self.embedding[user], self.embedding[item])
+        preferences = sum(l2_penalty(self.preference[m][user]) for m in self.modalities) / len(self.modalities)
         return F.softplus(gap).mean(), self.reg_weight * (embeddings + preferences)

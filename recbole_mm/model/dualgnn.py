@@ -33,8 +33,8 @@ class DualGNN(MultimodalRecommender):
 
     :math:`N_k(u)` are the ``knn_k`` users who share most training items with :math:`u` (ties: smaller id first) and
     :math:`\beta` the softmax over the numbers of shared items; :math:`w_m` is ``modality_weight`` (1 in the paper).
-    Loss: BPR in base 2 + ``reg_weight`` * (sum over modalities of the mean square of the batch users' preferences +
-    mean square of :math:`\alpha`).
+    Loss: BPR in base 2 + ``reg_weight`` * half the squared length of the batch users' preferences and of their
+    :math:`\alpha`.
 
     Reference:
         Wang et al. "DualGNN: Dual Graph Neural Network for Multimedia Recommendation." IEEE TMM 2023.
@@ -129,9 +129,10 @@ class DualGNN(MultimodalRecommender):
         users, items = self.forward(user)
         chosen, rejected = F.embedding(positive, items), F.embedding(interaction[self.NEG_ITEM_ID], items)
         ranking = bpr_loss((users * chosen).sum(dim=1), (users * rejected).sum(dim=1)) / math.log(2)
-        penalty = l2_penalty(*(F.embedding(user, self.preference[m]) for m in self.features))
-        if hasattr(self, "alpha"):
-            penalty = penalty + l2_penalty(self.alpha)
+        tables = [self.preference[m] for m in self.features]
+        if self.fusion == "weighted_sum":
+            tables.append(self.alpha)
+        penalty = l2_penalty(*(F.embedding(user, table) for table in tables))
         losses: tuple[Tensor, ...] = (ranking, self.reg_weight * penalty)
         if self.contrastive_weight > 0:
             rows = {m: self.project[m](feature[positive]) for m, feature in self.features.items()}

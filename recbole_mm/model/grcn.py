@@ -36,8 +36,7 @@ class GRCN(MultimodalRecommender):
 
     with the confidence :math:`K` of the source node; ``hard`` pruning takes :math:`\mathrm{ReLU}(w)`. Scores are inner
     products of :math:`[z \,\|\, w_1 c^1 \,\|\, w_2 c^2 \dots]`; :math:`w_m` is ``modality_weight`` (1 in the paper).
-    Loss: BPR + ``reg_weight`` * (mean squares of the batch's ID embeddings + those of its users' preferences, summed
-    over modalities).
+    Loss: BPR + ``reg_weight`` * half the squared length of the batch's ID embeddings and of its users' preferences.
 
     Reference:
         Wei et al. "Graph-Refined Convolutional Network for Multimedia Recommendation with Implicit Feedback."
@@ -166,9 +165,9 @@ class GRCN(MultimodalRecommender):
         anchors = self._fuse([F.embedding(user, part) for part in users])
         chosen = self._fuse([F.embedding(positive, part) for part in items])
         rejected = self._fuse([F.embedding(negative, part) for part in items])
-        item_rows = torch.cat([positive, negative]) + self.n_users
-        penalty = l2_penalty(F.embedding(user, self.embedding), F.embedding(item_rows, self.embedding))
-        penalty = penalty + l2_penalty(*(F.embedding(user, self.preference[m]) for m in self.features))
+        tables = [self.embedding, *(self.preference[m] for m in self.features)]
+        item_rows = F.embedding(torch.cat([positive, negative]) + self.n_users, self.embedding)
+        penalty = l2_penalty(*(F.embedding(user, table) for table in tables), item_rows)
         losses: tuple[Tensor, ...] = (
             bpr_loss((anchors * chosen).sum(dim=1), (anchors * rejected).sum(dim=1)),
             self.reg_weight * penalty,

@@ -31,8 +31,8 @@ class MMGCN(MultimodalRecommender):
         Z &= \tfrac1M \textstyle\sum_m w_m X^L_m, \qquad \hat y_{ui} = \langle Z_u, Z_i \rangle,
 
     where :math:`e` are the ID embeddings that all modalities and layers share, and :math:`w_m` is ``modality_weight``
-    (1 in the paper). Loss: BPR + ``reg_weight`` * (mean square of the batch's ID embeddings + mean square of the
-    batch users' preferences, averaged over modalities).
+    (1 in the paper). Loss: BPR + ``reg_weight`` * (half the squared length of the batch's ID embeddings + that of its
+    users' preferences, averaged over modalities).
 
     Reference:
         Wei et al. "MMGCN: Multi-modal Graph Convolution Network for Personalized Recommendation of Micro-video."

@@ -43,15 +43,19 @@ def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
     return F.softplus(full_precision(negative) - full_precision(positive)).mean()
 
 
-def l2_penalty(*tensors: Tensor) -> Tensor:
-    r"""Mean of squares over all elements of each tensor, added up over the tensors.
+def l2_penalty(*rows: Tensor) -> Tensor:
+    r"""Half the squared length of a batch's rows, averaged over the batch: the one penalty of all models.
 
-    .. math:: \sum_t \frac1{|t|} \sum_{x \in t} x^2
+    .. math:: \frac{1}{2B} \sum_t \sum_{x \in t} x^2
 
-    Being a mean, it depends on neither batch nor embedding size.
+    This is the scale in which papers tune :math:`\lambda` (RecBole's ``EmbLoss`` with ``require_pow``): each row that a
+    pair touches pays for its own length, whatever the batch size. A mean over all elements would be smaller by half the
+    embedding size and could not regularise anything.
 
     Args:
-        tensors: At least one, of any shapes.
+        rows: The rows that the batch touches, repeated ones included. Shape ``(batch, dim)`` for the first, which sets
+            the batch size :math:`B`; the others may be of any shape, such as ``(2 * batch, dim)`` for the items of
+            positive and negative pairs together.
 
     Returns:
         A scalar.
@@ -60,12 +64,13 @@ def l2_penalty(*tensors: Tensor) -> Tensor:
         ValueError: If no tensor is given.
 
     Example:
-        >>> l2_penalty(torch.tensor([1.0, 3.0]), torch.tensor([[2.0]]))
-        tensor(9.)
+        >>> l2_penalty(torch.tensor([[1.0, 3.0], [0.0, 2.0]]), torch.tensor([[2.0], [0.0]]))
+        tensor(4.5000)
     """
-    if not tensors:
+    if not rows:
         raise ValueError("l2_penalty needs at least one tensor, got none")
-    return torch.stack([full_precision(tensor).square().mean() for tensor in tensors]).sum()
+    squares = torch.stack([full_precision(tensor).square().sum() for tensor in rows]).sum()
+    return squares / (2 * max(len(rows[0]), 1))
 
 
 def half_square_penalty(*rows: Tensor) -> Tensor:
@@ -73,7 +78,7 @@ def half_square_penalty(*rows: Tensor) -> Tensor:
 
     .. math:: \frac{1}{2B} \sum_b \|u_b\|^2 + \|i_b\|^2 + \dots
 
-    Unlike :func:`l2_penalty` it grows with the width of the rows, as the penalties of the published baselines do.
+    It is :func:`l2_penalty` of tensors that have one number of rows, and insists on that.
 
     Args:
         rows: At least one, with as many rows each. Shape ``(batch, dim)``, or ``(batch,)`` for biases.
@@ -90,8 +95,7 @@ def half_square_penalty(*rows: Tensor) -> Tensor:
     """
     if len({len(tensor) for tensor in rows}) != 1:
         raise ValueError(f"expected tensors with one number of rows, got {[tuple(tensor.shape) for tensor in rows]}")
-    total = torch.stack([full_precision(tensor).square().sum() for tensor in rows]).sum()
-    return total / (2 * max(len(rows[0]), 1))
+    return l2_penalty(*rows)
 
 
 def frobenius_penalty(*tables: Tensor) -> Tensor:

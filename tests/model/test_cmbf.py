@@ -34,9 +34,10 @@ def batch(*triples):
 
 # The third pair is in nobody's history but the label says nothing about that; user 1 has one item.
 BATCH = batch((0, 0, 1), (0, 1, 0), (0, 3, 1), (1, 2, 1), (2, 3, 1), (1, 0, 0))
+SAMPLED = batch((0, 0, 1), (0, 1, 1), (2, 2, 1), (0, 2, 0), (0, 3, 0), (2, 1, 0))
 
 
-def reference_tokens(model, user, item):
+def reference_tokens(model, user, item, left_out):
     """Image tokens and fields of one pair; an absent field is ``None``."""
     weight, features, observed = model.features.weight, model.features, model.features.observed
     tower, people = model.item_tokens, model.user_tokens
@@ -48,12 +49,12 @@ def reference_tokens(model, user, item):
         image = [weight[name] * x * w for x, w in zip(embed.reduce(feature.flatten()), embed.vector)]
     fields = [people.embedding.weight[user], *reference_fields(people.side, user)]
     history = {int(i) for u, i in zip(*model.training_pairs) if u == user}
-    training = model.training and item in history
+    training = model.training and left_out in history
     for modality, project in people.project.items():
         vectors = [
             features[modality][i].reshape(-1, features.dims[modality]).mean(dim=0)
             for i in history
-            if observed[modality][i] and not (training and i == item)
+            if observed[modality][i] and not (training and i == left_out)
         ]
         fields.append(weight[modality] * project(torch.stack(vectors).mean(dim=0)) if vectors else None)
     fields.append(tower.embedding.weight[item])
@@ -75,8 +76,8 @@ def reference_fields(side, row):
     return tokens
 
 
-def reference_logit(model, user, item):
-    image, fields = reference_tokens(model, user, item)
+def reference_logit(model, user, item, left_out=None):
+    image, fields = reference_tokens(model, user, item, left_out)
     mask = torch.tensor([[token is not None for token in fields]])
     text = torch.stack([torch.zeros(model.network.dim).double() if t is None else t for t in fields])[None]
     present = model.features.observed[model.image_tokens.modality][item : item + 1]
@@ -88,12 +89,18 @@ def reference_logit(model, user, item):
 
 def reference_loss(model, interaction):
     losses, lengths = [], []
-    for user, item, label in zip(*(interaction[f].tolist() for f in ("user_id", "item_id", "label"))):
-        logit, length = reference_logit(model, user, item)
+    rows = list(zip(*(interaction[f].tolist() for f in ("user_id", "item_id", "label"))))
+    n_positive = sum(label for _, _, label in rows)
+    known = set(zip(*(side.tolist() for side in model.training_pairs)))
+    for index, (user, item, label) in enumerate(rows):
+        # Sampled negatives lie below the positives and meet their histories; a pair of the history leaves itself out.
+        partner = rows[int(index % n_positive)]
+        left_out = partner[1] if (user, item) not in known and partner[0] == user else item
+        logit, length = reference_logit(model, user, item, left_out)
         probability = torch.sigmoid(logit)
         losses.append(-torch.log(probability if label else 1 - probability))
         lengths.append(length)
-    return torch.stack(losses).mean(), model.reg_weight * torch.stack(lengths).mean()
+    return torch.stack(losses).mean(), model.reg_weight * torch.stack(lengths).mean() / 2
 
 
 CASES = {
@@ -123,9 +130,10 @@ def test_scores_loss_and_gradients_equal_plain_loops(case, features):
     options = {**SMALL, "dropout": 0.0, "reg_weight": 0.1, **CASES[case]}
     model = tiny_model("CMBF", PAIRS, features, **options).double()
     model.train()
-    losses, expected = model.calculate_loss(BATCH), reference_loss(model, BATCH)
-    for ours, theirs in zip(losses, expected):
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+    for rows in (SAMPLED, BATCH):
+        losses, expected = model.calculate_loss(rows), reference_loss(model, rows)
+        for ours, theirs in zip(losses, expected):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
     # Sums over a history are made in float32, and normalising tokens that hardly vary magnifies their rounding.
     rtol = 1e-7 if model.user_tokens.n_pooled == 0 else 1e-4
     names, parameters = zip(*model.named_parameters())
@@ -302,13 +310,31 @@ def test_which_budget_a_chunk_has():
 def test_the_scored_item_leaves_the_history_of_training_pairs_only():
     model = tiny_model("CMBF", PAIRS, FEATURES, **SMALL, dropout=0.0)
     users, items = torch.tensor([2, 2, 3]), torch.tensor([3, 1, 3])  # (1, 2), (1, 0), (2, 2) counted from 1
-    tokens = model._training_users(users, items)
+    tokens = model._training_users(users, items, torch.tensor([1.0, 0.0, 1.0]))
     whole = model.user_tokens(users)[0]
     n_pooled = model.user_tokens.n_pooled
     assert n_pooled == 2
     assert tokens.mask[:, -2:].tolist() == [[False, False], [True, True], [True, True]]
     torch.testing.assert_close(tokens.values[1], whole.values[1])
     assert not torch.allclose(tokens.values[2, -2:], whole.values[2, -2:])
+
+
+def test_swapping_two_items_that_look_alike_does_not_change_their_scores():
+    """Of a history without the positive, nothing may tell which of the two items was left out of it."""
+    alike = {m: f.copy() for m, f in FEATURES.items()}
+    for feature in alike.values():
+        feature[3] = feature[0]
+    model = tiny_model("CMBF", PAIRS, alike, **SMALL, dropout=0.0).double().train()
+    with torch.no_grad():
+        model.item_tokens.embedding.weight[4] = model.item_tokens.embedding.weight[1]
+    rows = batch((0, 0, 1), (0, 3, 0))
+    both = model.calculate_loss(rows)[0]
+    swapped = model.calculate_loss(batch((0, 0, 1), (0, 0, 0)))[0]
+    torch.testing.assert_close(both, swapped)
+    tokens = model._training_users(rows["user_id"], rows["item_id"], rows["label"])
+    assert torch.equal(tokens.values[0], tokens.values[1])
+    whole = model.user_tokens(rows["user_id"])[0]
+    assert not torch.allclose(tokens.values[0], whole.values[0]), "leaving the positive out matters here"
 
 
 def test_users_come_from_files_when_asked():

@@ -100,7 +100,7 @@ def reference_losses(model: HCGCN, triples: list[tuple[int, int, int]]) -> list[
         return torch.stack([-torch.log(torch.sigmoid(gap)) for gap in gaps]).mean()
 
     def mean_square(index):
-        return torch.stack([nodes[k].square().mean() for k in index]).mean()
+        return torch.stack([nodes[k].square().sum() for k in index]).sum() / (2 * len(triples))
 
     torch.testing.assert_close(q.sum(dim=1), torch.ones(model.n_items, dtype=torch.float64))
     members = [item for item in range(1, model.n_items) if model.observed[item].any()]

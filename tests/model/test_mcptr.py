@@ -128,7 +128,7 @@ class Reference:
             terms += [F.softplus(-state @ self.item(positive)[0]), F.softplus(state @ self.item(negative)[0])]
         used = [self.p["user_graph.embedding.weight"][user] for user in users]
         items = [self.p["item_graph.embedding.weight"][item] for item in positives + negatives]
-        penalty = sum(x.square().mean() for x in used) / len(used) + sum(x.square().mean() for x in items) / len(items)
+        penalty = sum(x.square().sum() for x in used + items) / (2 * len(used))
         views = {"image": [], "text": []}
         for item in sorted(set(positives)):
             encoded = self.item(item)[1]

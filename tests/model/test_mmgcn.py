@@ -139,10 +139,10 @@ def test_loss_terms_equal_their_formulas():
     gap = (users[user] * (items[positive] - items[negative])).sum(dim=1)
     ranking, penalty = model.calculate_loss(batch)
     torch.testing.assert_close(ranking, -F.logsigmoid(gap).mean())
-    pairs_u, pairs_i = torch.cat([user, user]), torch.cat([positive, negative])
-    squares = (model.user_embedding[pairs_u] ** 2 + model.item_embedding[pairs_i] ** 2).mean()
-    preferences = torch.stack([(table[user] ** 2).mean() for table in model.preference.values()]).mean()
-    torch.testing.assert_close(penalty, 0.5 * (squares + preferences))
+    rows = model.user_embedding[user], model.item_embedding[positive], model.item_embedding[negative]
+    squares = sum((table**2).sum() for table in rows) / (2 * len(user))
+    preferences = sum((table[user] ** 2).sum() for table in model.preference.values()) / (2 * len(user))
+    torch.testing.assert_close(penalty, 0.5 * (squares + preferences / len(model.preference)))
 
 
 def test_frozen_tables_stay_and_their_penalty_changes_nothing():

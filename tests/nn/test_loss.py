@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from recbole.model.loss import EmbLoss
 
 from recbole_mm.nn import loss as loss_module
 from recbole_mm.nn.loss import (
@@ -66,8 +67,11 @@ def test_bpr_broadcasts_over_several_negatives():
     assert bpr_loss(positive, negative).item() == pytest.approx(math.log(2))
 
 
-def test_l2_penalty_is_a_sum_of_means():
-    assert l2_penalty(torch.tensor([1.0, 3.0]), torch.full((4, 4), 2.0)).item() == pytest.approx(9.0)
+def test_l2_penalty_is_half_the_squared_length_over_the_batch_as_recboles():
+    users, chosen, rejected = torch.randn(5, 4), torch.randn(5, 4), torch.randn(5, 4)
+    expected = EmbLoss(norm=2)(users, chosen, rejected, require_pow=True)
+    torch.testing.assert_close(l2_penalty(users, torch.cat([chosen, rejected])), expected.squeeze())
+    assert l2_penalty(torch.tensor([[1.0, 3.0], [0.0, 2.0]])).item() == pytest.approx(3.5)
     with pytest.raises(ValueError, match="at least one tensor"):
         l2_penalty()
 

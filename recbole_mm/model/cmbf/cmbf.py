@@ -39,7 +39,7 @@ class CMBF(MultimodalRecommender):
         e^b \leftarrow \mathrm{LN}(y^b + \mathrm{FFN}(y^b)), \\
         \hat y_{ui} &= \sigma(w^\top [\mathrm{pool}(e^g) ; \mathrm{flatten}(e^t)] + b).
 
-    Loss: log loss + ``reg_weight`` * squared length of the fields of a pair, averaged over the batch.
+    Loss: log loss + ``reg_weight`` * half the squared length of the fields of a pair, averaged over the batch.
 
     Reference:
         Chen, Lu, Wang, Yang. "CMBF: Cross-Modal-Based Fusion Recommendation Algorithm." Sensors 21(16), 2021.
@@ -134,9 +134,9 @@ class CMBF(MultimodalRecommender):
         rows, place = batch_rows(item, self.n_items)
         items = self.item_tokens(rows).rows(cast(Tensor, place))
         image = take_rows(self.network.image_tower(self.image_tokens(rows)), cast(Tensor, place))
-        text = _join(self._training_users(user, item), items)
+        text = _join(self._training_users(user, item, interaction[self.label_field]), items)
         logits = self._score(self.network.text_input(text.values), text.mask, image, item)
-        length = (text.values.square().sum(dim=-1) * text.mask).sum() / len(user)
+        length = (text.values.square().sum(dim=-1) * text.mask).sum() / (2 * len(user))
         losses: tuple[Tensor, ...] = (
             F.binary_cross_entropy_with_logits(logits, interaction[self.label_field].to(logits.dtype)),
             self.reg_weight * length,
@@ -147,22 +147,34 @@ class CMBF(MultimodalRecommender):
             losses += (self.modality_contrast(contrasted, item),)
         return losses
 
-    def _training_users(self, user: Tensor, item: Tensor) -> Tokens:
-        """Fields of a batch's users; an item that is in the history is left out of it."""
+    def _training_users(self, user: Tensor, item: Tensor, label: Tensor) -> Tokens:
+        """Fields of a batch's users; an item that is in the history is left out of it.
+
+        RecBole lays a batch's sampled negatives below its positives, in their order. A negative meets the history that
+        its positive meets: otherwise the model would learn which histories lack an item.
+        """
         rows, place = batch_rows(user, self.n_users)
         tokens, total = self.user_tokens(rows)
         values, mask = tokens.rows(cast(Tensor, place))
         n_pooled = self.user_tokens.n_pooled
         if not n_pooled:
             return Tokens(values, mask)
-        without = self.user_tokens.without(take_rows(total, cast(Tensor, place)), user, item)
-        keys, key = self.pair_keys, user * self.n_items + item
-        known = (keys[torch.searchsorted(keys, key).clamp(max=len(keys) - 1)] == key).unsqueeze(1)
+        n_positive = max(int((label > 0).sum()), 1)
+        partner = torch.arange(len(user), device=user.device) % n_positive
+        sampled = ~self._is_known(user, item) & (user[partner] == user)
+        left_out = torch.where(sampled, item[partner], item)
+        without = self.user_tokens.without(take_rows(total, cast(Tensor, place)), user, left_out)
+        known = self._is_known(user, left_out).unsqueeze(1)
         pooled = torch.where(known.unsqueeze(2), without.values, values[:, -n_pooled:])
         pooled_mask = torch.where(known, without.mask, mask[:, -n_pooled:])
         return Tokens(
             torch.cat([values[:, :-n_pooled], pooled], dim=1), torch.cat([mask[:, :-n_pooled], pooled_mask], dim=1)
         )
+
+    def _is_known(self, user: Tensor, item: Tensor) -> Tensor:
+        """Which pairs are training pairs, bool ``(batch,)``."""
+        keys, key = self.pair_keys, user * self.n_items + item
+        return keys[torch.searchsorted(keys, key).clamp(max=len(keys) - 1)] == key
 
     def _score(self, text: Tensor, mask: Tensor, image: Tensor, item: Tensor) -> Tensor:
         """Logits of a batch of pairs, given the network's text input and the output of the image tower."""

@@ -38,7 +38,7 @@ class UVCAN(MultimodalRecommender):
         q_i^k = q_i^{k-1} + \textstyle\sum_m \beta^k_m T_{u,m}, \\
         \hat y_{ui} &= w_o^\top \mathrm{ReLU}(W_o [q_u^K ; q_i^K] + b_o) + b'.
 
-    Loss: BPR + ``reg_weight`` * squared length of all tokens of a pair, averaged over the batch.
+    Loss: BPR + ``reg_weight`` * half the squared length of all tokens of a pair, averaged over the batch.
 
     Reference:
         Liu, Chen, Liu, Hu. "User-Video Co-Attention Network for Personalized Micro-video Recommendation." WWW 2019.
@@ -52,8 +52,9 @@ class UVCAN(MultimodalRecommender):
         weights from the user's data and user weights from the item's, three stacked steps. The rest is our realisation,
         not the paper's: the token sets, the mean as first query, additive attention as in stacked attention networks
         (Yang et al. 2016; ``memory_update: dan`` as in dual attention networks, Nam et al. 2017), score, loss,
-        optimisation. A history is pooled over the training pairs, and without the scored item where the pair is one of
-        them: otherwise a positive item's features would sit in the user's own token and a negative's would not. A
+        optimisation. A history is pooled over the training pairs. In training the positive item is left out of it,
+        or its features would sit in the user's own token; the negative meets the same history, or the model would learn
+        which of two histories lacks an item. A
         modality with several vectors per item (patches) is pooled by attention, once under the ID and once under each
         modality that has one vector. What is not there takes no part in any softmax or mean: a modality that an item
         lacks (unless ``missing_feature`` fills it), an empty field, a history in which nothing is left.
@@ -99,15 +100,15 @@ class UVCAN(MultimodalRecommender):
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """Ranking loss, regularisation and, if asked for, the modality contrast of a batch."""
         user, positive, negative = (interaction[f] for f in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
-        users, without_positive = self._training_users(user, positive)
+        users = self._training_users(user, positive)
         items, others = self._training_items(positive, negative)
-        chosen, rejected = self._score(without_positive, items), self._score(users, others)
+        chosen, rejected = self._score(users, items), self._score(users, others)
         if self.loss == "bpr":
             ranking = bpr_loss(chosen, rejected)
         else:
             ranking = (F.softplus(-chosen).mean() + F.softplus(rejected).mean()) / 2
-        lengths = [_squared_length(tokens) for tokens, _ in (without_positive, items, others)]
-        losses: tuple[Tensor, ...] = (ranking, self.reg_weight * torch.stack(lengths).sum() / len(user))
+        lengths = [_squared_length(tokens) for tokens, _ in (users, items, others)]
+        losses: tuple[Tensor, ...] = (ranking, self.reg_weight * torch.stack(lengths).sum() / (2 * len(user)))
         if self.contrastive_weight > 0:
             rows = {m: items[0].values[:, slots].mean(dim=1) for m, slots in self.item_tokens.slots.items()}
             losses += (self.modality_contrast(rows, positive),)
@@ -128,18 +129,18 @@ class UVCAN(MultimodalRecommender):
         sizes = [len(ids) for ids in batches]
         return [(Tokens(*parts[:2]), parts[2]) for parts in zip(*(table.split(sizes) for table in (*tokens, keys)))]
 
-    def _training_users(self, user: Tensor, positive: Tensor) -> list[tuple[Tokens, Tensor]]:
-        """Tokens and keys of a batch's users: for any item, and for the positive item, left out of the history."""
+    def _training_users(self, user: Tensor, positive: Tensor) -> tuple[Tokens, Tensor]:
+        """Tokens and keys of a batch's users, the positive item left out of the history for both items of a pair."""
         everything = self.n_users <= len(user)
         tokens, total = self.user_tokens(None if everything else user)
-        keys = self.co_attention.keys("user", tokens.values)
+        shared = tokens.values.shape[1] - self.user_tokens.n_pooled
+        keys = self.co_attention.keys("user", tokens.values[:, :shared])
         if everything:
             tokens, total, keys = tokens.rows(user), take_rows(total, user), take_rows(keys, user)
         left = self.user_tokens.without(total, user, positive)
         parts = (*tokens, keys), (*left, self.co_attention.keys("user", left.values))
-        shared = tokens.values.shape[1] - self.user_tokens.n_pooled
-        values, mask, left_keys = (torch.cat([whole[:, :shared], part], dim=1) for whole, part in zip(*parts))
-        return [(tokens, keys), (Tokens(values, mask), left_keys)]
+        values, mask, keys = (torch.cat([whole[:, :shared], part], dim=1) for whole, part in zip(*parts))
+        return Tokens(values, mask), keys
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores of the given pairs, shape ``(batch,)``."""
