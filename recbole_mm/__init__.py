@@ -10,17 +10,26 @@ Importing this package is all there is to do: afterwards RecBole's own entry poi
 
 from __future__ import annotations
 
-from recbole_mm.host import compat as _compat
+import sys as _sys
 
-# Everything below imports RecBole, which may need repair before some of its modules can be imported.
-_compat.install()
+# `python -m recbole_mm` imports this file before it runs the program, which answers --help and mistakes without torch:
+# then only the name is there, and the program imports the package again, with all its models, once it needs them.
+# (Python 3.9 does not tell how it was called; there the program starts as slowly as the package.)
+_called = getattr(_sys, "orig_argv", [])
+_ONLY_A_NAME = _sys.argv[:1] == ["-m"] and ("-m", "recbole_mm") in zip(_called, _called[1:])
 
-from recbole_mm.host.discovery import register_package_models as _register_package_models  # noqa: E402
-from recbole_mm.host.registry import install as _install  # noqa: E402
-from recbole_mm.host.registry import register, registered_models  # noqa: E402
+if not _ONLY_A_NAME:
+    from recbole_mm.host import compat as _compat
 
-_install()
-_register_package_models()
+    # Everything below imports RecBole, which may need repair before some of its modules can be imported.
+    _compat.install()
+
+    from recbole_mm.host.discovery import register_package_models as _register_package_models
+    from recbole_mm.host.registry import install as _install
+    from recbole_mm.host.registry import register, registered_models
+
+    _install()
+    _register_package_models()
 
 __version__ = "0.1.0"
 
@@ -31,7 +40,9 @@ _LAZY = {
     "export": "recbole_mm.serving.export",
 }
 
-__all__ = ["register", "registered_models", *sorted(_LAZY), *sorted(registered_models())]
+__all__ = ["register", "registered_models", *sorted(_LAZY)]
+if not _ONLY_A_NAME:
+    __all__ += sorted(registered_models())
 
 
 def __getattr__(name: str) -> object:

@@ -1,23 +1,29 @@
-"""The command line: ``python run_recbole_mm.py --model=MMGCN``.
+"""The program: finds the command that a command line names, and answers mistakes and Ctrl-C with a message.
 
-Nothing but the standard library is imported at the top: ``--help``, ``--list-models`` and mistakes are answered without
-waiting for torch and RecBole (`run_recbole_mm.py` loads this file by its path for that reason).
+A command is a file of this folder with ``HELP`` (what it does), ``FLAGS`` (its arguments, in groups), ``EXAMPLE`` and
+``run(request)``, and a line in `COMMANDS`. Its top level imports the standard library only.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
-import re
 import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from recbole_mm.cli.arguments import check_use, describe
+from recbole_mm.cli.catalogue import check_model
+from recbole_mm.cli.help import command_help, model_help, program_help
+from recbole_mm.cli.request import CommandLineError, Flag, Request, program
+from recbole_mm.cli.request import parse as take_apart
+
 __all__ = [
-    "ACTIONS",
+    "COMMANDS",
     "FLAGS",
     "CommandLineError",
     "Flag",
@@ -30,40 +36,23 @@ __all__ = [
     "program",
 ]
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+# Not `from recbole_mm.cli import train`, which imports the package around this folder, and with it torch.
+COMMANDS: dict[str, ModuleType] = {
+    word: import_module(f"recbole_mm.cli.{word}")
+    for word in ("train", "compare", "search", "export", "convert", "models", "repairs", "version")
+}
+"""The commands by the word that names them."""
 
+# Without a word the first of these flags that is given names the command; without any of them one model is trained.
+_WITHOUT_WORD = {"models": "compare", "trials": "search", "export": "export", "export_embeddings": "export"}
 
-def _sibling(file: str, name: str | None = None) -> ModuleType:
-    """A module of this package that needs the standard library only, loaded without importing the package.
-
-    Args:
-        file: Its path within the package.
-        name: Under which a later import shall find this one; not given for a copy of its own.
-    """
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = spec_from_file_location(name or f"_recbole_mm_{Path(file).stem}", _PACKAGE / file)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(f"recbole_mm: {_PACKAGE / file} is missing; install the package again.")
-    module = module_from_spec(spec)
-    if name is not None:
-        sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-# Known by its name from here on, it is imported without the package.
-_sibling("cli/arguments.py", "recbole_mm.cli.arguments")
-
-from recbole_mm.cli.arguments import (  # noqa: E402
-    FLAGS,
-    CommandLineError,
-    Flag,
-    Request,
-    check_use,
-    describe,
-    parse,
-)
+FLAGS: dict[str, Flag] = {
+    name: flag
+    for word in ("train", "compare", "export")
+    for group in COMMANDS[word].FLAGS.values()
+    for name, flag in group.items()
+}
+"""The arguments of a command line without a word."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,114 +65,107 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, 2 after a mistake of the caller, 130 after Ctrl-C. An unexpected error is raised.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    word = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
+    if word is None:
+        return answer(arguments, _without_word)
+    command = COMMANDS.get(word)
+    if command is None:
+        return answer(arguments, lambda request: _unknown(word), word=word)
+    if getattr(command, "WORDS", False):
+        asked = {"--help", "-h"} & set(arguments) or not arguments
+        return answer([], lambda request: command_help(word, command) if asked else command.hand_over(arguments))
+    known = {name: flag for group in command.FLAGS.values() for name, flag in group.items()}
+    return answer(arguments, lambda request: _with_word(word, command, known, request), known, word)
 
-    def act(request: Request) -> int:
-        if not {"help", "list-models"} & set(request.flags):
-            check_use(request.flags)
-        return next((action for name, action in ACTIONS.items() if name in request.flags), _train)(request)
 
-    return answer(arguments, act)
+def parse(arguments: Sequence[str], known: Mapping[str, Flag] | None = None) -> Request:
+    """Take a command line apart, see :func:`recbole_mm.cli.request.parse`.
+
+    Args:
+        arguments: The arguments.
+        known: The flags of this program; `FLAGS` when not given.
+    """
+    return take_apart(arguments, FLAGS if known is None else known)
 
 
-def answer(arguments: Sequence[str], act: Callable[[Request], int], known: Mapping[str, Flag] | None = None) -> int:
+def answer(
+    arguments: Sequence[str],
+    act: Callable[[Request], int],
+    known: Mapping[str, Flag] | None = None,
+    word: str | None = None,
+) -> int:
     """Do what a command line asks for; mistakes and Ctrl-C end in a message, not in a traceback.
 
     Args:
         arguments: The arguments.
         act: What to do with them; returns the exit status.
         known: The flags of this program; `FLAGS` when not given.
+        word: The command.
 
     Returns:
         Exit status: that of ``act``, 2 after a mistake of the caller, 130 after Ctrl-C.
     """
     known = FLAGS if known is None else known
     try:
-        return act(parse(arguments, known))
+        return act(take_apart(arguments, known, word))
     except BrokenPipeError:  # the reader of our output has seen enough, as in `... --list-models | head`
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - flushed when the interpreter ends
         return 0
     except KeyboardInterrupt as interrupt:
-        return _interrupted(interrupt, parse(arguments, known))
+        return _interrupted(interrupt, take_apart(arguments, known, word))
     except Exception as error:
         if "--debug" in arguments or not _expected(error):
             raise
         message = error.args[0] if isinstance(error, KeyError) else error
-        print(f"{Path(sys.argv[0]).stem}: {message}", file=sys.stderr)
+        name = Path(sys.argv[0]).stem
+        print(f"{'recbole-mm' if name == '__main__' else name}: {message}", file=sys.stderr)
         if not isinstance(error, CommandLineError):
             print("(--debug shows where in the code)", file=sys.stderr)
         return 2
 
 
-def _help(request: Request) -> int:
-    print("usage: python run_recbole_mm.py --model=NAME [--dataset=NAME] [--option=value ...]\n")
-    print("Train and test a recommender: RecBole's split, trainer and evaluation; our models and RecBole's.\n")
-    print("\n".join(describe(FLAGS)))
-    print("\nEvery option of RecBole and of the model can be set, such as --epochs=50 --embedding_size=32")
-    print("--topk='[10, 20]' --modality_weight=\"{'image': 1, 'text': 0.5}\"; --key value works too.")
-    print("Options of every multimodal model (defaults in properties/overall.yaml, those of a model in")
-    print("properties/model/NAME.yaml):\n")
-    overall = (_sibling("paths.py").properties_dir() / "overall.yaml").read_text(encoding="utf-8")
-    for name, default, meaning in re.findall(r"^(\w+): (.*?)\s+# (.*)$", overall, flags=re.MULTILINE):
-        print(f"  {f'--{name}={default}':32}  {meaning}")
-    return 0
+def _without_word(request: Request) -> int:
+    if "help" in request.flags:
+        return model_help(request) if "model" in request.flags else program_help(COMMANDS, FLAGS)
+    if "version" in request.flags:
+        return int(COMMANDS["version"].run(request))
+    if "list-models" in request.flags:
+        return int(COMMANDS["models"].list_names())
+    check_use(request.flags)
+    word = next((word for flag, word in _WITHOUT_WORD.items() if flag in request.flags), "train")
+    return int(COMMANDS[word].run(request))
 
 
-def _list_models(request: Request) -> int:
-    ours, families = _models()
-    print("recbole_mm:\n  " + "\n  ".join(ours))
-    for family, names in families.items():
-        print(f"\nRecBole, {family}:\n  " + "\n  ".join(names))
-    return 0
+def _with_word(word: str, command: ModuleType, known: Mapping[str, Flag], request: Request) -> int:
+    if "help" in request.flags:
+        return model_help(request) if "model" in request.flags else command_help(word, command)
+    if "list-models" in request.flags:
+        return int(COMMANDS["models"].list_names())
+    for name in request.options:
+        owners = [other for other, module in COMMANDS.items() if any(name in group for group in module.FLAGS.values())]
+        if owners:
+            raise CommandLineError(f"--{name} is no argument of {word}; it belongs to {', '.join(owners)}.")
+    if request.options and not command.__dict__.get("OPTIONS", True):
+        raise CommandLineError(f"{word} has no argument --{next(iter(request.options))}; see {word} --help.")
+    check_use({**request.flags, **dict.fromkeys(getattr(command, "IMPLIED", ()), "")})
+    return int(command.run(request))
 
 
-def _train(request: Request) -> int:
-    name = request.flag("model")
-    if name is not None:
-        check_model(name)  # a misspelt name need not wait for this import
-    from recbole_mm.cli.train import train
-
-    return train(request)
-
-
-def _compare(request: Request) -> int:
-    from recbole_mm.cli.compare import compare
-
-    return compare(request)
-
-
-def _tune(request: Request) -> int:
-    from recbole_mm.cli.compare import tune
-
-    return tune(request)
-
-
-def _export(request: Request) -> int:
-    from recbole_mm.cli.compare import export
-
-    return export(request)
-
-
-ACTIONS: dict[str, Callable[[Request], int]] = {
-    "help": _help,
-    "list-models": _list_models,
-    "models": _compare,
-    "trials": _tune,
-    "export": _export,
-    "export_embeddings": _export,
-}
-"""What to do for a flag, tried in this order; a command line without any of them trains one model."""
-
-
-def program() -> str:
-    """How this program was called, for commands that we print."""
-    program = sys.argv[0] if sys.argv and sys.argv[0] else "run_recbole_mm.py"
-    return f"python {program}" if program.endswith(".py") else Path(program).name
+def _unknown(word: str) -> int:
+    near = difflib.get_close_matches(word, COMMANDS, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise CommandLineError(
+        f"{word!r} belongs to no argument and is no command.{hint} Commands are {', '.join(COMMANDS)}; anything else is "
+        "written --key=value."
+    )
 
 
 def _interrupted(interrupt: KeyboardInterrupt, request: Request) -> int:
     checkpoint = getattr(interrupt, "checkpoint", None)
     print("\nInterrupted.", end=" ", file=sys.stderr)
-    if {"models", "trials"} & set(request.flags):
+    if {"models", "trials"} & set(request.flags) or request.word in ("compare", "search"):
         print("What is finished is kept; the same command again goes on.", file=sys.stderr)
     elif checkpoint is None:
         print("No checkpoint was written yet.", file=sys.stderr)
@@ -193,29 +175,6 @@ def _interrupted(interrupt: KeyboardInterrupt, request: Request) -> int:
         again = [f"--{key}" if key in switches else f"--{key}={text}" for key, text in values.items()]
         print(f"Best epoch so far: {checkpoint}\nGo on with: {program()} {shlex.join(again)}", file=sys.stderr)
     return 130
-
-
-def _models() -> tuple[list[str], dict[str, list[str]]]:
-    """Names of our models, and of RecBole's by family, from file names and file texts."""
-    names = _sibling("host/names.py")
-    ours = sorted(file.stem for file in (_sibling("paths.py").properties_dir() / "model").glob("*.yaml"))
-    families: dict[str, list[str]] = {}
-    for folder in sorted(names.recbole_folder().glob("model/*_recommender")):
-        stems = {file.stem for file in folder.glob("*.py")}
-        families[folder.name.replace("_recommender", "").replace("_", " ")] = sorted(
-            (name for name in names.recbole_models() if name.lower() in stems), key=str.lower
-        )
-    return ours, families
-
-
-def check_model(name: str) -> None:
-    """Refuse a model that neither we nor RecBole have, without importing either."""
-    names = _sibling("host/names.py")
-    names.registered.update(dict.fromkeys(_models()[0], object))
-    try:
-        names.check_model_name(name)
-    except ValueError as error:
-        raise CommandLineError(f"{error} --list-models prints all names.") from error
 
 
 def _expected(error: Exception) -> bool:
@@ -228,4 +187,5 @@ def _expected(error: Exception) -> bool:
     if "configurator.py" in raised_in:
         kinds += (TypeError, RuntimeError, SyntaxError)
     written = isinstance(error, KeyError) and " " in str(error.args[0] if error.args else "")
-    return bool({"recbole", "recbole_mm"} & set(raised_in)) and (isinstance(error, kinds) or written)
+    missing = isinstance(error, ImportError) and "pip install" in str(error)
+    return bool({"recbole", "recbole_mm"} & set(raised_in)) and (isinstance(error, kinds) or written or missing)

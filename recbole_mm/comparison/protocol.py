@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
-from recbole.evaluator import metric_types
-from recbole.utils import EvaluatorType, InputType, ModelType, get_model
+from recbole.utils import InputType, ModelType, get_model
 
 from recbole_mm.config import read_cold_start, read_options
-from recbole_mm.config.slices import slice_names
+from recbole_mm.config.metrics import settle_valid_metric
 from recbole_mm.experiment.capabilities import capability_notes
 from recbole_mm.experiment.fingerprint import fingerprint
 from recbole_mm.experiment.job import without_arguments
@@ -32,8 +31,6 @@ SHARED = (
 _ABOUT = ("model", "dataset", "seed", "config_files", "config_file_list")
 _LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
 _ENOUGH = "[4,inf)"
-# Metrics of RecBole that are not computed per length of the list.
-_WITHOUT_K = {name for name, kind in metric_types.items() if kind == EvaluatorType.VALUE} | {"gauc"}
 _NO_NEGATIVES = "should be None when the loss_type is CE"
 
 
@@ -113,8 +110,9 @@ def make_protocol(
         _check_labels_are_read(types, reference["threshold"])
         reference = _reference({n: kind for n, kind in types.items() if kind == ModelType.CONTEXT}, dataset, given)
     shared = {key: reference[key] for key in SHARED}
-    _check_valid_metric(shared, slice_names(given.get("slices")))
-    notes: list[str] = []
+    metric, note = settle_valid_metric({**shared, "slices": given.get("slices")}, "valid_metric" in given)
+    shared["valid_metric"] = metric
+    notes = [note] if note else []
     if mixed_time:
         notes += _force_leave_one_out(shared, given, reference)
     if labelled:
@@ -272,19 +270,6 @@ def _check_own(own: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> N
                 f"model_settings[{name!r}]: {', '.join(common)} must be the same for every model; set it in "
                 "config_dict."
             )
-
-
-def _check_valid_metric(shared: Mapping[str, Any], slices: Sequence[str]) -> None:
-    """RecBole would find out after the first epoch of every run."""
-    lists = [metric for metric in shared["metrics"] if metric.lower() not in _WITHOUT_K]
-    known = [f"{metric}@{k}" for metric in lists for k in shared["topk"]]
-    known += [metric for metric in shared["metrics"] if metric.lower() in _WITHOUT_K]
-    known += [f"{metric}@{k}[{name}]" for name in slices for metric in lists for k in shared["topk"]]
-    if shared["valid_metric"].lower() not in {name.lower() for name in known}:
-        raise ValueError(
-            f"valid_metric={shared['valid_metric']} is not among what metrics and topk report ({', '.join(known)}); "
-            f"choose one of them, such as valid_metric={known[0]}."
-        )
 
 
 def _modes(eval_args: Mapping[str, Any]) -> list[str]:

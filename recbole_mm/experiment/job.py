@@ -19,6 +19,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.data.transform import construct_transform
 from recbole.utils import ModelType, calculate_valid_score, get_flops, get_model, get_trainer, init_logger, init_seed
 
+from recbole_mm.config.metrics import check_topk
 from recbole_mm.experiment.ablation import permuted_results
 from recbole_mm.experiment.observe import Curve, peak_memory, per_user_metrics
 from recbole_mm.experiment.split import describe_split, mask_seen_items
@@ -93,6 +94,7 @@ def prepare(job: Job, checkpoints: str | None = None, with_test: bool = True) ->
     getLogger().info(config)
     dataset = create_dataset(config)
     getLogger().info(dataset)
+    check_topk(config.final_config_dict, dataset.item_num)
     train_data, valid_data, test_data = data_preparation(config, dataset)
     split = describe_split(train_data, valid_data, test_data) if with_test else {}
     if with_test:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import recbole_mm
+from recbole_mm.experiment.own_models import imported_modules
 from recbole_mm.experiment.store import to_json, write_atomically
 from recbole_mm.host.registry import registered_models
 
@@ -92,6 +93,9 @@ def run_in_child(task: Mapping[str, Any], folder: Path, models: Iterable[str]) -
 def model_modules(models: Iterable[str]) -> list[str]:
     """Modules that a new process must import to know the models that are not part of this package.
 
+    Those that the caller has imported for their models come first: a class may be registered by another module than the
+    one that it is written in.
+
     Args:
         models: Names of models.
 
@@ -110,7 +114,7 @@ def model_modules(models: Iterable[str]) -> list[str]:
             f"{', '.join(names)} is defined in the running script, which a process of its own cannot import. Put the "
             "class, with its @recbole_mm.register, into a module, or run everything in this process (in_process=True)."
         )
-    return foreign
+    return list(dict.fromkeys([*imported_modules(), *foreign]))
 
 
 def die_with_parent(parent: int, seconds: float = 0.5) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from recbole.quick_start import quick_start as recbole_run
 
+from recbole_mm.config.metrics import check_topk, settle_valid_metric
 from recbole_mm.config.names import read_options
 from recbole_mm.experiment.capabilities import capability_notes
+from recbole_mm.experiment.own_models import import_module, imported_modules
 from recbole_mm.experiment.resume import checkpoint_origin, continue_from
 from recbole_mm.experiment.split import describe_split
 from recbole_mm.host.preparation import watch_preparation
@@ -91,7 +93,7 @@ def run(
         nproc=nproc, world_size=nproc if world_size == -1 else world_size, ip=ip, port=port, offset=group_offset
     )
     queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    torch.multiprocessing.spawn(_worker, args=(job, options, queue), nprocs=nproc, join=True)
+    torch.multiprocessing.spawn(_worker, args=(job, options, queue, imported_modules()), nprocs=nproc, join=True)
     return dict(queue.get())
 
 
@@ -112,8 +114,12 @@ def device_option(known: set[str], nproc: int = 1) -> dict[str, str]:
     return {"gpu_id": ",".join(str(device) for device in range(nproc))} if nproc > 1 else {}
 
 
-def _worker(rank: int, job: functools.partial[dict[str, Any]], options: dict[str, Any], queue: Any) -> None:
+def _worker(
+    rank: int, job: functools.partial[dict[str, Any]], options: dict[str, Any], queue: Any, modules: Sequence[str] = ()
+) -> None:
     """One process of several. It lives in this package so that unpickling it registers the models in the process."""
+    for module in modules:
+        import_module(module)
     result = job(config_dict={**options, "local_rank": rank})
     if rank == 0:
         queue.put(result)
@@ -155,6 +161,7 @@ def _trainers(resume: str | os.PathLike[str] | None) -> Iterator[list[Any]]:
         trainer_class = get_trainer(model_type, model_name)
 
         def build(config: Any, model: Any) -> Any:
+            _check_evaluation(config, model)
             trainer = trainer_class(config, model)
             made.append(trainer)
             if resume is not None:
@@ -168,6 +175,18 @@ def _trainers(resume: str | os.PathLike[str] | None) -> Iterator[list[Any]]:
         yield made
     finally:
         recbole_run.get_trainer = get_trainer
+
+
+def _check_evaluation(config: Any, model: Any) -> None:
+    """Find out before training what RecBole finds out after the first epoch."""
+    if config["eval_step"] > 0:
+        metric, note = settle_valid_metric(config.final_config_dict, "valid_metric" in config.external_config_dict)
+        if note:
+            getLogger().warning(note)
+            config["valid_metric"] = metric
+            config["valid_metric_bigger"] = metric.lower() not in ("rmse", "mae", "logloss")
+    if hasattr(model, "n_items"):
+        check_topk(config.final_config_dict, model.n_items)
 
 
 def _checkpoint(trainers: list[Any]) -> str | None:

@@ -15,15 +15,15 @@ import pickle
 import sys
 import types
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 from recbole_mm.host import anomaly
 from recbole_mm.host.editing import RECBOLE_VERSION, edit, unexpected, versions
-from recbole_mm.host.names import check_model_name
+from recbole_mm.host.names import check_model_name, not_installed
 
-__all__ = ["install", "installed_repairs"]
+__all__ = ["install", "installed_repairs", "repair_reasons"]
 
 _applied: dict[str, bool] = {}
 
@@ -39,7 +39,23 @@ def install() -> None:
     _check_recbole()
     done = {}
     # Importing recbole.quick_start is itself one of the things that break, so that repair comes first.
-    for repair in (
+    for name, repair in _repairs().items():
+        done[name] = repair()
+    _applied.update(done)
+
+
+def installed_repairs() -> dict[str, bool]:
+    """Name of each repair, and whether it was needed here."""
+    return dict(_applied)
+
+
+def repair_reasons() -> dict[str, str]:
+    """Name of each repair, and the sentence that says why it exists."""
+    return {name: (repair.__doc__ or "").split("\n")[0].replace("``", "") for name, repair in _repairs().items()}
+
+
+def _repairs() -> dict[str, Callable[[], bool]]:
+    repairs = (
         _repair_ray_import,
         _repair_numpy_aliases,
         _repair_dok_update,
@@ -50,18 +66,17 @@ def install() -> None:
         _repair_anomaly_detection,
         _repair_item_metrics,
         _repair_ensure_dir,
-    ):
-        done[repair.__name__.replace("_repair_", "")] = repair()
-    _applied.update(done)
-
-
-def installed_repairs() -> dict[str, bool]:
-    """Name of each repair, and whether it was needed here."""
-    return dict(_applied)
+    )
+    return {repair.__name__.replace("_repair_", ""): repair for repair in repairs}
 
 
 def _check_recbole() -> None:
-    import recbole
+    try:
+        import recbole
+    except ModuleNotFoundError as error:
+        if error.name != "recbole":
+            raise
+        raise ModuleNotFoundError(not_installed(), name="recbole") from error
 
     got = getattr(recbole, "__version__", "unknown")
     if got != RECBOLE_VERSION:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import functools
 import re
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_model_name", "recbole_folder", "recbole_model_files", "recbole_models", "registered"]
+__all__ = ["check_model_name", "not_installed", "recbole_folder", "recbole_model_files", "recbole_models", "registered"]
 
 #: Models made known to RecBole by :func:`recbole_mm.host.registry.register`, by name.
 registered: dict[str, type] = {}
@@ -42,8 +43,18 @@ def recbole_folder() -> Path:
     """Folder of the installed RecBole package."""
     spec = find_spec("recbole")
     if spec is None or spec.origin is None:
-        raise FileNotFoundError("RecBole is not installed: pip install 'recbole>=1.2.1,<1.3'.")
+        raise FileNotFoundError(not_installed())
     return Path(spec.origin).parent
+
+
+def not_installed() -> str:
+    """What to say where RecBole is missing, as it is after an installation on Python 3.12 or newer."""
+    if sys.version_info >= (3, 12):
+        return (
+            "RecBole is not installed; its requirement ray<=2.6.3 has no files for this Python, so it comes without its "
+            "requirements: pip install --no-deps recbole==1.2.1 (all that it needs was installed with recbole-mm)."
+        )
+    return "RecBole is not installed: pip install 'recbole>=1.2.1,<1.3'."
 
 
 @functools.cache

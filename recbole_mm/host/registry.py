@@ -31,7 +31,7 @@ from recbole_mm.host import cold_start, evaluation, slices
 from recbole_mm.host.names import recbole_model_files, recbole_models, registered
 from recbole_mm.paths import dataset_atomic_dir, properties_dir
 
-__all__ = ["DATASET_OPTIONS", "install", "register", "registered_models"]
+__all__ = ["DATASET_OPTIONS", "install", "properties_of", "register", "registered_models"]
 
 Properties = Union[str, "os.PathLike[str]", Mapping[str, Any]]
 Model = TypeVar("Model", bound=type)
@@ -134,6 +134,11 @@ def register(
 def registered_models() -> dict[str, type]:
     """The registered models by name, sorted."""
     return dict(sorted(registered.items()))
+
+
+def properties_of(name: str) -> Mapping[str, Any]:
+    """Default options that a registered model was given, or those of its file in this package."""
+    return _read(_model_properties(name, properties_dir()), yaml.FullLoader)
 
 
 def _check_model(model: Any) -> None:

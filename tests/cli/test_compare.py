@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from recbole_mm.cli import compare as cli_compare
-from recbole_mm.cli import main as cli
+from recbole_mm.cli import training as cli_training
+from recbole_mm.cli.main import main
 from recbole_mm.comparison import compare as runner
 from recbole_mm.search import search
 from tests.options import QUICK
@@ -31,7 +31,7 @@ def here(monkeypatch):
 
 def test_models_are_compared(here, capsys, tmp_path):
     arguments = ["--models=Pop,BPR", "--dataset=mm-toy", "--seeds=2", "--valid_metric=Recall@10", "--output=out"]
-    assert cli.main([*arguments, *OPTIONS]) == 0
+    assert main([*arguments, *OPTIONS]) == 0
     printed = capsys.readouterr().out
     assert "[4/4] BPR, seed 2021" in printed and "| BPR |" in printed and str(tmp_path / "out") in printed
     table = pd.read_csv(tmp_path / "out" / "table.csv")
@@ -48,7 +48,7 @@ def test_arguments_reach_the_comparison(monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "compare", record)
     (tmp_path / "spaces.yaml").write_text("BPR:\n  learning_rate: [0.1]\n")
     (tmp_path / "options.yaml").write_text("dataset: mm-toy\nlearning_rate: 0.2\n")
-    status = cli.main(
+    status = main(
         [
             "--models", "[MMGCN, BPR]", "--seeds=3,5", "--baseline=MMGCN", "--trials=4", "--storage=sqlite:///x.db",
             "--search_spaces=spaces.yaml", "--jobs=2", "--split_seed=9", "--keep_checkpoints", "--ablate",
@@ -90,14 +90,14 @@ def test_arguments_reach_the_comparison(monkeypatch, tmp_path):
     ],
 )
 def test_mistakes_end_in_a_message(arguments, message, capsys):
-    assert cli.main(arguments) == 2
+    assert main(arguments) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_search_writes_a_file_to_train_with(here, capsys, tmp_path):
     (tmp_path / "spaces.yaml").write_text("BPR:\n  learning_rate: [0.1, 0.01]\n")
     arguments = ["--model=BPR", "--dataset=mm-toy", "--trials=2", "--search_spaces=spaces.yaml", "--output=out"]
-    assert cli.main([*arguments, "--valid_metric=Recall@10", *OPTIONS]) == 0
+    assert main([*arguments, "--valid_metric=Recall@10", *OPTIONS]) == 0
     printed = capsys.readouterr().out
     assert "best: valid recall@10" in printed and "--config_files='out/BPR.yaml' --valid_metric=Recall@10" in printed
     assert "--epochs=1" in printed and "'--metrics=['\"'\"'Recall" in printed  # with the options of the search
@@ -108,31 +108,31 @@ def test_a_search_writes_a_file_to_train_with(here, capsys, tmp_path):
 def test_a_search_whose_file_has_no_space_for_the_model(capsys, tmp_path):
     """Not the space of the package instead: the name may be misspelt."""
     (tmp_path / "spaces.yaml").write_text("BRP:\n  learning_rate: [0.1, 0.01]\n")
-    assert cli.main(["--model=BPR", "--dataset=mm-toy", "--trials=2", "--search_spaces=spaces.yaml"]) == 2
+    assert main(["--model=BPR", "--dataset=mm-toy", "--trials=2", "--search_spaces=spaces.yaml"]) == 2
     assert "no space for BPR; it has BRP" in capsys.readouterr().err
 
 
 def test_nothing_to_search_is_said(here, capsys, tmp_path):
-    assert cli.main(["--model=Pop", "--dataset=mm-toy", "--trials=2", "--valid_metric=Recall@10", *OPTIONS]) == 0
+    assert main(["--model=Pop", "--dataset=mm-toy", "--trials=2", "--valid_metric=Recall@10", *OPTIONS]) == 0
     assert "Pop has nothing to search" in capsys.readouterr().out
 
 
 def test_export_after_training_and_from_the_checkpoint(capsys, tmp_path):
     arguments = ["--model=BPR", "--dataset=mm-toy", "--export=a.parquet", "--topk=3", "--export_embeddings=e.npz"]
-    assert cli.main([*arguments, "--valid_metric=Recall@10", "--checkpoint_dir=saved", *OPTIONS]) == 0
+    assert main([*arguments, "--valid_metric=Recall@10", "--checkpoint_dir=saved", *OPTIONS]) == 0
     printed = capsys.readouterr().out
     assert "a.parquet: 360 recommendations for 120 users" in printed and "120 users x 64, 80 items x 64" in printed
     checkpoint = next((tmp_path / "saved").glob("*.pth"))
     (tmp_path / "users.txt").write_text("u1\nu2\n")
     again = ["--export=b.csv", f"--checkpoint={checkpoint}", "--topk=3", "--export_users=@users.txt"]
-    assert cli.main(again) == 0
+    assert main(again) == 0
     trained, loaded = pd.read_parquet("a.parquet"), pd.read_csv("b.csv")
     assert loaded["user_id"].unique().tolist() == ["u1", "u2"]
     for user in ("u1", "u2"):
         left, right = trained[trained["user_id"] == user], loaded[loaded["user_id"] == user]
         assert left["item_id"].tolist() == right["item_id"].tolist()
         np.testing.assert_allclose(left["score"], right["score"], rtol=1e-5)
-    assert cli.main([f"--checkpoint={checkpoint}", "--export_embeddings=f.npz", "--export_users=u3"]) == 0
+    assert main([f"--checkpoint={checkpoint}", "--export_embeddings=f.npz", "--export_users=u3"]) == 0
     with np.load("e.npz") as left, np.load("f.npz") as right:
         np.testing.assert_array_equal(left["user_embedding"], right["user_embedding"])
 
@@ -142,9 +142,9 @@ def test_topk_is_the_length_of_the_lists_or_a_list_for_the_metrics(monkeypatch, 
 
     seen = []
     monkeypatch.setattr(exporting, "export", lambda *arguments: seen.append(arguments[2]) or _report())
-    monkeypatch.setattr(cli_compare, "train_here", lambda request: seen.append(request.options) or {"checkpoint": "c"})
+    monkeypatch.setattr(cli_training, "train_here", lambda request: seen.append(request.options) or {"checkpoint": "c"})
     for topk in ("7", "[5, 10]"):
-        assert cli.main(["--model=BPR", "--export=t.csv", f"--topk={topk}"]) == 0
+        assert main(["--model=BPR", "--export=t.csv", f"--topk={topk}"]) == 0
     assert seen == [{}, 7, {"topk": "[5, 10]"}, 10]
 
 
@@ -153,7 +153,7 @@ def _report():
 
 
 def test_help_names_every_flag(capsys):
-    assert cli.main(["--help"]) == 0
+    assert main(["--help"]) == 0
     printed = capsys.readouterr().out
     for flag in ("--models=A,B", "--trials=N", "--ablate ", "--export=FILE", "--checkpoint=FILE", "--storage=URL"):
         assert flag in printed

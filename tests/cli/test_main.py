@@ -11,9 +11,8 @@ import pytest
 from recbole.trainer import Trainer
 
 from recbole_mm import registered_models
-from recbole_mm.cli import main as cli
-from recbole_mm.cli import train as cli_train
-from recbole_mm.cli.main import CommandLineError, main, parse
+from recbole_mm.cli import training as cli_train
+from recbole_mm.cli.main import FLAGS, CommandLineError, main, parse
 from recbole_mm.experiment.quick_start import Interrupted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +84,7 @@ class TestAnswersWithoutTraining:
         for argument in ("--help", "-h"):
             assert main([argument]) == 0
             text = capsys.readouterr().out
-            for name in (*cli.FLAGS, "modality_weight", "eval_batch_size", "contrastive_temperature"):
+            for name in (*FLAGS, "modality_weight", "eval_batch_size", "contrastive_temperature"):
                 assert f"--{name}" in text
 
     def test_list_models(self, capsys):
@@ -307,7 +306,7 @@ class TestShell:
     def test_the_loaded_module_is_the_imported_one(self, fresh_python):
         code = (
             "from run_recbole_mm import load_cli\ncli = load_cli()\n"
-            "from recbole_mm.cli import train as cli_train\nprint(cli_train.CommandLineError is cli.CommandLineError)"
+            "from recbole_mm.cli import training as cli_train\nprint(cli_train.Request is cli.Request)"
         )
         assert fresh_python(code).splitlines()[-1] == "True"
 

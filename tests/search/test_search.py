@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import recbole_mm
-from recbole_mm.cli import main as cli
+from recbole_mm.cli.main import main as cli_main
 from recbole_mm.comparison import compare as runner
 from recbole_mm.comparison.compare import compare
 from recbole_mm.experiment.job import Job
@@ -280,7 +280,7 @@ def here(monkeypatch):
     compare, tune = runner.compare, module.tune
     monkeypatch.setattr(runner, "compare", lambda *a, **k: compare(*a, **{**k, "in_process": True}))
     monkeypatch.setattr(module, "tune", lambda *a, **k: tune(*a, **{**k, "in_process": True}))
-    return cli.main
+    return cli_main
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def start(monkeypatch):
     started = []
 
     def run(arguments):
-        process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(cli.main(arguments)))
+        process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(cli_main(arguments)))
         started.append(process)
         process.start()
         return process

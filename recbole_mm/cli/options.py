@@ -1,0 +1,139 @@
+"""Model, data set, files and options of a command line, read in one way for every command that runs something."""
+
+from __future__ import annotations
+
+import ast
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from recbole.config import configurator
+
+from recbole_mm.cli.catalogue import check_model
+from recbole_mm.cli.request import CommandLineError, Request
+from recbole_mm.config import SHARED_OPTIONS, check_command_line, read_options
+from recbole_mm.experiment.quick_start import checkpoint_origin
+from recbole_mm.host.names import registered
+
+__all__ = ["Experiment", "arguments_of", "read_experiment", "search_spaces"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a command line asks to run.
+
+    Attributes:
+        model: Name of the model; of a comparison the first one.
+        dataset: Name of the data set.
+        files: The option files.
+        in_files: What they set.
+        options: Options of the command line, as text.
+    """
+
+    model: str
+    dataset: str
+    files: list[str]
+    in_files: dict[str, Any]
+    options: dict[str, str]
+
+
+def read_experiment(request: Request, model: str | None = None) -> Experiment:
+    """Read what a command line asks to run.
+
+    Model and data set come from the arguments, else from the option files, else from the checkpoint to resume; without
+    any of them the data set is ml-100k.
+
+    Args:
+        request: The command line.
+        model: The model, where the command has read it already.
+
+    Raises:
+        CommandLineError: No model, or one that does not exist.
+        FileNotFoundError: An option file or the checkpoint is not there.
+    """
+    files = request.files()
+    in_files = {key: value for file in files for key, value in read_options(file).items()}
+    origin = checkpoint_origin(request.flags["resume"]) if "resume" in request.flags else (None, None)
+    name = model or request.flag("model") or in_files.get("model") or origin[0]
+    if name is None:
+        raise CommandLineError("Which model? Pass --model=NAME, such as --model=MMGCN; --list-models prints the names.")
+    check_model(name, request)
+    dataset = request.flag("dataset") or in_files.get("dataset") or origin[1] or "ml-100k"
+    return Experiment(name, dataset, files, in_files, dict(request.options))
+
+
+def search_spaces(request: Request) -> dict[str, Any] | None:
+    """What the file of ``--search_spaces`` holds; ``None`` without one."""
+    file = request.flags.get("search_spaces")
+    return None if file is None else read_options(file)
+
+
+@contextmanager
+def arguments_of(experiment: Experiment) -> Iterator[dict[str, Any]]:
+    """Check options of the command line and leave them where RecBole's ``Config`` reads them: in ``sys.argv``.
+
+    Args:
+        experiment: What is to be run.
+
+    Yields:
+        For ``config_dict``: options that ``Config`` would not read in ``sys.argv`` (their value has an equals sign),
+        and ``eval_batch_size: auto`` for RecBole's own models, which would rank user by user otherwise.
+
+    Raises:
+        CommandLineError: A value that RecBole cannot read.
+        ValueError: An unknown option.
+    """
+    check_command_line(set(experiment.options), registered.get(experiment.model))
+    options = {key: _in_python(key, text) for key, text in experiment.options.items()}
+    for key, text in options.items():
+        _check_value(key, text)
+    rest: dict[str, Any] = {key: text for key, text in options.items() if "=" in text}
+    if experiment.model not in registered and "eval_batch_size" not in {*options, *experiment.in_files}:
+        rest["eval_batch_size"] = "auto"
+    before = sys.argv
+    sys.argv = before[:1] + [f"--{key}={text}" for key, text in options.items() if key not in rest]
+    try:
+        yield rest
+    finally:
+        sys.argv = before
+
+
+class _Names(dict[str, str]):
+    """A namespace in which every name stands for itself."""
+
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+def _in_python(key: str, text: str) -> str:
+    """A value in RecBole's notation, in which ``[image, text]`` and ``~``, as ``--help`` has them, would be texts."""
+    if text == "~" and key in SHARED_OPTIONS:
+        return "None"
+    if not text.startswith(("[", "{")):
+        return text
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        try:
+            value = eval(text, {"__builtins__": {}}, _Names())
+            return repr(value) if isinstance(value, (list, dict)) else text
+        except Exception:
+            return text
+    return text
+
+
+def _check_value(key: str, text: str) -> None:
+    """Refuse a value that RecBole cannot read: it evaluates every value as Python and forgives only some errors."""
+    try:
+        eval(text, dict(vars(configurator)))
+    except (NameError, SyntaxError, TypeError):
+        return  # RecBole takes the text as it is
+    except Exception as error:
+        quoted = shlex.quote(f"--{key}={text!r}")
+        raise CommandLineError(
+            f"--{key}={text}: RecBole evaluates values as Python, and this one fails ({type(error).__name__}: "
+            f"{error}). If it is meant as a text, quote it: {quoted}"
+        ) from error
