@@ -28,10 +28,11 @@ def search(request: Any) -> int:
         print("usage: python run_hyper_mm.py --model=NAME --params_file=FILE [--option=value ...]\n")
         print("\n".join(cli.describe(FLAGS)))
         return 0 if "help" in request.flags else 2
-    from recbole_mm.cli.train import config_arguments, experiment
+    from recbole_mm.cli.options import arguments_of, read_experiment
     from recbole_mm.experiment.quick_start import device_option
 
-    name, dataset, in_files = experiment(request)
+    experiment = read_experiment(request)
+    name, dataset = experiment.model, experiment.dataset
     try:
         import hyperopt  # noqa: F401
     except ImportError as error:
@@ -41,12 +42,12 @@ def search(request: Any) -> int:
     from recbole.quick_start import objective_function
     from recbole.trainer import HyperTuning
 
-    with config_arguments(name, request.options, in_files) as options:
-        fixed = {**options, **device_option({*options, *in_files}), "model": name, "dataset": dataset}
+    with arguments_of(experiment) as options:
+        fixed = {**options, **device_option({*options, *experiment.in_files}), "model": name, "dataset": dataset}
         tuning = HyperTuning(
             functools.partial(_trial, objective_function, fixed),
             params_file=request.flags["params_file"],
-            fixed_config_file_list=request.files(),
+            fixed_config_file_list=experiment.files,
             display_file=request.flag("display_file"),
             algo=request.flag("algo"),
             max_evals=request.number("max_evals"),

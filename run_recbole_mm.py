@@ -20,9 +20,7 @@ def load_cli() -> ModuleType:
     if package is None or package.origin is None:
         raise SystemExit("recbole_mm is not installed: run this script from its checkout, or pip install it.")
     folder = Path(package.origin).with_name("cli")
-    spec = spec_from_file_location(
-        "recbole_mm.cli", folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
+    spec = spec_from_file_location("recbole_mm.cli", folder / "__init__.py", submodule_search_locations=[str(folder)])
     if spec is None or spec.loader is None or not folder.is_dir():
         raise SystemExit(f"recbole_mm/cli is missing beside {package.origin}: install the package again.")
     module = module_from_spec(spec)

@@ -7,7 +7,7 @@ import sys
 from recbole_mm.cli.main import main
 
 if __name__ == "__main__":
-    # So far the package is a shell (see its first lines). Whoever needs more than the command line imports it as a whole.
+    # So far the package is a shell (see its first lines). Whoever needs more than the command line imports all of it.
     if "register" not in vars(sys.modules["recbole_mm"]):
         del sys.modules["recbole_mm"]
     sys.exit(main())

@@ -64,7 +64,9 @@ def check_model(name: str, request: Request | None = None) -> None:
     try:
         names.check_model_name(name)
     except ValueError as error:
-        raise CommandLineError(f"{error} --list-models prints all names; --import=FILE.py makes yours known.") from error
+        raise CommandLineError(
+            f"{error} --list-models prints all names; --import=FILE.py makes yours known."
+        ) from error
 
 
 def import_models(request: Request) -> None:

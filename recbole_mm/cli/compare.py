@@ -8,7 +8,7 @@ from recbole_mm.cli.arguments import EXPERIMENT, GENERAL, SEARCH
 from recbole_mm.cli.catalogue import check_model
 from recbole_mm.cli.request import CommandLineError, Flag, Request, words
 
-__all__ = ["EXAMPLE", "FLAGS", "HELP", "run"]
+__all__ = ["EXAMPLE", "FLAGS", "HELP", "IMPLIED", "run"]
 
 HELP = (
     "Compare models on the same split, candidates and evaluator over several seeds, with paired tests; tables and "
@@ -35,6 +35,8 @@ FLAGS = {
     },
     "General": GENERAL,
 }
+#: Flags that the command stands for.
+IMPLIED = ("models",)
 
 
 def run(request: Request) -> int:

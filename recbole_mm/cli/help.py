@@ -41,7 +41,9 @@ def command_help(word: str, command: ModuleType) -> int:
         print(f"\n{title}:")
         print("\n".join(describe(flags)))
     if getattr(command, "OPTIONS", True):
-        print("\nAny option of RecBole or of the model may follow, such as --epochs=50 --learning_rate=0.01; the options")
+        print(
+            "\nAny option of RecBole or of the model may follow, such as --epochs=50 --learning_rate=0.01; the options"
+        )
         print(f"of a model: {program()} --model=NAME --help")
     print(f"\nExample:\n  {program()} {command.EXAMPLE}")
     return 0
@@ -65,7 +67,9 @@ def model_help(request: Request) -> int:
             print()
         kind = f"({option.kind}) " if option.kind else ""
         print("\n".join(entry(f"--{option.name}={option.default}", kind + option.meaning)))
-    print("\nOptions of every multimodal model, of the data and of the training: see --help, and RecBole's documentation.")
+    print(
+        "\nOptions of every multimodal model, of the data and of the training: see --help, and RecBole's documentation."
+    )
     return 0
 
 

@@ -157,8 +157,8 @@ def _unknown(word: str) -> int:
     near = difflib.get_close_matches(word, COMMANDS, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise CommandLineError(
-        f"{word!r} belongs to no argument and is no command.{hint} Commands are {', '.join(COMMANDS)}; anything else is "
-        "written --key=value."
+        f"{word!r} belongs to no argument and is no command.{hint} Commands are {', '.join(COMMANDS)}; anything else "
+        "is written --key=value."
     )
 
 

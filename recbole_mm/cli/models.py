@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recbole_mm.cli.arguments import GENERAL, entry
-from recbole_mm.cli.catalogue import experiments, import_models, model_names
+from recbole_mm.cli.catalogue import experiments, model_names
 from recbole_mm.cli.request import Request
 
 __all__ = ["EXAMPLE", "FLAGS", "HELP", "OPTIONS", "list_names", "run"]

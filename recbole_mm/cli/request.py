@@ -67,8 +67,10 @@ class Request:
         return int(text)
 
     def files(self) -> list[str]:
-        """Option files, which may be separated by blanks or commas; a name such as ``experiment/cold-users`` is the
-        packaged file, wherever the package is installed."""
+        """Option files, which may be separated by blanks or commas.
+
+        A name such as ``experiment/cold-users`` is the packaged file, wherever the package is installed.
+        """
         names = re.split(r"[,\s]+", self.flags.get("config_files", "").strip(", "))
         return [_option_file(name) for name in names if name]
 

@@ -72,6 +72,6 @@ def check_topk(options: Mapping[str, Any], n_items: int) -> None:
     longest = max(options["topk"], default=0)
     if longest > n_items and any("@" in name for name in reported_metrics(options["metrics"], options["topk"])):
         raise ValueError(
-            f"topk={list(options['topk'])}: lists of {longest} need as many items, and the data set has {n_items - 1:,}; "
+            f"topk={list(options['topk'])}: lists of {longest} need so many items, and there are {n_items - 1:,}; "
             "choose a smaller topk."
         )

@@ -56,7 +56,9 @@ def _module_of(file: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"import: there is no file {str(file)!r} in {Path.cwd()}.")
     if not path.stem.isidentifier():
-        raise ValueError(f"import: {path.name} is no name that Python can import; rename the file, to my_models.py say.")
+        raise ValueError(
+            f"import: {path.name} is no name that Python can import; rename the file, to my_models.py say."
+        )
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     loaded = sys.modules.get(path.stem)

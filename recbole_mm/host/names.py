@@ -51,8 +51,8 @@ def not_installed() -> str:
     """What to say where RecBole is missing, as it is after an installation on Python 3.12 or newer."""
     if sys.version_info >= (3, 12):
         return (
-            "RecBole is not installed; its requirement ray<=2.6.3 has no files for this Python, so it comes without its "
-            "requirements: pip install --no-deps recbole==1.2.1 (all that it needs was installed with recbole-mm)."
+            "RecBole is not installed; its requirement ray<=2.6.3 has no files for this Python, so it comes without "
+            "its requirements: pip install --no-deps recbole==1.2.1 (all that it needs was installed with recbole-mm)."
         )
     return "RecBole is not installed: pip install 'recbole>=1.2.1,<1.3'."
 

@@ -12,14 +12,14 @@ from recbole_mm.cli.main import COMMANDS, main
 from recbole_mm.host.compat import installed_repairs
 
 QUICK = ["--dataset=mm-toy", "--epochs=1", "--use_gpu=False", "--show_progress=False"]
-OWN = '''
+OWN = """
 from recbole.model.general_recommender import BPR
 from recbole_mm import register
 
 @register(properties={"embedding_size": 12})
 class ShellBPR(BPR):
     pass
-'''
+"""
 
 
 def test_the_function_is_exported():
