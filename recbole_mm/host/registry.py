@@ -213,7 +213,7 @@ def install() -> None:
             load(config, model, model_class, dataset)
         finally:
             del config._update_internal_config_dict
-        merged = _with_ours(layers, model, dataset, config.yaml_loader)
+        merged = _with_ours(layers, model, dataset, config.yaml_loader, _own_settings(config, dataset))
         merged["MODEL_TYPE"] = model_class.type
         config.internal_config_dict = merged
         check_config(merged, config.file_config_dict, config.variable_config_dict, config.cmd_config_dict, model_class)
@@ -222,7 +222,16 @@ def install() -> None:
     Config._load_internal_config_dict = load_internal_config_dict
 
 
-def _with_ours(layers: list[tuple[Path, dict[str, Any]]], model: str, dataset: str, loader: Any) -> dict[str, Any]:
+def _own_settings(config: Any, dataset: str) -> Path:
+    """``<dataset>.yaml`` in the data set's folder, which an import or a conversion wrote beside the data."""
+    given = (config.cmd_config_dict, config.variable_config_dict, config.file_config_dict)
+    folder = next((options["data_path"] for options in given if options.get("data_path")), "dataset")
+    return Path(folder) / dataset / f"{dataset}.yaml"
+
+
+def _with_ours(
+    layers: list[tuple[Path, dict[str, Any]]], model: str, dataset: str, loader: Any, own: Path
+) -> dict[str, Any]:
     """Merge RecBole's defaults with ours, each of our files right after RecBole's file of the same kind.
 
     RecBole's order is overall, model, ``dataset/sample``, ``dataset/<name>``, then what the kind of model requires (a
@@ -231,6 +240,7 @@ def _with_ours(layers: list[tuple[Path, dict[str, Any]]], model: str, dataset: s
     folder = properties_dir()
     merged: dict[str, Any] = {}
     pending = [("model", _model_properties(model, folder)), ("dataset", folder / "dataset" / f"{dataset}.yaml")]
+    pending.append(("dataset", own))
     if model not in registered:
         pending = pending[1:]
     for file, content in layers:

@@ -235,10 +235,10 @@ def _configuration(frame: pd.DataFrame, name: str) -> str:
 
 
 @contextmanager
-def replacing(target: Path, force: bool, report: list[str]) -> Iterator[Path]:
+def replacing(target: Path, force: bool, report: list[str], option: str = "--force") -> Iterator[Path]:
     """A temporary folder whose files move to ``target`` once all of them are written; nothing moves on an error."""
     if target.exists() and any(target.iterdir()) and not force:
-        raise FileExistsError(f"{target} is not empty; remove it or pass --force to overwrite its files.")
+        raise FileExistsError(f"{target} is not empty; remove it or pass {option} to overwrite its files.")
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:

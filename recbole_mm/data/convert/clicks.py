@@ -1,0 +1,270 @@
+"""The interactions of an import: read in chunks, kept as numbers, written as an atomic file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from recbole_mm.data.convert.columns import find_roles
+from recbole_mm.data.convert.import_report import ImportReport
+from recbole_mm.data.convert.instants import Clock
+from recbole_mm.data.convert.reading import Table
+
+__all__ = ["Clicks", "Vocabulary"]
+
+# What pandas, with which RecBole reads atomic files, takes for a missing value.
+_READ_AS_MISSING = frozenset(
+    {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"}
+    | {"NULL", "NaN", "None", "n/a", "nan", "null"}
+)
+_TYPES = {"user_id": "token", "item_id": "token", "timestamp": "float", "rating": "float", "label": "float"}
+_LABELS = {"true": "1", "false": "0", "yes": "1", "no": "0"}
+_ROWS_AT_ONCE = 200_000
+
+
+class Vocabulary:
+    """The raw ids of users or items, numbered in the order in which they come.
+
+    Args:
+        entity: ``user`` or ``item``.
+        where: The table, for messages.
+    """
+
+    def __init__(self, entity: str, where: str) -> None:
+        self.entity, self.where = entity, where
+        self.number: dict[str, int] = {}
+
+    def checked(self, cells: pd.Series, report: ImportReport, what: str) -> pd.Series:
+        """The ids of the rows that have one, exactly as they are written.
+
+        Args:
+            cells: The column.
+            report: Where rows without an id are counted.
+            what: What the rows are, for the report.
+
+        Raises:
+            ValueError: An id with a tab or a line break, which no atomic file can hold, or a list.
+        """
+        lists = np.array([isinstance(cell, list) for cell in cells], dtype=bool)
+        ids = cells.map(str)
+        broken = np.flatnonzero(lists | ids.str.contains("[\t\r\n]", regex=True).to_numpy(dtype=bool))
+        if len(broken):
+            shown = ", ".join(f"row {cells.index[row] + 1} {cells.iloc[row]!r}" for row in broken[:5])
+            raise ValueError(
+                f"{self.where}: {len(broken):,} {self.entity} id(s) hold a tab, a line break or a list, which no "
+                f"atomic file can: {shown}. Are the quotes of the table as they should be?"
+            )
+        missing = ids.isin(_READ_AS_MISSING)
+        for text, count in ids[missing].value_counts().items():
+            report.skip(
+                f"{what}: {self.entity} id " + (f"{text!r}, which RecBole reads as missing" if text else "empty"), count
+            )
+        return ids[~missing]
+
+    def encode(self, ids: pd.Series) -> np.ndarray:
+        """Numbers of ids; new ones join."""
+        codes, found = pd.factorize(ids)
+        numbers = np.array([self.number.setdefault(token, len(self.number)) for token in found], dtype=np.int32)
+        return numbers[codes]
+
+    def tokens(self) -> np.ndarray:
+        """The ids by number."""
+        return np.array(list(self.number), dtype=object)
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+
+@dataclass
+class _Part:
+    """A part of the interactions as columns of numbers."""
+
+    columns: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+    def column(self, name: str) -> np.ndarray:
+        pieces = self.columns[name]
+        if len(pieces) > 1:
+            self.columns[name] = pieces = [np.concatenate(pieces)]
+        return pieces[0]
+
+
+class Clicks:
+    """Interactions of one table, or of the parts of a split.
+
+    Args:
+        time_format: How dates are written, where not in ISO form.
+
+    Attributes:
+        vocabulary: ``user`` and ``item`` to their ids.
+        fields: Fields of the atomic file.
+        columns: ``user`` and ``item`` to the name of the column in the table.
+    """
+
+    def __init__(self, time_format: str | None = None) -> None:
+        self._time_format = time_format
+        self._parts: dict[str, _Part] = {}
+        self._report = ImportReport("")
+        self._clocks: list[Clock] = []
+        self.vocabulary = {entity: Vocabulary(entity, "") for entity in ("user", "item")}
+        self.fields: list[str] = []
+        self.columns: dict[str, str] = {}
+
+    def add(self, name: str, table: Table, given: Mapping[str, str | None], progress: bool) -> None:
+        """Read a table.
+
+        Args:
+            name: ``all``, or the part of the split.
+            table: The table.
+            given: Role to the column that the caller named, ``None`` to guess.
+            progress: Show a progress bar.
+
+        Raises:
+            KeyError: A column that was named is not there.
+            ValueError: A row that cannot be read, or a part of a split with other columns than the one before.
+        """
+        roles = find_roles(table.columns, given, table.name)
+        fields = ["user_id", "item_id", *(f for r, f in (("rating", "rating"), ("label", "label")) if r in roles)]
+        fields += ["timestamp"] if "time" in roles else []
+        if self.fields and self.fields != fields:
+            raise ValueError(
+                f"{table.name} has the fields {', '.join(fields)}, the part before {', '.join(self.fields)}."
+            )
+        self.fields = fields
+        self.columns = {entity: roles[entity] for entity in ("user", "item")}
+        guessed = [f"{role} is {column}" for role, column in roles.items() if given.get(role) is None]
+        if guessed:
+            self._report.notes.append(f"{table.name}, columns guessed: {', '.join(guessed)}")
+        unused = [column for column in table.columns if column not in roles.values()]
+        if unused:
+            self._report.notes.append(f"{table.name}, columns left out: {', '.join(unused)}")
+        for vocabulary in self.vocabulary.values():
+            vocabulary.where = table.name
+        clock = Clock(roles.get("time", ""), table.name, self._time_format)
+        part = self._parts.setdefault(name, _Part())
+        with tqdm(total=table.size, unit="B", unit_scale=True, desc="reading", disable=not progress) as bar:
+            for frame, position in table.chunks(list(dict.fromkeys(roles.values()))):
+                for column, values in self._read(frame, roles, clock, table.name).items():
+                    part.columns.setdefault(column, []).append(values)
+                self._report.rows_read += len(frame)
+                bar.update(position - bar.n)
+        if not part.columns or not len(part.column("user_id")):
+            raise ValueError(f"{table.name} has no interaction: no row with a user and an item.")
+        if "time" in roles:
+            self._clocks.append(clock)
+
+    def _read(self, frame: pd.DataFrame, roles: Mapping[str, str], clock: Clock, where: str) -> dict[str, np.ndarray]:
+        columns: dict[str, np.ndarray] = {}
+        keep = pd.Series(True, index=frame.index)
+        ids = {}
+        for entity in ("user", "item"):
+            ids[entity] = self.vocabulary[entity].checked(frame.loc[keep, roles[entity]], self._report, "interactions")
+            keep &= frame.index.isin(ids[entity].index)
+        for role, name in (("rating", "rating"), ("label", "label")):
+            if role in roles:
+                values = _numbers(frame[roles[role]], where, roles[role], labels=role == "label")
+                keep &= self._there(values, keep, f"{role} empty")
+                columns[name] = values
+        if "time" in roles:
+            columns["timestamp"] = clock.read(frame[roles["time"]])
+            keep &= self._there(columns["timestamp"], keep, "time empty")
+        rows = keep.to_numpy()
+        columns = {name: values[rows] for name, values in columns.items()}
+        for entity in ("user", "item"):
+            columns[f"{entity}_id"] = self.vocabulary[entity].encode(ids[entity].loc[frame.index[rows]])
+        return columns
+
+    def _there(self, values: np.ndarray, keep: pd.Series, why: str) -> np.ndarray:
+        there = ~np.isnan(values)
+        self._report.skip(f"interactions: {why}", int((~there & keep.to_numpy()).sum()))
+        return there
+
+    def describe(self, report: ImportReport) -> None:
+        """Say what was read."""
+        report.notes += self._report.notes
+        report.skipped.update(self._report.skipped)
+        report.rows_read = self._report.rows_read
+        users = np.concatenate([part.column("user_id") for part in self._parts.values()])
+        items = np.concatenate([part.column("item_id") for part in self._parts.values()])
+        report.users, report.items, report.interactions = (
+            len(self.vocabulary["user"]),
+            len(self.vocabulary["item"]),
+            len(users),
+        )
+        pairs = np.sort(users.astype(np.int64) * len(self.vocabulary["item"]) + items)
+        report.repeated = int((pairs[1:] == pairs[:-1]).sum())
+        report.short_users = int((np.bincount(users, minlength=report.users) < 3).sum())
+        if "timestamp" in self.fields:
+            times = np.concatenate([part.column("timestamp") for part in self._parts.values()])
+            report.times = (float(times.min()), float(times.max()))
+            report.time_unit = self._clocks[0].meaning
+        if "label" in self.fields:
+            labels = np.concatenate([part.column("label") for part in self._parts.values()])
+            if (labels <= 0).any():
+                report.notes.append(
+                    f"{int((labels <= 0).sum()):,} interactions have the label 0; general models take every row for a "
+                    "like; --val_interval=\"{'label': '[1,inf)'}\" keeps the others"
+                )
+
+    def check_split(self, report: ImportReport, drop_unseen: bool) -> None:
+        """Count validation and test rows of users or items that training lacks, and drop them if asked to."""
+        known = {f"{entity}_id": np.unique(self._parts["train"].column(f"{entity}_id")) for entity in ("user", "item")}
+        for name in ("valid", "test"):
+            part = self._parts[name]
+            new = {column: ~np.isin(part.column(column), ids) for column, ids in known.items()}
+            either = new["user_id"] | new["item_id"]
+            counts = {column: len(np.unique(part.column(column)[rows])) for column, rows in new.items()}
+            report.notes.append(
+                f"{name}: {int(either.sum()):,} of {len(either):,} rows are of {counts['user_id']:,} users and "
+                f"{counts['item_id']:,} items that training lacks; " + ("dropped" if drop_unseen else "kept")
+            )
+            if drop_unseen:
+                part.columns = {column: [part.column(column)[~either]] for column in part.columns}
+                report.interactions -= int(either.sum())
+                if either.all():
+                    raise ValueError(f"drop_unseen leaves no {name} row: training has none of its users or items.")
+
+    def write(self, folder: Path, name: str) -> None:
+        """Write ``name.inter``, and ``name.<part>.inter`` for the parts of a split."""
+        tokens = {f"{entity}_id": vocabulary.tokens() for entity, vocabulary in self.vocabulary.items()}
+        whole = folder / f"{name}.inter"
+        for place, (part_name, part) in enumerate(self._parts.items()):
+            self._write(part, tokens, whole, append=place > 0)
+            if part_name != "all":
+                self._write(part, tokens, folder / f"{name}.{part_name}.inter", append=False)
+
+    def _write(self, part: _Part, tokens: Mapping[str, np.ndarray], file: Path, append: bool) -> None:
+        with file.open("a" if append else "w", encoding="utf-8", newline="") as stream:
+            if not append:
+                stream.write("\t".join(f"{field}:{_TYPES[field]}" for field in self.fields) + "\n")
+            for start in range(0, len(part.column("user_id")), _ROWS_AT_ONCE):
+                rows = slice(start, start + _ROWS_AT_ONCE)
+                columns = {}
+                for name in self.fields:
+                    values = part.column(name)[rows]
+                    columns[name] = tokens[name][values] if name in tokens else _shortest(values)
+                pd.DataFrame(columns).to_csv(stream, sep="\t", header=False, index=False, lineterminator="\n")
+
+
+def _numbers(cells: pd.Series, where: str, column: str, labels: bool) -> np.ndarray:
+    text = cells.map(str).str.strip()
+    if labels:
+        text = text.str.lower().replace(_LABELS)
+    values = pd.to_numeric(text.where(text != ""), errors="coerce").to_numpy(dtype=np.float64)
+    wrong = np.flatnonzero((text != "").to_numpy() & ~np.isfinite(values))
+    if len(wrong):
+        shown = ", ".join(f"row {cells.index[row] + 1} {str(cells.iloc[row])!r}" for row in wrong[:5])
+        raise ValueError(
+            f"{where}, column {column}: {len(wrong):,} value(s) are no numbers: {shown}; write 4.5, not 4,5."
+        )
+    return values
+
+
+def _shortest(values: np.ndarray) -> np.ndarray:
+    """Whole numbers without a point, others with all their digits."""
+    whole = bool((values == np.floor(values)).all())
+    return values.astype(np.int64) if whole else values

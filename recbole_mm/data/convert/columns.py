@@ -1,0 +1,177 @@
+"""Which column is what: roles guessed from usual names, kinds found from the values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from recbole_mm.config.names import suggest
+
+__all__ = ["KINDS", "ROLES", "Column", "classify", "find_roles", "in_kind"]
+
+#: Usual names of columns by role, the most telling first; case, blanks, ``_`` and ``:type`` do not count.
+ROLES: dict[str, tuple[str, ...]] = {
+    "user": (
+        "userid",
+        "user",
+        "uid",
+        "customerid",
+        "customer",
+        "visitorid",
+        "visitor",
+        "memberid",
+        "member",
+        "reviewerid",
+    ),
+    "item": (
+        "itemid",
+        "item",
+        "iid",
+        "productid",
+        "product",
+        "sku",
+        "articleid",
+        "article",
+        "asin",
+        "movieid",
+        "videoid",
+    ),
+    "time": ("timestamp", "time", "ts", "datetime", "date", "eventtime", "createdat", "unixreviewtime"),
+    "rating": ("rating", "stars", "score", "overall"),
+    "label": ("label", "click", "clicked", "like", "liked"),
+}
+KINDS = ("token", "token_seq", "float", "float_seq", "text", "drop")
+"""What a column may become; ``text`` is kept for encoders beside the atomic files, ``drop`` nowhere."""
+
+_REQUIRED = ("user", "item")
+_LEADING_ZERO = re.compile(r"[-+]?0\d+")
+_LIST = re.compile(r"\s*[|,]\s*")
+# From here on, values say something about one item rather than about a group of items.
+_DISTINCT_SHARE = 0.5
+_MANY_ROWS = 10
+_LONG = 40
+
+
+def find_roles(columns: Sequence[str], given: Mapping[str, str | None], where: str) -> dict[str, str]:
+    """The column of each role.
+
+    Args:
+        columns: Names of the columns.
+        given: Role to the column that the caller named; ``None`` to guess.
+        where: The table, for messages.
+
+    Returns:
+        Role to column; roles without one are left out (``user`` and ``item`` are always there).
+
+    Raises:
+        KeyError: A column that was named is not there.
+        ValueError: No user or item column was found, or one column was named for two roles.
+    """
+    found: dict[str, str] = {}
+    for role, column in given.items():
+        if column is None:
+            continue
+        if column not in columns:
+            raise KeyError(
+                f"{where}: there is no column {column!r} ({role}).{suggest(column, columns)} "
+                f"It has {', '.join(columns)}."
+            )
+        if column in found.values():
+            raise ValueError(f"{where}: the column {column!r} was named for two roles; each needs its own.")
+        found[role] = column
+    simple = {re.sub(r"[\W_]", "", column.partition(":")[0]).lower(): column for column in reversed(columns)}
+    for role in given:
+        if role in found:
+            continue
+        matches = [simple[name] for name in ROLES[role] if name in simple and simple[name] not in found.values()]
+        if matches:
+            found[role] = matches[0]
+        elif role in _REQUIRED:
+            raise ValueError(
+                f"{where}: which column is the {role}? None of {', '.join(columns)} has a usual name ("
+                f"{', '.join(ROLES[role][:4])}, ...); name it: {role}='COLUMN' (--{role}=COLUMN)."
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table of items or users.
+
+    Attributes:
+        name: Its name.
+        kind: One of :data:`KINDS`.
+        reason: Why, for the report.
+    """
+
+    name: str
+    kind: str
+    reason: str
+
+
+def classify(name: str, cells: pd.Series, kind: str | None = None) -> Column:
+    """What a column holds.
+
+    Numbers are ``float`` (but texts like ``007`` are no numbers), few short texts are ``token``, lists and texts such
+    as ``a|b`` are ``token_seq``; texts that differ from row to row, such as titles, descriptions and names of pictures,
+    are ``text``: they say nothing as categories, so they stay out of the atomic file and are kept for encoders.
+
+    Args:
+        name: Name of the column.
+        cells: Its values, text or lists of text.
+        kind: The kind that the caller wants.
+
+    Returns:
+        The column.
+    """
+    if kind is not None:
+        return Column(name, kind, "as you said")
+    lists = np.array([isinstance(cell, list) for cell in cells], dtype=bool)
+    if lists.any():
+        numbers = pd.to_numeric(cells[lists].explode(), errors="coerce").notna().all()
+        return Column(name, "float_seq" if numbers else "token_seq", "lists")
+    if pd.api.types.is_datetime64_any_dtype(cells.dtype):
+        return Column(name, "text", "times")
+    filled = cells.map(str).str.strip()
+    filled = filled[filled != ""]
+    if filled.empty:
+        return Column(name, "drop", "empty")
+    numeric = pd.to_numeric(filled, errors="coerce")
+    if np.isfinite(numeric).all() and not filled.str.fullmatch(_LEADING_ZERO).any():
+        return Column(name, "float", "numbers")
+    distinct = filled.nunique() / len(filled)
+    if filled.str.contains("|", regex=False).mean() > 0.2:
+        return Column(name, "token_seq", "lists separated by |")
+    entries = filled.str.split(",").explode().str.strip()
+    short = entries.str.len().mean() <= 20 and entries.str.count(" ").mean() < 1
+    if filled.str.contains(",", regex=False).mean() > 0.2 and short and entries.nunique() < 0.5 * len(entries):
+        return Column(name, "token_seq", "lists separated by commas")
+    if filled.str.len().mean() > _LONG:
+        return Column(name, "text", "long texts")
+    if distinct > _DISTINCT_SHARE and len(filled) >= _MANY_ROWS:
+        return Column(name, "text", "differs from row to row")
+    return Column(name, "token", f"{filled.nunique():,} values")
+
+
+def in_kind(column: Column, cells: pd.Series, where: str) -> pd.Series:
+    """The cells as they stand in an atomic file.
+
+    Entries of a sequence are separated by blanks there, so a blank within an entry becomes ``_``.
+
+    Raises:
+        ValueError: A number that is none; names the rows.
+    """
+    if column.kind in ("token_seq", "float_seq"):
+        entries = cells.map(lambda cell: cell if isinstance(cell, list) else [e for e in _LIST.split(str(cell)) if e])
+        return entries.map(lambda row: " ".join("_".join(str(entry).split()) for entry in row))
+    text = cells.map(lambda cell: " ".join(str(cell).split()))
+    if column.kind == "float":
+        wrong = np.flatnonzero((text != "") & ~np.isfinite(pd.to_numeric(text, errors="coerce")))
+        if len(wrong):
+            shown = ", ".join(f"row {cells.index[row] + 1} {text.iloc[row]!r}" for row in wrong[:5])
+            raise ValueError(f"{where}, column {column.name}: {len(wrong):,} value(s) are no numbers: {shown}.")
+    return text

@@ -1,0 +1,236 @@
+"""From tables of clicks and products to atomic files: ``recbole-mm import`` and :func:`import_tables`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from recbole_mm.data.convert.clicks import Clicks, Vocabulary
+from recbole_mm.data.convert.columns import KINDS, Column, classify, find_roles, in_kind
+from recbole_mm.data.convert.import_report import ImportReport
+from recbole_mm.data.convert.mmrec import replacing
+from recbole_mm.data.convert.reading import Source, open_table
+from recbole_mm.data.convert.vectors import read_vectors, write_vectors
+
+__all__ = ["import_tables"]
+
+PARTS = ("train", "valid", "test")
+
+
+def import_tables(
+    name: str,
+    interactions: Source | None = None,
+    *,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+    rating: str | None = None,
+    label: str | None = None,
+    items: Source | None = None,
+    users: Source | None = None,
+    train: Source | None = None,
+    valid: Source | None = None,
+    test: Source | None = None,
+    vectors: Mapping[str, str] | None = None,
+    types: Mapping[str, str] | None = None,
+    time_format: str | None = None,
+    separator: str | None = None,
+    header: Sequence[str] | None = None,
+    duplicates: str = "error",
+    drop_unseen: bool = False,
+    replace: bool = False,
+    data_path: str | Path = "dataset",
+    progress: bool = False,
+) -> ImportReport:
+    """Make a data set of RecBole from a table of clicks, with products, vectors and a split if there are any.
+
+    ``data_path/name`` gets ``name.inter``, ``name.item`` and ``name.user`` where such a table is given, feature files,
+    ``name.text.parquet`` (columns for encoders) and ``name.yaml``, which RecBole
+    finds by the name of the data set after ``import recbole_mm``. All files appear, or none.
+
+    Args:
+        name: Name of the data set.
+        interactions: The clicks: a file (csv, tsv, jsonl, parquet, also packed) or a DataFrame.
+        user: Column of the user; guessed from usual names when not given, as the next four.
+        item: Column of the item.
+        time: Column of the time: ISO dates, or seconds, milliseconds or days since 1970.
+        rating: Column of a rating.
+        label: Column of a label, 0 or 1.
+        items: The products; the column of their ids is called as in ``interactions``, or has a usual name.
+        users: The same for users.
+        train: The training part of a split that exists already, instead of ``interactions``.
+        valid: Its validation part.
+        test: Its test part.
+        vectors: Modality to vectors that exist already, see :func:`~recbole_mm.data.convert.vectors.read_vectors`.
+        types: Column of ``items`` or ``users`` to what it shall become: ``token``, ``token_seq``, ``float``,
+            ``float_seq``, ``text`` (kept for encoders) or ``drop``.
+        time_format: How dates are written where they are not in ISO form, as in ``strptime``.
+        separator: What separates the columns of text files, where it is not to be found out.
+        header: Names of the columns of ``interactions`` where the file has no header line.
+        duplicates: What to do with several rows of one product or user that differ: ``error``, ``first`` or ``last``.
+        drop_unseen: Drop validation and test rows of users or items that training lacks.
+        replace: Overwrite a data set of this name.
+        data_path: Folder of data sets, RecBole's ``data_path``.
+        progress: Show a progress bar.
+
+    Returns:
+        What was read, kept and left out; ``print(report)`` shows it in some ten lines.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        FileExistsError: There is a data set of this name, and not ``replace``.
+        KeyError: A column that was named is not there.
+        ValueError: A table is damaged, or a value is not what its column needs; names rows.
+
+    Example:
+        >>> import pandas as pd
+        >>> clicks = pd.DataFrame({"customer": ["a", "b"], "sku": ["007", "008"], "ts": ["2024-05-01", "2024-05-02"]})
+        >>> report = import_tables("tiny-shop", clicks, data_path=getfixture("tmp_path"))
+        >>> report.users, report.items, report.interactions
+        (2, 2, 2)
+    """
+    _check_name(name)
+    if duplicates not in ("error", "first", "last"):
+        raise ValueError(f"duplicates: expected error, first or last, got {duplicates!r}.")
+    for column, kind in (types or {}).items():
+        if kind not in KINDS:
+            raise ValueError(f"types: {column}={kind!r}: expected one of {', '.join(KINDS)}.")
+    sources = _sources(interactions, {"train": train, "valid": valid, "test": test})
+    roles = {"user": user, "item": item, "time": time, "rating": rating, "label": label}
+    report = ImportReport(name)
+    clicks = Clicks(time_format)
+    for part, source in sources.items():
+        clicks.add(part, open_table(source, separator, header), roles, progress)
+    clicks.describe(report)
+    if "train" in sources:
+        clicks.check_split(report, drop_unseen)
+    types_left = dict(types or {})
+    tables = {
+        entity: _read_table(source, entity, clicks.columns[entity], types_left, separator, duplicates, report)
+        for entity, source in (("item", items), ("user", users))
+        if source is not None
+    }
+    if types_left:
+        raise KeyError(f"types: no table of items or users has the column {next(iter(types_left))!r}.")
+    matrices = {modality: read_vectors(modality, source) for modality, source in (vectors or {}).items()}
+    folder = Path(data_path).expanduser() / name
+    with replacing(folder, replace, report.notes, "replace=True (--replace)") as target:
+        clicks.write(target, name)
+        fields: dict[str, list[str]] = {"inter": clicks.fields}
+        for entity, (columns, frame) in tables.items():
+            fields[entity] = _write_table(target, name, entity, columns, frame)
+            report.count_new(entity, frame.index, clicks.vocabulary[entity])
+        for modality, (ids, matrix) in sorted(matrices.items()):
+            write_vectors(target / f"{name}.item.{modality}", ids, matrix)
+            report.add_vectors(modality, ids, matrix, clicks.vocabulary["item"])
+        settings = _settings(clicks, fields, list(sources) if "train" in sources else None)
+        (target / f"{name}.yaml").write_text(settings, encoding="utf-8")
+    report.folder = folder
+    return report
+
+
+def _check_name(name: str) -> None:
+    if not name or name != Path(name).name or name.startswith(".") or any(blank in name for blank in " \t\n"):
+        raise ValueError(f"{name!r} is no name for a data set; use letters, digits, '-' and '_', without a path.")
+
+
+def _sources(interactions: Source | None, parts: Mapping[str, Source | None]) -> dict[str, Source]:
+    given = {part: source for part, source in parts.items() if source is not None}
+    if interactions is not None and given:
+        raise ValueError(
+            f"interactions and {', '.join(given)}: give the whole table, or the parts of a split, not both."
+        )
+    if interactions is not None:
+        return {"all": interactions}
+    if set(given) != set(PARTS):
+        missing = ", ".join(part for part in PARTS if part not in given)
+        raise ValueError(
+            f"Which clicks? Give interactions=FILE (--interactions=FILE), or a split as train, valid and test; "
+            f"{missing} missing."
+        )
+    return given
+
+
+def _read_table(
+    source: Source,
+    entity: str,
+    id_column: str,
+    types: dict[str, str],
+    separator: str | None,
+    duplicates: str,
+    report: ImportReport,
+) -> tuple[list[Column], pd.DataFrame]:
+    """A table of items or users: what its columns are, and its rows by raw id."""
+    table = open_table(source, separator)
+    key = id_column if id_column in table.columns else None
+    key = find_roles(table.columns, {entity: key}, table.name)[entity]
+    frame = table.read()
+    ids = Vocabulary(entity, table.name).checked(frame[key], report, f"{entity} table")
+    frame = frame.loc[ids.index].set_index(ids).drop(columns=key)
+    if frame.empty:
+        raise ValueError(f"{table.name} has no row with an id in the column {key}.")
+    # Rows that are the same throughout are one; those that differ are for the caller to choose from.
+    distinct = frame.index[~frame.map(str).assign(**{key: frame.index}).duplicated().to_numpy()]
+    differ = distinct[distinct.duplicated()].unique()
+    if len(differ) and duplicates == "error":
+        raise ValueError(
+            f"{table.name}: {len(differ):,} {entity}s have several rows that differ, such as {differ[0]!r}; keep one "
+            "row for each, or choose with duplicates='first' or 'last' (--duplicates=first)."
+        )
+    rows = len(frame)
+    frame = frame[~frame.index.duplicated(keep="last" if duplicates == "last" else "first")]
+    if len(frame) < rows:
+        report.notes.append(f"{entity} table: {rows - len(frame):,} further rows of the same {entity}s left out")
+    columns = [classify(name, frame[name], types.pop(name, None)) for name in frame.columns]
+    report.columns[entity] = columns
+    return columns, frame
+
+
+def _write_table(folder: Path, name: str, entity: str, columns: Iterable[Column], frame: pd.DataFrame) -> list[str]:
+    """Write ``name.<entity>`` and the texts beside it; returns the fields of the atomic file."""
+    kept = [column for column in columns if column.kind not in ("text", "drop")]
+    texts = [column.name for column in columns if column.kind == "text"]
+    key = f"{entity}_id"
+    atomic = pd.DataFrame(index=frame.index)
+    fields: dict[str, Column] = {}
+    for column in kept:
+        field = "_".join(column.name.replace(":", "_").split()) or "column"
+        if field in (*fields, "user_id", "item_id"):
+            field = f"{field}_{len(fields)}"
+        fields[field] = column
+        atomic[f"{field}:{column.kind}"] = in_kind(column, frame[column.name], f"{entity} table")
+    atomic.index.name = f"{key}:token"
+    atomic.to_csv(folder / f"{name}.{entity}", sep="\t", encoding="utf-8")
+    if texts:
+        content = frame[texts].map(lambda cell: ", ".join(cell) if isinstance(cell, list) else str(cell))
+        content.insert(0, key, frame.index)
+        _write_parquet(content, folder / (f"{name}.text.parquet" if entity == "item" else f"{name}.user_text.parquet"))
+    return [key, *fields]
+
+
+def _write_parquet(frame: pd.DataFrame, file: Path) -> None:
+    try:
+        frame.to_parquet(file, index=False)
+    except ImportError as error:
+        raise ImportError(
+            f"Texts are kept in {file.name}, which needs pyarrow: pip install 'recbole-mm[parquet]'."
+        ) from error
+
+
+def _settings(clicks: Clicks, fields: Mapping[str, list[str]], parts: list[str] | None) -> str:
+    settings: dict[str, Any] = {"field_separator": "\t", "seq_separator": " "}
+    settings.update({"USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id"})
+    for key, field in (("TIME_FIELD", "timestamp"), ("RATING_FIELD", "rating")):
+        if field in clicks.fields:
+            settings[key] = field
+    settings["load_col"] = dict(fields)
+    if parts is not None:
+        settings["benchmark_filename"] = list(PARTS)
+    head = (
+        "# Written by import; read for every model on this data set after `import recbole_mm`. Your own options win.\n"
+    )
+    return head + yaml.safe_dump(settings, sort_keys=False)

@@ -1,0 +1,134 @@
+"""Vectors that exist already, in the forms in which people keep them, to feature files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from recbole_mm.data.features import parquet
+from recbole_mm.data.features.files import FeatureFile, check_modality_name
+
+__all__ = ["LARGE", "read_vectors", "write_vectors"]
+
+LARGE = 64 * 2**20
+"""Bytes from which a matrix is written as ``.npy`` with ``.ids``, which is read in part, instead of ``.npz``."""
+
+_FORMS = (
+    "MODALITY=MATRIX.npy,IDS.txt (an id a line), MODALITY=FILE.npz (arrays id and feature), "
+    "MODALITY=TABLE.parquet:COLUMN (with a column of ids), MODALITY=FOLDER of one <id>.npy per item, or "
+    "MODALITY=FILE.feat1CLS with its .item2index or .data_maps beside it"
+)
+
+
+def read_vectors(modality: str, source: str, id_column: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and vectors out of one of the usual forms.
+
+    Args:
+        modality: Name of the modality.
+        source: ``MATRIX.npy,IDS.txt``, ``FILE.npz``, ``TABLE.parquet:COLUMN``, a folder of ``<id>.npy``, or a
+            ``.feat1CLS`` file of the UniSRec family.
+        id_column: Column of ids of a parquet table; ``id``, ``item_id`` or the first column when not given.
+
+    Returns:
+        Ids as text, shape ``(n,)``, and vectors, ``(n, d)`` or ``(n, R, d)``.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: No such form, or the numbers of ids and vectors differ.
+    """
+    check_modality_name(modality, f"vectors {modality}={source}")
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _from_folder(path)
+    matrix, comma, ids = source.partition(",")
+    if comma:
+        return _with_ids(Path(matrix).expanduser(), Path(ids).expanduser())
+    table, colon, column = source.rpartition(":")
+    if colon and table.endswith((".parquet", ".pq")):
+        return _from_parquet(Path(table).expanduser(), column, id_column)
+    if path.suffix == ".npz":
+        file = FeatureFile("item", modality, _existing(path))
+        return file.tokens()[0], file.matrix().read(np.arange(file.matrix().shape[0]))
+    if ".feat" in path.name:
+        from recbole_mm.data.convert.unisrec import read_features
+
+        return read_features(_existing(path))
+    raise ValueError(f"vectors {modality}={source}: expected {_FORMS}.")
+
+
+def write_vectors(stem: Path, ids: np.ndarray, matrix: np.ndarray, entity: str = "item") -> Path:
+    """Write a feature file: ``.npz``, or ``.npy`` and ``.ids`` from :data:`LARGE` on.
+
+    Args:
+        stem: The file without its suffix, ``<dataset>.<entity>.<modality>``.
+        ids: Raw ids, shape ``(n,)``.
+        matrix: Vectors, ``(n, d)`` or ``(n, R, d)``.
+        entity: ``item`` or ``user``.
+
+    Returns:
+        The file with the vectors.
+    """
+    if matrix.dtype not in (np.float16, np.float32):
+        matrix = matrix.astype(np.float32)
+    if matrix.nbytes < LARGE:
+        file = stem.with_name(f"{stem.name}.npz")
+        np.savez(file, id=np.asarray(ids, dtype=str), feature=matrix)
+        return file
+    file = stem.with_name(f"{stem.name}.npy")
+    np.save(file, np.ascontiguousarray(matrix))
+    lines = [f"{entity}_id:token", *map(str, ids), ""]
+    stem.with_name(f"{stem.name}.ids").write_text("\n".join(lines), encoding="utf-8")
+    return file
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}; vectors are given as {_FORMS}.")
+    return path
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        matrix = np.load(_existing(path), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"{path} cannot be read as a plain array: {error}. Write it with numpy.save.") from error
+    if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: expected an array of numbers.")
+    return matrix
+
+
+def _with_ids(path: Path, ids: Path) -> tuple[np.ndarray, np.ndarray]:
+    matrix = _load(path)
+    lines = _existing(ids).read_text(encoding="utf-8-sig").splitlines()
+    if lines and lines[0].partition(":")[2] == "token":
+        lines = lines[1:]
+    if matrix.ndim not in (2, 3) or len(lines) != len(matrix):
+        raise ValueError(
+            f"{ids} has {len(lines):,} lines and {path} the shape {matrix.shape}; expected one id for each row."
+        )
+    return np.array(lines, dtype=str), matrix
+
+
+def _from_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    files = sorted(folder.glob("*.npy"))
+    if not files:
+        raise FileNotFoundError(f"{folder} has no .npy file; expected one <id>.npy per item.")
+    vectors = [_load(file) for file in files]
+    shapes = {vector.shape for vector in vectors}
+    if len(shapes) > 1:
+        raise ValueError(f"{folder}: vectors of several shapes, such as {' and '.join(map(str, sorted(shapes)[:2]))}.")
+    return np.array([file.name[: -len(".npy")] for file in files], dtype=str), np.stack(vectors)
+
+
+def _from_parquet(path: Path, column: str, id_column: str | None) -> tuple[np.ndarray, np.ndarray]:
+    import pyarrow.parquet
+
+    names = pyarrow.parquet.read_schema(_existing(path)).names
+    if column not in names:
+        raise KeyError(f"{path} has no column {column!r}; it has {', '.join(names)}.")
+    key = id_column or next((name for name in ("id", "item_id", "user_id") if name in names), names[0])
+    table, _ = parquet.read(path, (key, column))
+    return parquet.ids(table, key, path).astype(str), parquet.vectors(table.rename_columns(["id", "feature"]), path)
