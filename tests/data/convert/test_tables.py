@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+import zstandard
 from recbole.config import Config
 from recbole.data import create_dataset
 
@@ -53,7 +54,7 @@ def test_ids_stay_as_they_are_written(write, tmp_path):
 
 @pytest.mark.parametrize(
     "form",
-    ["csv", "tsv", "semicolon", "bom_crlf", "gz", "jsonl", "parquet", "frame", "index", "quoted"],
+    ["csv", "tsv", "semicolon", "bom_crlf", "gz", "zst", "jsonl", "parquet", "frame", "index", "quoted"],
 )
 def test_every_form_gives_the_same_files(form, write, tmp_path):
     frame = pd.read_csv(write("x.csv", CLICKS), dtype=str)
@@ -63,6 +64,7 @@ def test_every_form_gives_the_same_files(form, write, tmp_path):
         "semicolon": lambda: write("clicks.txt", CLICKS.replace(",", ";")),
         "bom_crlf": lambda: write("clicks.csv", b"\xef\xbb\xbf" + CLICKS.replace("\n", "\r\n").encode()),
         "gz": lambda: write("clicks.csv.gz", gzip.compress(CLICKS.encode())),
+        "zst": lambda: write("clicks.csv.zst", zstandard.compress(CLICKS.encode())),
         "jsonl": lambda: write("clicks.jsonl", "\n".join(json.dumps(r) for r in frame.to_dict("records"))),
         "frame": lambda: frame.assign(ts=pd.to_datetime(frame.ts)),
         "index": lambda: write("clicks.csv", frame.to_csv()),
