@@ -18,7 +18,7 @@ FLAGS = {
         "export": Flag("write the --topk=20 best items of each user: .parquet, .csv or .npz", "FILE"),
         "export_embeddings": Flag("write the user and item embeddings: .npz or .parquet", "FILE"),
         "export_users": Flag("users to export, separated by commas, or @FILE with one a line", "USERS"),
-        "export_seen": Flag("leave out 'all' items a user had, or 'history' without test items", "WHICH", "all"),
+        "export_seen": Flag("leave out all|history|none of a user's items (default: as the test)", "WHICH"),
     },
     "Of which model": {
         "checkpoint": Flag("export this trained model instead of training one", "FILE"),
@@ -52,7 +52,7 @@ def run(request: Request) -> int:
     from recbole_mm.serving.export import check_targets
     from recbole_mm.serving.export import export as export_model
 
-    users, topk, seen = _users(request), _topk(request), request.flag("export_seen") or "all"
+    users, topk, seen = _users(request), _topk(request), request.flag("export_seen")
     check_targets(file, embeddings, topk, seen)  # before a training of hours, not after it
     # A plain number is the length of the lists; RecBole's option of that name, for its metrics, is written as a list.
     options = {key: text for key, text in request.options.items() if key != "topk" or not text.strip().isdigit()}

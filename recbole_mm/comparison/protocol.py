@@ -31,6 +31,10 @@ SHARED = (
 _ABOUT = ("model", "dataset", "seed", "config_files", "config_file_list")
 _LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
 _ENOUGH = "[4,inf)"
+_COLD_FEATURES = {
+    "inductive": "at evaluation only (cold_features: inductive)",
+    "transductive": "in training too (cold_features: transductive)",
+}
 _NO_NEGATIVES = "should be None when the loss_type is CE"
 
 
@@ -127,7 +131,8 @@ def make_protocol(
         ranked = "" if cold.entity == "user" else f", ranked among {cold.candidates} items"
         notes.append(
             f"Cold start: {cold.ratio:.0%} of the {cold.entity}s, chosen by {cold.by}, have no training row; evaluated "
-            f"are the interactions of {cold.evaluate} {cold.entity}s{ranked}."
+            f"are the interactions of {cold.evaluate} {cold.entity}s{ranked}. Multimodal models read the "
+            f"features of the new {_COLD_FEATURES[given.get('cold_features', 'inductive')]}."
         )
     notes += capability_notes(types, given.get("cold_start"), given.get("slices"))
     shared["eval_batch_size"] = given.get("eval_batch_size", "auto")
@@ -264,7 +269,10 @@ def _check_own(own: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> N
     for name, settings in own.items():
         if name not in models:
             raise ValueError(f"model_settings: {name!r} is not among the compared models {', '.join(models)}.")
-        common = sorted(set(settings) & {*SHARED, "cold_start", "slices", "slice_tail", "seed", "dataset", "data_path"})
+        common = sorted(
+            set(settings)
+            & {*SHARED, "cold_start", "cold_features", "slices", "slice_tail", "seed", "dataset", "data_path"}
+        )
         if common:
             raise ValueError(
                 f"model_settings[{name!r}]: {', '.join(common)} must be the same for every model; set it in "

@@ -11,6 +11,7 @@ from recbole_mm.config.names import suggest
 from recbole_mm.config.slices import check_slices, slice_names, tail_share
 
 __all__ = [
+    "COLD_FEATURES",
     "FEATURE_DTYPES",
     "FEATURE_NORMS",
     "MISSING_FEATURES",
@@ -23,6 +24,7 @@ __all__ = [
 
 FEATURE_NORMS = ("none", "l2", "zscore", "zscore_l2")
 MISSING_FEATURES = ("zero", "mean", "knn", "error", "drop")
+COLD_FEATURES = ("inductive", "transductive")
 FEATURE_DTYPES = ("float16", "bfloat16", "float32")  # the models compute in float32, so wider tables gain nothing
 
 
@@ -177,5 +179,6 @@ SHARED_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "eval_memory_mb": lambda key, value: _finite(key, value, 0.0, strictly=True),
     "slices": lambda key, value: slice_names(value),
     "slice_tail": lambda key, value: tail_share(value),
+    "cold_features": _choice(COLD_FEATURES),
     "cold_start": lambda key, value: read_cold_start(value, key),
 }

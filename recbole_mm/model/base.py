@@ -15,7 +15,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_mm.config import ModelOptions
-from recbole_mm.config.shared import FEATURE_NORMS, MISSING_FEATURES, active_weights
+from recbole_mm.config.shared import COLD_FEATURES, FEATURE_NORMS, MISSING_FEATURES, active_weights
 from recbole_mm.data.features.store import FeatureTable, prepare
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
 from recbole_mm.nn.loss import first_occurrence, info_nce_loss
@@ -100,6 +100,9 @@ class MultimodalModelMixin:
     * ``self.features``, ``self.user_features``: a :class:`FeatureBank` for items and one for users,
     * ``self.modality_names``: the names that an option per modality may use, those left out by weight 0 included,
     * ``self.interactions``: the distinct training pairs as a binary scipy CSR matrix,
+    * ``self.known_items``: under ``cold_start``, a bool tensor of the items with a training interaction, else ``None``
+      for all. Whatever training computes over all items (statistics, item graphs, clusters, candidates of a loss) must
+      leave the others out; ``cold_features: transductive`` makes it ``None``,
 
     and implements ``forward`` (representations of users and items) and ``calculate_loss``. Scores are inner products
     of the representations unless a model overrides ``predict`` and ``full_sort_predict``.
@@ -128,6 +131,7 @@ class MultimodalModelMixin:
     features: FeatureBank
     user_features: FeatureBank
     modality_names: tuple[str, ...]
+    known_items: Tensor | None
 
     def _set_up_multimodal(self, config: Any, dataset: Any) -> None:
         name = type(self).__name__
@@ -154,17 +158,24 @@ class MultimodalModelMixin:
         missing = self.options.choice("missing_feature", MISSING_FEATURES)
         weight = _relative_weights(active_weights(config["modality_weight"], store.available), store.item)
 
+        # A checkpoint from before the option was trained on whatever the files held.
+        inductive = "cold_features" in config and self.options.choice("cold_features", COLD_FEATURES) == "inductive"
+        inductive = inductive and getattr(dataset, "cold_start", None) is not None
+        by_user = self.interactions.T.tocsr()
+        known = {"item": _with_pairs(self.interactions), "user": _with_pairs(by_user)} if inductive else {}
+        self.register_buffer("known_items", known.get("item"), persistent=False)  # type: ignore[attr-defined]
+
         def bank(tables: Mapping[str, FeatureTable], interactions: sp.csr_matrix) -> FeatureBank:
             prepared = {}
             for modality, table in sorted(tables.items()):
                 if table.feature.dim() == 3 and not self.accepts_patches:
                     getLogger().info(f"{name} reads one vector per {table.entity}: {modality} vectors are averaged.")
                     table = FeatureTable(modality, table.entity, table.feature.mean(dim=1), table.observed)
-                prepared[modality] = prepare(table, norm[modality], missing, interactions)
+                prepared[modality] = prepare(table, norm[modality], missing, interactions, known.get(table.entity))
             return FeatureBank(prepared, {modality: weight.get(modality, 1.0) for modality in prepared})
 
         self.features = bank(store.item, self.interactions)
-        self.user_features = bank(store.user, self.interactions.T.tocsr())
+        self.user_features = bank(store.user, by_user)
         self.contrastive_weight = self.options.number("contrastive_weight", minimum=0)
         self.contrastive_temperature = self.options.number("contrastive_temperature")
         if self.contrastive_weight > 0 and len(self.features) < 2 and not self.has_contrastive_term:
@@ -284,6 +295,13 @@ def _training_interactions(dataset: Any, n_users: int, n_items: int) -> sp.csr_m
     matrix.sort_indices()
     matrix.data[:] = 1.0
     return matrix
+
+
+def _with_pairs(matrix: sp.csr_matrix) -> Tensor:
+    """Which columns have a training pair, bool."""
+    found = torch.zeros(matrix.shape[1], dtype=torch.bool)
+    found[torch.from_numpy(matrix.indices.astype(np.int64))] = True
+    return found
 
 
 def _check_usable_names(modalities: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.attention.softmax import masked_softmax
 from recbole_mm.nn.graph import clustering
-from recbole_mm.nn.graph.bipartite import SparsePattern, spmm, sym_norm
+from recbole_mm.nn.graph.bipartite import SparsePattern, edges_of_rows, spmm, sym_norm
 from recbole_mm.nn.graph.item_graph import content_neighbours
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
 from recbole_mm.nn.rows import unit_rows
@@ -91,13 +91,14 @@ class HCGCN(MultimodalRecommender):
         self.register_buffer("real_item", real[1], persistent=False)
         observed = torch.stack([self.features.observed[m] for m in self.features], dim=1)
         self.register_buffer("observed", observed, persistent=False)
-        self.item_graphs = nn.ModuleList()
-        for index, (modality, feature) in enumerate(self.features.items()):
-            observed_here = self.features.observed[modality]
-            pattern, similarity = content_neighbours(feature, observed_here, knn_k, include_self=False)
-            self.item_graphs.append(pattern)
-            norm = sym_norm(pattern, similarity.clamp(min=0))
-            self.register_buffer(f"item_norm_{index}", norm, persistent=False)
+        self.item_graphs, self.attached_graphs = nn.ModuleList(), nn.ModuleList()
+        for modality, feature in self.features.items():
+            observed_here, known = self.features.observed[modality], self.known_items
+            graph = content_neighbours(feature, observed_here, knn_k, include_self=False, candidates=known)
+            if known is not None:
+                self.attached_graphs.append(_WeightedGraph(*graph, known))
+                graph = edges_of_rows(*graph, known)
+            self.item_graphs.append(_WeightedGraph(*graph))
         prior = torch.tensor([math.log(self.features.weight[m]) for m in self.features], dtype=torch.float64)
         self.register_buffer("prior", prior, persistent=False)
 
@@ -125,8 +126,9 @@ class HCGCN(MultimodalRecommender):
         self._steps = int(self.steps)
 
     def _clustered_items(self) -> Tensor:
-        """Items with content: those that take part in the clustering."""
-        return self.observed.any(dim=1)
+        """Items with content that training may know: those that take part in the clustering."""
+        members = self.observed.any(dim=1)
+        return members if self.known_items is None else members & self.known_items
 
     def _projected(self) -> dict[str, Tensor]:
         return {modality: self.project[modality](feature) for modality, feature in self.features.items()}
@@ -143,14 +145,14 @@ class HCGCN(MultimodalRecommender):
         """``H``: the mean over layers of the item GCN that stays inside the clusters, ``(n_items, d)``."""
         shares = self._modality_shares()
         states = total = content
+        graphs = self.item_graphs if self.training or self.known_items is None else self.attached_graphs
         for layer in range(1, self.n_item_layers + 1):
             received = torch.zeros_like(states)
-            for index, pattern in enumerate(self.item_graphs):
-                pattern = cast(SparsePattern, pattern)
-                values = getattr(self, f"item_norm_{index}").to(states.dtype)
+            for index, graph in enumerate(cast("list[_WeightedGraph]", graphs)):
+                values = graph.values.to(states.dtype)
                 if layer > 1:
-                    values = clustering.clustered_item_weights(pattern, values, clusters)
-                received = received + shares[index] * spmm(pattern, values, states)
+                    values = clustering.clustered_item_weights(graph.pattern, values, clusters)
+                received = received + shares[index] * spmm(graph.pattern, values, states)
             states = received
             total = total + states
         return total / (self.n_item_layers + 1)
@@ -224,6 +226,18 @@ class HCGCN(MultimodalRecommender):
             self.target.copy_(clustering.sharpened_target(clusters, members))
         self._steps += 1
         self.steps += 1
+
+
+class _WeightedGraph(nn.Module):
+    """An item graph with symmetrically normalised similarities; new items count in no degree but their own."""
+
+    values: Tensor
+
+    def __init__(self, pattern: SparsePattern, similarity: Tensor, known: Tensor | None = None) -> None:
+        super().__init__()
+        self.pattern = pattern
+        values = similarity.clamp(min=0)
+        self.register_buffer("values", sym_norm(pattern, values, counted=known), persistent=False)
 
 
 def _epoch_steps(config: Any, dataset: Any) -> int:

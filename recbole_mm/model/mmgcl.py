@@ -150,7 +150,8 @@ class MMGCL(MultimodalRecommender):
         branch = self._draw_branch()
         table, values = inputs[branch], self.norm
         if self.mask_mode == "random_embedding":
-            table = torch.randn_like(table) * table.detach().std()
+            spread = table.detach() if self.known_items is None else table.detach()[self.known_items]
+            table = torch.randn_like(table) * spread.std()
         else:
             values = sym_norm(self.graph.to_user, drop_nodes(self.graph, self.edge_dropout))
         return self._replace(main, branch, self._encode(table, values), user, item)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from recbole.utils import get_model, init_seed
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_mm.serving.masking import SEEN, left_out, training_counts
 from recbole_mm.serving.scoring import Scorer
 from recbole_mm.serving.tables import (
     EMBEDDING_FORMATS,
@@ -25,6 +25,7 @@ from recbole_mm.serving.tables import (
     write_embeddings,
     write_topk,
 )
+from recbole_mm.serving.vectors import score_vectors
 
 __all__ = ["check_targets", "export", "load"]
 
@@ -37,7 +38,7 @@ def export(
     topk: int = 20,
     users: Iterable[Any] | None = None,
     embeddings: str | os.PathLike[str] | None = None,
-    seen: str = "all",
+    seen: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Write recommendations and embeddings of a trained model.
@@ -49,35 +50,37 @@ def export(
         source: Checkpoint of a training, or what RecBole's ``load_data_and_model`` returns (config, model, data set,
             three loaders).
         file: Where the recommendations go: ``.parquet`` or ``.csv`` (a row per recommendation: ``user_id``, ``rank``,
-            ``item_id``, ``score``) or ``.npz`` (matrices).
+            ``item_id``, ``score``, ``known_items``) or ``.npz`` (matrices). ``known_items`` is the number of items that
+            the model knew of the user from training; with 0 the list is nobody's own.
         topk: How many items per user.
         users: Raw ids of the users, a list or the like; all when not given.
         embeddings: Where the user and item embeddings go (``.npz`` or ``.parquet``), for models that have them.
-        seen: Which items are left out: ``all`` that the user has interacted with, or ``history``, those of training and
-            validation only: then the lists of a general model are the ones that RecBole's test evaluates. Items that
-            ``cold_start`` does not rank are in no list.
+        seen: Which items are left out: ``all`` that the user has interacted with; ``history``, those of training and
+            validation; ``none``. When not given, the lists are those that RecBole's test evaluates: a general model's
+            without the history, a sequential one's (and with ``repeatable``) with it. Items that ``cold_start`` does
+            not rank are in no list.
         progress: Whether to show a progress bar.
 
     Returns:
-        ``users`` (number of users written), ``skipped`` (users without a history, of a sequential model),
-        ``recommendations``, ``embeddings`` (entity to shape).
+        ``users`` (number of users written), ``skipped`` (users without a history, of a sequential model), ``unknown``
+        (users written of whom the model knew nothing), ``recommendations``, ``embeddings`` (entity to shape).
 
     Raises:
-        ValueError: Nothing to write, an unknown user, a format that cannot be written, or a model without embeddings.
+        ValueError: Nothing to write, an unknown user, a format that cannot be written, scores that are not finite, or a
+            model without embeddings whose inner products rank as it does.
         FileNotFoundError: No checkpoint, or no folder to write to.
     """
     topk_file, embedding_file = check_targets(file, embeddings, topk, seen)
     if isinstance(users, str):
         raise ValueError(f"users: expected a list of raw ids, got the text {users!r}; write [{users!r}].")
     loaded = source if isinstance(source, tuple) else load(source)
-    model, dataset = loaded[1], loaded[3]._dataset
-    model.eval()
-    report: dict[str, Any] = {"users": 0, "skipped": 0, "recommendations": 0, "embeddings": {}}
+    loaded[1].eval()
+    report: dict[str, Any] = {"users": 0, "skipped": 0, "unknown": 0, "recommendations": 0, "embeddings": {}}
     with torch.no_grad():
         if topk_file is not None:
             report.update(_export_topk(loaded, topk_file, topk, users, seen, progress))
         if embedding_file is not None:
-            tables = _embeddings(model, dataset)
+            tables = _embeddings(loaded)
             write_embeddings(embedding_file, tables)
             report["embeddings"] = {entity: (len(ids), width) for entity, (ids, _, width) in tables.items()}
     return report
@@ -87,7 +90,7 @@ def check_targets(
     file: str | os.PathLike[str] | None,
     embeddings: str | os.PathLike[str] | None,
     topk: int = 20,
-    seen: str = "all",
+    seen: str | None = None,
 ) -> tuple[Path | None, Path | None]:
     """Check the arguments of :func:`export`, for callers who would train first.
 
@@ -97,10 +100,14 @@ def check_targets(
     """
     if file is None and embeddings is None:
         raise ValueError("export: give a file for the recommendations, or embeddings=FILE, or both.")
-    if seen not in ("all", "history"):
-        raise ValueError(f"seen: expected 'all' or 'history', got {seen!r}.")
+    if seen is not None and seen not in SEEN:
+        raise ValueError(
+            f"seen: expected one of {', '.join(SEEN)} (when not given: what the test leaves out), got {seen!r}."
+        )
     if isinstance(topk, bool) or not isinstance(topk, int) or topk < 1:
         raise ValueError(f"topk: expected a positive integer, got {topk!r}.")
+    if file is not None and embeddings is not None and Path(file).absolute() == Path(embeddings).absolute():
+        raise ValueError(f"export: {file} would hold the recommendations and the embeddings; give two files.")
     return (
         check_format(file, TOPK_FORMATS) if file is not None else None,
         check_format(embeddings, EMBEDDING_FORMATS) if embeddings is not None else None,
@@ -139,13 +146,14 @@ def load(checkpoint: str | os.PathLike[str]) -> Loaded:
 
 
 def _export_topk(
-    loaded: Loaded, file: Path, topk: int, users: Iterable[Any] | None, seen: str, progress: bool
+    loaded: Loaded, file: Path, topk: int, users: Iterable[Any] | None, seen: str | None, progress: bool
 ) -> dict[str, int]:
     config, model, _, *loaders = loaded
     dataset = loaders[0]._dataset
     item_tokens = np.asarray(dataset.field2id_token[dataset.iid_field]).astype(str)
     user_tokens = np.asarray(dataset.field2id_token[dataset.uid_field]).astype(str)
-    scorer = Scorer(config, model, loaders if seen == "all" else loaders[:2])
+    scorer = Scorer(config, model, *left_out(config, loaders, seen), loaders[2]._dataset if seen is None else None)
+    known = training_counts(dataset)
     asked = np.arange(1, dataset.user_num) if users is None else _user_ids(users, dataset)
     ids = asked[scorer.can_score(asked)]
     k = min(topk, dataset.item_num - 1)
@@ -160,12 +168,18 @@ def _export_topk(
             values, chosen = scores.float().cpu().numpy(), item_tokens[items.cpu().numpy()]
             left = values > -np.inf
             found += int(left.sum())
-            add((user_tokens[batch], np.where(left, chosen, ""), np.where(left, values, np.nan)))
+            add((user_tokens[batch], np.where(left, chosen, ""), np.where(left, values, np.nan), known[batch]))
             bar.update(len(batch))
     skipped = len(asked) - len(ids)
     if skipped:
         getLogger().warning(f"{skipped:,} users have no history that {config['model']} could go on from; left out.")
-    return {"users": len(ids), "skipped": skipped, "recommendations": found}
+    unknown = int((known[ids] == 0).sum())
+    if unknown:
+        getLogger().warning(
+            f"{unknown:,} of the {len(ids):,} users have no training interaction: {config['model']} knows nothing of "
+            "them, and their lists are marked by known_items 0."
+        )
+    return {"users": len(ids), "skipped": skipped, "unknown": unknown, "recommendations": found}
 
 
 def _user_ids(users: Iterable[Any], dataset: Any) -> np.ndarray:
@@ -180,49 +194,19 @@ def _user_ids(users: Iterable[Any], dataset: Any) -> np.ndarray:
     return np.array([known[token] for token in tokens], dtype=np.int64)
 
 
-def _embeddings(model: Any, dataset: Any) -> dict[str, Table]:
+def _embeddings(loaded: Loaded) -> dict[str, Table]:
+    config, model, _, *loaders = loaded
+    dataset = loaders[0]._dataset
     sizes = {"user": dataset.user_num, "item": dataset.item_num}
     fields = {"user": dataset.uid_field, "item": dataset.iid_field}
     tables: dict[str, Table] = {}
-    for entity, matrix in _matrices(model, sizes).items():
+    for entity, matrix in score_vectors(
+        model, dataset, Scorer(config, model, *left_out(config, loaders, "none"))
+    ).items():
         ids = np.asarray(dataset.field2id_token[fields[entity]])[1:].astype(str)
 
         def rows(part: slice, matrix: Tensor = matrix[1 : sizes[entity]]) -> np.ndarray:
             return matrix[part].float().cpu().numpy()
 
         tables[entity] = ids, rows, int(matrix.shape[1])
-    if not tables:
-        raise ValueError(
-            f"{type(model).__name__} has no user or item embeddings that could be exported: neither a forward() that "
-            "gives "
-            "both, nor get_user_embedding and get_item_embedding, nor tables user_embedding and item_embedding."
-        )
     return tables
-
-
-def _matrices(model: Any, sizes: dict[str, int]) -> dict[str, Tensor]:
-    """The vectors that the model scores with, where it tells them; the first of several ways that works."""
-    pairs: list[Callable[[], Any]] = []
-    forward_needs = [
-        parameter
-        for parameter in inspect.signature(model.forward).parameters.values()
-        if parameter.default is parameter.empty and parameter.kind in (0, 1)
-    ]
-    if not forward_needs:
-        pairs.append(getattr(model, "representations", model.forward))
-    if hasattr(model, "get_user_embedding") and hasattr(model, "get_item_embedding"):
-        every = {entity: torch.arange(size, device=model.device) for entity, size in sizes.items()}
-        pairs.append(lambda: (model.get_user_embedding(every["user"]), model.get_item_embedding(every["item"])))
-    for pair in pairs:
-        try:
-            found = pair()
-        except (TypeError, NotImplementedError):  # a method of the same name for something else
-            continue
-        if isinstance(found, Sequence) and len(found) == 2 and all(map(_is_table, found, sizes.values())):
-            return dict(zip(sizes, found))
-    tables = {entity: getattr(getattr(model, f"{entity}_embedding", None), "weight", None) for entity in sizes}
-    return {entity: table for entity, table in tables.items() if table is not None and _is_table(table, sizes[entity])}
-
-
-def _is_table(table: Any, rows: int) -> bool:
-    return isinstance(table, Tensor) and table.dim() == 2 and len(table) >= rows

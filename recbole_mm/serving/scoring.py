@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from recbole.data.interaction import Interaction, cat_interactions
 from recbole.data.transform import construct_transform
 from recbole.utils import ModelType
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from recbole_mm.experiment.split import known_pairs
+from recbole_mm.trainer.finite import check_finite_scores
 
 __all__ = ["Scorer"]
 
@@ -25,27 +25,28 @@ class Scorer:
     """Scores items for users who know certain parts of the data.
 
     A general model scores by the user's id. A sequential model scores what comes after the user's last known item.
-    Items that a cold-start protocol does not rank are treated like known ones.
+    Items that a cold-start protocol does not rank are treated like those left out.
 
     Args:
         config: RecBole's Config of the model.
         model: The trained model.
-        known: Loaders of the parts that count as known, in the order of time, the training part first. Known items
-            get the score minus infinity.
+        known: Loaders of the parts that count as known, in the order of time, the training part first.
+        left_out: Bool matrix ``(n_users, n_items)`` of the pairs that get the score minus infinity.
+        asked: Part of a sequential model whose rows are to be answered: a user who has some is scored after the history
+            of the first of them.
 
     Attributes:
         batch_users: How many users to score at once.
     """
 
-    def __init__(self, config: Any, model: Any, known: Sequence[Any]) -> None:
+    def __init__(self, config: Any, model: Any, known: Sequence[Any], left_out: csr_matrix, asked: Any = None) -> None:
         self._config, self._model = config, model
         self._dataset = known[0]._dataset
         self._sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         self._transform = construct_transform(config)
-        n_users, n_items = self._dataset.user_num, self._dataset.item_num
-        users, items = known_pairs([loader._dataset for loader in known])
-        self._seen = sp.csr_matrix((np.ones(len(users), dtype=bool), (users, items)), shape=(n_users, n_items))
-        self._last = self._last_rows(known) if self._sequential else None
+        n_items = self._dataset.item_num
+        self._left_out = left_out
+        self._last = self._last_rows(known, asked) if self._sequential else None
         cold = getattr(self._dataset, "cold_start", None)
         self._never = torch.tensor([0, *(() if cold is None else cold.excluded.tolist())])
         memory = float(config["eval_memory_mb"] or 512) * 2**20
@@ -67,20 +68,28 @@ class Scorer:
             Scores, ``(b, n_items)``; minus infinity for the padding and for what is not ranked.
 
         Raises:
-            ValueError: The model gave NaN.
+            ValueError: The model gave NaN or infinity.
+        """
+        scores = self.raw_scores(users).clone()
+        seen = self._left_out[users].tocoo()
+        device = scores.device
+        scores[torch.from_numpy(seen.row).long().to(device), torch.from_numpy(seen.col).long().to(device)] = -torch.inf
+        scores[:, self._never.to(device)] = -torch.inf
+        return scores
+
+    def raw_scores(self, users: np.ndarray) -> Tensor:
+        """Scores of all items as the model gives them, ``(b, n_items)``; that of the padding means nothing.
+
+        Raises:
+            ValueError: The model gave NaN or infinity.
         """
         interaction = self._interaction(users)
         try:
             scores = self._model.full_sort_predict(interaction).view(len(users), -1)
         except NotImplementedError:  # RecBole's own signal that a model only scores pairs
             scores = self._pairwise(interaction, len(users))
-        scores = scores.clone()
-        if torch.isnan(scores).any():
-            raise ValueError(f"{type(self._model).__name__} gives NaN for some users; was its training stable?")
-        seen = self._seen[users].tocoo()
-        device = scores.device
-        scores[torch.from_numpy(seen.row).long().to(device), torch.from_numpy(seen.col).long().to(device)] = -torch.inf
-        scores[:, self._never.to(device)] = -torch.inf
+        # RecBole masks the padding whatever it scored: models may leave NaN or minus infinity there.
+        check_finite_scores(self._model, scores[:, 1:], "in the export")
         return scores
 
     def _interaction(self, users: np.ndarray) -> Interaction:
@@ -102,17 +111,25 @@ class Scorer:
             parts.append(self._model.predict(pairs).view(len(part), -1))
         return torch.cat(parts)
 
-    def _last_rows(self, known: Sequence[Any]) -> Interaction:
-        """For every user with a history, the sequence that ends with the last known item."""
+    def _last_rows(self, known: Sequence[Any], asked: Any) -> Interaction:
+        """For every user with a history, the sequence that ends with the last known item, or that was asked."""
         rows = cat_interactions([loader._dataset.inter_feat for loader in known if len(loader._dataset.inter_feat)])
-        users = rows[self._dataset.uid_field].numpy()
+        user_field, n_users = self._dataset.uid_field, self._dataset.user_num
+        users = rows[user_field].numpy()
         # Rows are in the order of time within a part, and the parts are; so the last row of a user is the latest.
-        self._row_of = np.full(self._dataset.user_num, -1, dtype=np.int64)
-        last = np.full(self._dataset.user_num, -1, dtype=np.int64)
+        last = np.full(n_users, -1, dtype=np.int64)
         last[users] = np.arange(len(users))
+        ready: list[Interaction] = []
+        if asked is not None and len(asked.inter_feat):
+            owner, first = np.unique(asked.inter_feat[user_field].numpy(), return_index=True)
+            last[owner] = -1
+            ready = [Interaction({name: asked.inter_feat[name][torch.from_numpy(first)] for name in rows.columns})]
         present = np.flatnonzero(last >= 0)
-        self._row_of[present] = np.arange(len(present))
-        return _extended(rows[torch.from_numpy(last[present])], self._dataset, self._config)
+        found = [_extended(rows[torch.from_numpy(last[present])], self._dataset, self._config)] if len(present) else []
+        self._row_of = np.full(n_users, -1, dtype=np.int64)
+        placed = np.concatenate([present, owner]) if ready else present
+        self._row_of[placed] = np.arange(len(placed))
+        return cat_interactions([*found, *ready])
 
 
 def _extended(rows: Interaction, dataset: Any, config: Any) -> Interaction:

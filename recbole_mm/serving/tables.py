@@ -19,7 +19,7 @@ TOPK_FORMATS = (".parquet", ".csv", ".npz")
 EMBEDDING_FORMATS = (".parquet", ".npz")
 _ROWS = 65_536
 
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Add = Callable[[Batch], None]
 Table = tuple[np.ndarray, Callable[[slice], np.ndarray], int]
 
@@ -53,9 +53,10 @@ def check_format(file: str | os.PathLike[str], formats: tuple[str, ...]) -> Path
 def write_topk(file: Path, shape: tuple[int, int], types: tuple[np.dtype, np.dtype]) -> Iterator[Add]:
     """Open a table of recommendations.
 
-    ``.parquet`` and ``.csv`` have a row per recommendation: ``user_id``, ``rank`` (from 1), ``item_id``, ``score``.
-    ``.npz`` has ``user_id`` ``(n,)`` and ``item_id``, ``score`` ``(n, k)``, with an empty id and NaN where a user has
-    fewer than ``k`` items left.
+    ``.parquet`` and ``.csv`` have a row per recommendation: ``user_id``, ``rank`` (from 1), ``item_id``, ``score`` and
+    ``known_items``, the number of the user's items that the model knew. ``.npz`` has ``user_id`` and ``known_items``
+    ``(n,)`` and ``item_id``, ``score`` ``(n, k)``, with an empty id and NaN where a user has fewer than ``k`` items
+    left.
 
     Args:
         file: The file; its ending is the format.
@@ -63,7 +64,8 @@ def write_topk(file: Path, shape: tuple[int, int], types: tuple[np.dtype, np.dty
         types: Types of the raw user and item ids.
 
     Yields:
-        A function that takes a batch: raw user ids ``(b,)``, raw item ids ``(b, k)`` (empty for none) and scores.
+        A function that takes a batch: raw user ids ``(b,)``, raw item ids ``(b, k)`` (empty for none), scores, and the
+        number of known items of each user ``(b,)``.
     """
     with _whole(file) as temporary:
         writer = {".parquet": _parquet_topk, ".csv": _csv_topk, ".npz": _npz_topk}[file.suffix]
@@ -95,18 +97,18 @@ def _whole(file: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _rows(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A batch in rows: users, ranks, items, scores."""
-    users, items, scores = batch
+def _rows(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A batch in rows: users, ranks, items, scores, numbers of known items."""
+    users, items, scores, known = batch
     row, rank = np.nonzero(items != "")
-    return users[row], (rank + 1).astype(np.int32), items[row, rank], scores[row, rank].astype(np.float32)
+    return users[row], (rank + 1).astype(np.int32), items[row, rank], scores[row, rank].astype(np.float32), known[row]
 
 
 @contextmanager
 def _parquet_topk(file: Path, shape: Any, types: Any) -> Iterator[Add]:
     pa, pq = _pyarrow()
     types = [("user_id", pa.string()), ("rank", pa.int32()), ("item_id", pa.string()), ("score", pa.float32())]
-    schema = pa.schema(types)
+    schema = pa.schema([*types, ("known_items", pa.int64())])
     with pq.ParquetWriter(file, schema) as writer:
         yield lambda batch: writer.write_table(pa.table([pa.array(column) for column in _rows(batch)], schema=schema))
 
@@ -115,7 +117,7 @@ def _parquet_topk(file: Path, shape: Any, types: Any) -> Iterator[Add]:
 def _csv_topk(file: Path, shape: Any, types: Any) -> Iterator[Add]:
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["user_id", "rank", "item_id", "score"])
+        writer.writerow(["user_id", "rank", "item_id", "score", "known_items"])
         yield lambda batch: writer.writerows(zip(*(column.tolist() for column in _rows(batch))))
 
 
@@ -129,6 +131,7 @@ def _npz_topk(file: Path, shape: tuple[int, int], types: tuple[np.dtype, np.dtyp
                 ("user_id", types[0], shape[:1]),
                 ("item_id", types[1], shape),
                 ("score", np.dtype(np.float32), shape),
+                ("known_items", np.dtype(np.int64), shape[:1]),
             )
         }
         done = 0

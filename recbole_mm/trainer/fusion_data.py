@@ -37,6 +37,8 @@ class FusionData:
         model.eval()
         parts: dict[str, list[_Instances]] = {"support": [], "query": []}
         pool = torch.arange(1, model.n_items)
+        if model.known_items is not None:
+            pool = model.known_items.cpu().nonzero().squeeze(1)
         with torch.no_grad():
             for chunk in model.task_chunks(support, self.users):
                 batch = model.move(support.batch(chunk, pool, fixed=True))

@@ -163,12 +163,20 @@ class MMLTrainer(StagedTrainer):
         for index in self._progress(order.split(size), "fusion", epoch, show_progress):
             self.optimizer.zero_grad()
             states, scores, target = data.support(index)
-            loss = F.cross_entropy(self.model.fusion(states, scores), target)
+            loss = F.cross_entropy(self._fused(states, scores), target)
             loss.backward()
             self._step(self.model.fusion)
             total += loss.detach()
         self._check_nan(total)
         return total.item()
+
+    def _fused(self, states: Tensor, scores: Tensor) -> Tensor:
+        """Fused scores, without those of items that training may not know, which weigh in no normalisation either."""
+        known = self.model.known_items
+        if known is None:
+            return self.model.fusion(states, scores)
+        mean = (scores * known).sum(dim=-1, keepdim=True) / known.sum()
+        return self.model.fusion(states, torch.where(known, scores, mean)).masked_fill(~known, -torch.inf)
 
     @torch.no_grad()
     def _fusion_validation(self, valid_data: Any, show_progress: bool) -> tuple[float, dict[str, float]]:
@@ -176,7 +184,7 @@ class MMLTrainer(StagedTrainer):
         data, total = self.fusion_data, 0.0
         for index in torch.arange(data.n_query).split(self.model.settings.fusion_batch_size):
             states, scores, target = data.query(index)
-            total += F.cross_entropy(self.model.fusion(states, scores), target, reduction="sum").item()
+            total += F.cross_entropy(self._fused(states, scores), target, reduction="sum").item()
         loss = total / data.n_query
         return loss, {"query cross entropy": loss}
 

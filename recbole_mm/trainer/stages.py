@@ -146,6 +146,8 @@ class StagedTrainer(Trainer):
             score, result = self._rank_validation(valid_data, show_progress)
             if verbose:
                 self.logger.info(set_color("valid result after all stages", "blue") + f": {result}")
+        elif not valid_data:  # what a stage chose its epochs by is no validation score
+            score, result = -np.inf if self.config["valid_metric_bigger"] else np.inf, None
         self.best_valid_score, self.best_valid_result = score, result
         return score, result
 
@@ -241,6 +243,7 @@ class StagedTrainer(Trainer):
             return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         if self._saved:
             self._write_resume_file(epoch_idx - 1)
+        self.training_place = [epoch_idx, None]  # for the message about a loss that is not finite
         return self._stage.train_epoch(train_data, epoch_idx, show_progress)
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict[str, float]]:

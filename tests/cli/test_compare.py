@@ -75,7 +75,7 @@ def test_arguments_reach_the_comparison(monkeypatch, tmp_path):
         (["--model=BPR", "--export=topk.xls"], "topk.xls"),
         (["--model=BPR", "--export=topk.csv", "--topk=many"], "--topk"),
         (["--model=BPR", "--export=topk.csv", "--export_users=@none"], "'none'"),
-        (["--model=BPR", "--export=topk.csv", "--export_seen=none"], "seen: expected"),
+        (["--model=BPR", "--export=topk.csv", "--export_seen=test"], "seen: expected"),
         (["--model=BPR", "--export=topk.csv", "--topk=0"], "topk: expected"),
         (["--export=topk.csv", "--checkpoint=x.pth", "--model=BPR"], "leave out --model"),
         (["--export=topk.csv", "--checkpoint=x.pth"], "no checkpoint 'x.pth'"),

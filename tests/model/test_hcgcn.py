@@ -72,9 +72,9 @@ def reference_parts(model: HCGCN) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     q = q / q.sum(dim=1, keepdim=True)
     graph = torch.zeros(model.n_items, model.n_items, dtype=torch.float64)
     inside = torch.zeros_like(graph)
-    for index, (a, pattern) in enumerate(zip(logits.softmax(dim=0), model.item_graphs)):
+    for a, part in zip(logits.softmax(dim=0), model.item_graphs):
         dense = torch.zeros_like(graph)
-        dense[pattern.row, pattern.col] = getattr(model, f"item_norm_{index}").double()
+        dense[part.pattern.row, part.pattern.col] = part.values.double()
         graph = graph + a * dense
         kept = dense * (q @ q.T)
         inside = inside + a * kept * (dense.sum(dim=1) / kept.sum(dim=1).clamp(min=1e-300))[:, None]

@@ -38,7 +38,7 @@ def test_history_lists_are_those_that_recbole_evaluates(trained, tmp_path):
 
 @pytest.mark.parametrize("model", ["BPR", "MMGCN"])
 def test_nothing_that_a_user_has_is_recommended(trained, tmp_path, model):
-    report = export(trained(model), tmp_path / "topk.csv", topk=7, progress=False)
+    report = export(trained(model), tmp_path / "topk.csv", topk=7, seen="all", progress=False)
     frame = pd.read_csv(tmp_path / "topk.csv", dtype={"user_id": str, "item_id": str})
     assert report["users"] == frame["user_id"].nunique() == INTERACTIONS[USER].nunique()
     assert report["recommendations"] == len(frame) == 7 * report["users"]
@@ -76,7 +76,7 @@ def test_given_users_in_every_format(trained, tmp_path):
 
 
 def test_a_user_who_has_nearly_everything_gets_a_shorter_list(trained, tmp_path):
-    report = export(trained("BPR"), tmp_path / "topk.npz", topk=500, progress=False)
+    report = export(trained("BPR"), tmp_path / "topk.npz", topk=500, seen="all", progress=False)
     with np.load(tmp_path / "topk.npz") as archive:
         assert archive["item_id"].shape == (120, 80)
         left = archive["item_id"] != ""
@@ -88,7 +88,7 @@ def test_a_user_who_has_nearly_everything_gets_a_shorter_list(trained, tmp_path)
 
 def test_a_sequential_model_goes_on_after_the_last_known_item(trained, tmp_path):
     checkpoint = trained("SASRec", **SEQUENTIAL)
-    report = export(checkpoint, tmp_path / "all.parquet", topk=5, progress=False)
+    report = export(checkpoint, tmp_path / "all.parquet", topk=5, seen="all", progress=False)
     single = INTERACTIONS.groupby(USER).size().eq(1).sum()
     assert (report["users"], report["skipped"]) == (120 - single, single)
     config, model, dataset, _, _, test_data = load_data_and_model(checkpoint)
@@ -177,7 +177,8 @@ def test_a_model_without_embeddings_says_so(trained, tmp_path):
         ({"file": "topk.xlsx"}, r"expected \.parquet, \.csv, \.npz"),
         ({"embeddings": "e.csv"}, r"expected \.parquet, \.npz"),
         ({"file": "topk.csv", "topk": 0}, "positive integer"),
-        ({"file": "topk.csv", "seen": "train"}, "'all' or 'history'"),
+        ({"file": "topk.csv", "seen": "train"}, "none, history, all"),
+        ({"file": "a.npz", "embeddings": "./a.npz"}, "give two files"),
         ({"file": "topk.csv", "users": ["nobody"]}, "'nobody'.*raw ids"),
         ({"file": "topk.csv", "users": "196"}, "list of raw ids, got the text '196'"),  # not users 1, 9 and 6
     ],
@@ -198,6 +199,28 @@ def test_nan_is_not_exported(trained, tmp_path):
     loaded = load(trained("BPR"))
     with torch.no_grad():
         loaded[1].user_embedding.weight[3] = torch.nan
-    with pytest.raises(ValueError, match="BPR gives NaN"):
+    with pytest.raises(
+        ValueError, match="BPR gives 80 of .* of 1 of 120 users .* NaN or infinite in the export.*64 of its"
+    ):
         export(loaded, tmp_path / "topk.csv", progress=False)
-    assert not (tmp_path / "topk.csv").exists()
+    with torch.no_grad():
+        loaded[1].user_embedding.weight[3] = torch.inf
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        export(loaded, embeddings=tmp_path / "vectors.npz", progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("model", "options"), [("SGL", {}), ("ENMF", {"train_neg_sample_args": None}), ("NNCF", {})])
+def test_embeddings_rank_as_the_model_does_or_are_refused(trained, tmp_path, model, options):
+    """SGL keeps what it propagates; ENMF weighs the product and NNCF has a network, so no table ranks as they do."""
+    loaded = load(trained(model, embedding_size=8, **options))
+    if model != "SGL":
+        with pytest.raises(ValueError, match=f"{model} has tables.*do not order the items"):
+            export(loaded, embeddings=tmp_path / "vectors.npz", progress=False)
+        assert not (tmp_path / "vectors.npz").exists()
+        return
+    export(loaded, embeddings=tmp_path / "vectors.npz", progress=False)
+    with np.load(tmp_path / "vectors.npz") as archive, torch.no_grad():
+        product = archive["user_embedding"] @ archive["item_embedding"].T
+        scores = loaded[1].full_sort_predict({"user_id": torch.arange(1, 121)}).view(120, 81)[:, 1:].numpy()
+        np.testing.assert_allclose(product, scores, rtol=1e-4, atol=1e-5)

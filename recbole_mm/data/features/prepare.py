@@ -20,10 +20,16 @@ _BLOCK_ROWS = 4096
 _NEIGHBOURS = 10
 
 
-def prepare(table: FeatureTable, norm: str, missing: str, interactions: sp.spmatrix | None = None) -> FeatureTable:
+def prepare(
+    table: FeatureTable,
+    norm: str,
+    missing: str,
+    interactions: sp.spmatrix | None = None,
+    known: Tensor | None = None,
+) -> FeatureTable:
     r"""Fill the rows of entities without features and normalise.
 
-    With :math:`O` the observed rows, and per column
+    With :math:`O` the observed rows (of the ``known`` entities), and per column
 
     .. math:: z_{ic} = \frac{x_{ic} - \mu_c}{\sigma_c}, \quad
               \mu_c = \frac{1}{|O|} \sum_{i \in O} x_{ic}, \quad
@@ -44,13 +50,15 @@ def prepare(table: FeatureTable, norm: str, missing: str, interactions: sp.spmat
             ``error`` here).
         interactions: For ``knn``: the *training* interactions with the entity as columns, ``(users, items)`` for a
             table of items and its transpose for one of users.
+        known: Which entities the statistics may be taken from, bool ``(n,)``; ``None`` for all. What they give is
+            applied to every row.
 
     Returns:
         The table itself if nothing changes, otherwise a new one of the same type; ``observed`` is always as it was.
 
     Raises:
-        ValueError: Unknown ``norm`` or ``missing``, rows missing under ``error`` or ``drop``, or no (or a wrongly
-            shaped) matrix for ``knn``.
+        ValueError: Unknown ``norm`` or ``missing``, rows missing under ``error`` or ``drop``, no (or a wrongly shaped)
+            matrix for ``knn``, or statistics of no row at all.
     """
     if norm not in FEATURE_NORMS:
         raise ValueError(f"feature_norm: expected one of {', '.join(FEATURE_NORMS)}, got {norm!r}.")
@@ -65,16 +73,23 @@ def prepare(table: FeatureTable, norm: str, missing: str, interactions: sp.spmat
         )
     if norm == "none" and (missing not in ("mean", "knn") or not lacking.any()):
         return table
+    counted = table.observed if known is None else table.observed & known
+    if not counted.any() and (norm.startswith("zscore") or missing in ("mean", "knn")):
+        raise ValueError(
+            f"{table.modality}: no {table.entity} with a training interaction has this modality, so there is nothing "
+            f"to take the statistics of feature_norm: {norm} and missing_feature: {missing} from. Leave the modality "
+            "out (modality_weight 0), or set cold_features: transductive."
+        )
     feature = table.feature.to(
         torch.float32 if table.feature.dtype in (torch.float16, torch.bfloat16) else None, copy=True
     )
     if norm.startswith("zscore"):
-        _standardise(feature, table.observed)
+        _standardise(feature, table.observed, counted)
     if missing == "knn" and lacking.any():
         lacking = _fill_from_neighbours(feature, table, lacking, interactions)
     # After a z-score the mean is zero by definition; computing it would leave rounding noise for l2 to blow up.
     if missing in ("mean", "knn") and lacking.any() and not norm.startswith("zscore"):
-        feature[lacking] = _moments(feature, table.observed)[0].to(feature.dtype)
+        feature[lacking] = _moments(feature, counted)[0].to(feature.dtype)
     if norm.endswith("l2"):
         for block in feature.split(_BLOCK_ROWS):
             block.div_(_length(block))
@@ -126,8 +141,8 @@ def _length(block: Tensor) -> Tensor:
     return length.clamp_min(torch.finfo(length.dtype).tiny)
 
 
-def _standardise(feature: Tensor, observed: Tensor) -> None:
-    mean, deviation = _moments(feature, observed)
+def _standardise(feature: Tensor, observed: Tensor, counted: Tensor) -> None:
+    mean, deviation = _moments(feature, counted)
     constant = deviation <= 1e-6 * mean.abs()  # what rounding leaves of a column without variation
     deviation[constant] = float("inf")
     for part in observed.nonzero().squeeze(1).split(_BLOCK_ROWS):

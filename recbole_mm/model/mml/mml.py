@@ -106,7 +106,7 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
         for encoder, (modality, feature) in zip(encoders[1:], self.features.items()):
             learners[modality] = FeatureLearner(encoder, s.embedding_size, feature, s.train_features)
         self.learners = LearnerEnsemble(learners, s.adapt_steps, s.adapt_learning_rate, s.adapt_scope)
-        self.generator = ItemGenerator(self.generator_tables, s.embedding_size, s.knn_k)
+        self.generator = ItemGenerator(self.generator_tables, s.embedding_size, s.knn_k, self.known_items)
         prior = [1.0, *self.features.weight.values()]
         self.fusion = ScoreFusion(
             self.max_seq_length * s.embedding_size, self.n_items, prior, s.fusion_hidden_size, s.fusion_method,

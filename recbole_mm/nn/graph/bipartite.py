@@ -15,6 +15,7 @@ __all__ = [
     "SparsePattern",
     "attend",
     "columns",
+    "edges_of_rows",
     "knn_graph",
     "row_norm",
     "sddmm",
@@ -25,7 +26,12 @@ __all__ = [
 ]
 
 
-def sym_norm(pattern: SparsePattern, values: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+def sym_norm(
+    pattern: SparsePattern,
+    values: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    counted: Tensor | None = None,
+) -> Tensor:
     r"""Symmetrically normalised edge weights.
 
     .. math:: w_{rc} = v_{rc} \, d_r^{-1/2} d_c^{-1/2}, \quad d_r = \sum_c v_{rc}, \; d_c = \sum_r v_{rc}
@@ -34,6 +40,7 @@ def sym_norm(pattern: SparsePattern, values: Tensor | None = None, dtype: torch.
         pattern: Edges of the graph.
         values: Non-negative weights (learned ones get gradients), all 1 if not given. Shape ``(n_edges,)``.
         dtype: Type of the result where ``values`` is not given.
+        counted: Rows whose edges count in the degrees of the columns, bool ``(n_rows,)``; all if not given.
 
     Returns:
         Shape ``(n_edges,)``; 0 on edges of rows or columns whose weights sum to 0.
@@ -41,7 +48,8 @@ def sym_norm(pattern: SparsePattern, values: Tensor | None = None, dtype: torch.
     if values is None:
         values = torch.ones(pattern.n_edges, dtype=dtype, device=pattern.col.device)
     rows = segment_sum(values, pattern.ptr)
-    cols = segment_sum(values[pattern.transpose_order], pattern.transpose.ptr)
+    into = values if counted is None else values * counted[pattern.row]
+    cols = segment_sum(into[pattern.transpose_order], pattern.transpose.ptr)
     return values * _power(rows, -0.5)[pattern.row] * _power(cols, -0.5)[pattern.col]
 
 
@@ -178,7 +186,11 @@ class BipartiteGraph(nn.Module):
 
 @torch.no_grad()
 def knn_graph(
-    features: Tensor, k: int, include_self: bool = False, block_rows: int | None = None
+    features: Tensor,
+    k: int,
+    include_self: bool = False,
+    block_rows: int | None = None,
+    candidates: Tensor | None = None,
 ) -> tuple[SparsePattern, Tensor]:
     r"""Exact ``k`` nearest neighbours of every row by cosine similarity.
 
@@ -191,6 +203,8 @@ def knn_graph(
         k: Neighbours per row; rows with fewer candidates get fewer.
         include_self: Whether a row counts as its own neighbour.
         block_rows: Rows per block; chosen so that a block of similarities takes about 32 MB if not given.
+        candidates: Which rows may be a neighbour of another one, bool ``(n,)``; all if not given. The others have
+            neighbours all the same (and themselves, with ``include_self``): so new items are attached to known ones.
 
     Returns:
         The ``n x n`` pattern, row = node, col = its neighbours, and the similarities in edge order with shape
@@ -217,7 +231,7 @@ def knn_graph(
         similarity = unit[start : start + block] @ unit.t()
         # Rounding to the resolution makes ties of equal rows true ties, whatever order the product summed in.
         rank = (similarity / resolution).round_()
-        rank.masked_fill_(~valid, float("-inf"))
+        rank.masked_fill_(~(valid if candidates is None else valid & candidates), float("-inf"))
         local = torch.arange(rank.shape[0], device=device)
         rank[local, local + start] = torch.finfo(rank.dtype).max if include_self else float("-inf")
         threshold = rank.topk(min(k, n), dim=1).values[:, -1:]
@@ -233,6 +247,24 @@ def knn_graph(
         cols.append(col)
         similarities.append(similarity[row, col])
     return SparsePattern.from_pairs(torch.cat(rows), torch.cat(cols), n, n), torch.cat(similarities)
+
+
+def edges_of_rows(pattern: SparsePattern, values: Tensor, rows: Tensor) -> tuple[SparsePattern, Tensor]:
+    """The part of a graph whose rows are chosen, in its full shape.
+
+    Args:
+        pattern: Edges of the graph.
+        values: Their weights. Shape ``(n_edges,)``.
+        rows: Which rows keep their edges, bool ``(n_rows,)``.
+
+    Example:
+        >>> pattern = SparsePattern.from_pairs(torch.tensor([0, 1]), torch.tensor([1, 0]), n_rows=2, n_cols=2)
+        >>> edges_of_rows(pattern, torch.tensor([3.0, 4.0]), torch.tensor([False, True]))[1]
+        tensor([4.])
+    """
+    kept = rows[pattern.row]
+    part = SparsePattern.from_pairs(pattern.row[kept], pattern.col[kept], pattern.n_rows, pattern.n_cols)
+    return part, values[kept]
 
 
 def _power(degree: Tensor, exponent: float) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_mm.nn.graph.bipartite import knn_graph
+from recbole_mm.nn.graph.bipartite import edges_of_rows, knn_graph
 from recbole_mm.nn.graph.segment import segment_sum
 from recbole_mm.nn.graph.sparse import SparsePattern, spmm
 
@@ -54,7 +54,7 @@ def row_sum_norm(pattern: SparsePattern, values: Tensor) -> Tensor:
 
 
 def content_neighbours(
-    feature: Tensor, observed: Tensor, k: int, include_self: bool = True
+    feature: Tensor, observed: Tensor, k: int, include_self: bool = True, candidates: Tensor | None = None
 ) -> tuple[SparsePattern, Tensor]:
     """``knn_graph`` among the rows that were observed: what fills the others has no neighbours and is nobody's.
 
@@ -63,6 +63,7 @@ def content_neighbours(
         observed: Bool, shape ``(n,)``.
         k: Neighbours of a row, itself included if ``include_self``.
         include_self: Whether a row is its own neighbour.
+        candidates: Which rows may be a neighbour of another, bool ``(n,)``: the model's ``known_items``.
 
     Returns:
         The pattern and the cosines, ``(n_edges,)``.
@@ -70,11 +71,13 @@ def content_neighbours(
     missing = ~observed
     if feature[missing].any():
         feature = feature.masked_fill(missing.unsqueeze(1), 0.0)
-    return knn_graph(feature, k, include_self)
+    return knn_graph(feature, k, include_self, candidates=candidates)
 
 
 @torch.no_grad()
-def content_graph(feature: Tensor, observed: Tensor, k: int, weighted: bool = True) -> tuple[SparsePattern, Tensor]:
+def content_graph(
+    feature: Tensor, observed: Tensor, k: int, weighted: bool = True, candidates: Tensor | None = None
+) -> tuple[SparsePattern, Tensor]:
     r"""The constant item graph of one modality: ``k`` nearest neighbours, an item always among its own, normalised.
 
     .. math:: S_{ij} = s_{ij} / \sqrt{r_i r_j}, \quad r_i = \textstyle\sum_j s_{ij}
@@ -88,6 +91,8 @@ def content_graph(feature: Tensor, observed: Tensor, k: int, weighted: bool = Tr
         observed: Rows that have the modality; the others have no edge. Bool, shape ``(n,)``.
         k: Neighbours of an item, itself included.
         weighted: Whether edges weigh by cosine.
+        candidates: Which items may be a neighbour of another, bool ``(n,)``: the model's ``known_items``. The others
+            are attached to these, which do not notice: a row's weights depend on its own neighbours only.
 
     Returns:
         The pattern and its weights in float64, shape ``(n_edges,)``.
@@ -97,7 +102,7 @@ def content_graph(feature: Tensor, observed: Tensor, k: int, weighted: bool = Tr
         >>> graph[0].col.tolist(), graph[1].float().tolist()
         ([0, 1, 0, 1], [0.5, 0.5, 0.5, 0.5])
     """
-    pattern, _ = content_neighbours(feature, observed, k)
+    pattern, _ = content_neighbours(feature, observed, k, candidates=candidates)
     values = _exact_cosines(pattern, feature) if weighted else torch.ones_like(pattern.col, dtype=torch.float64)
     return pattern, row_sum_norm(pattern, values.clamp(min=0))
 
@@ -194,6 +199,8 @@ class ItemGraph(nn.Module):
         pattern: Edges, row = receiving item.
         values: Their weights; keep them in float64, so that a model in float64 computes as precisely as it may.
             Shape ``(n_edges,)``.
+        known: Items whose edges training may use, bool ``(n_items,)``, the model's ``known_items``; in evaluation mode
+            all edges count. ``None``: the same graph for both.
 
     Example:
         >>> graph = ItemGraph(*content_graph(torch.eye(2), torch.tensor([True, True]), k=1))
@@ -205,8 +212,11 @@ class ItemGraph(nn.Module):
     _kept: Tensor | None
     _kept_transposed: Tensor | None
 
-    def __init__(self, pattern: SparsePattern, values: Tensor) -> None:
+    def __init__(self, pattern: SparsePattern, values: Tensor, known: Tensor | None = None) -> None:
         super().__init__()
+        self.attached = None if known is None else ItemGraph(pattern, values)
+        if known is not None:
+            pattern, values = edges_of_rows(pattern, values, known)
         self.pattern = pattern
         self.register_buffer("values", values, persistent=False)
         self.register_buffer("_kept", None, persistent=False)
@@ -214,6 +224,8 @@ class ItemGraph(nn.Module):
 
     def spread(self, states: Tensor, n_layers: int) -> Tensor:
         r""":math:`S^K X`: the last layer only, without activation. Shape ``(n_items, dim)``."""
+        if self.attached is not None and not self.training:
+            return self.attached.spread(states, n_layers)
         forward, backward = self._weights(states.dtype)
         for _ in range(n_layers):
             states = spmm(self.pattern, forward, states, backward)

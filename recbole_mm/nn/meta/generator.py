@@ -58,13 +58,14 @@ class ItemGenerator(nn.Module):
         tables: Attribute tables, ``(n_items, width)`` each, rows without attributes being zero.
         dim: Width of the embeddings.
         k: Neighbours of an item.
+        known: Which items may be a neighbour, bool ``(n_items,)``; all if not given.
     """
 
-    def __init__(self, tables: Sequence[Tensor], dim: int, k: int) -> None:
+    def __init__(self, tables: Sequence[Tensor], dim: int, k: int, known: Tensor | None = None) -> None:
         super().__init__()
         self.generators = nn.ModuleList([EmbeddingGenerator(table.shape[1], dim) for table in tables])
         for index, table in enumerate(tables):
-            self.register_buffer(f"neighbors_{index}", nearest_items(table, k), persistent=False)
+            self.register_buffer(f"neighbors_{index}", nearest_items(table, k, known=known), persistent=False)
 
     def forward(self, items: Tensor, *tables: Tensor) -> Tensor:
         """Generated embeddings of items ``(n,)``, given the attribute tables: ``(n, dim)``."""
@@ -75,7 +76,7 @@ class ItemGenerator(nn.Module):
         return torch.stack(generated).mean(dim=0)
 
 
-def nearest_items(table: Tensor, k: int, block: int = 1024) -> Tensor:
+def nearest_items(table: Tensor, k: int, block: int = 1024, known: Tensor | None = None) -> Tensor:
     """The ``k`` items with the largest dot product, for every item.
 
     The padding item, rows without attributes (all zero) and the item itself are no candidates. Of equal products the
@@ -85,6 +86,7 @@ def nearest_items(table: Tensor, k: int, block: int = 1024) -> Tensor:
         table: Attributes, ``(n_items, width)``.
         k: Neighbours per item.
         block: Items whose products are held at once.
+        known: Which items may be a neighbour, bool ``(n_items,)``; all if not given.
 
     Returns:
         Item ids ``(n_items, k)``, 0 where there are fewer candidates; row 0 is all 0.
@@ -100,6 +102,8 @@ def nearest_items(table: Tensor, k: int, block: int = 1024) -> Tensor:
     table = table.float() if table.dtype in (torch.float16, torch.bfloat16) else table
     candidate = table.ne(0).any(dim=1)
     candidate[0] = False
+    if known is not None:
+        candidate &= known
     nearest = torch.zeros(n, k, dtype=torch.long, device=table.device)
     for start in range(0, n, block):
         rows = torch.arange(start, min(start + block, n), device=table.device)

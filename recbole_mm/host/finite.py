@@ -1,0 +1,53 @@
+"""Makes RecBole stop at a loss or at scores that are NaN or infinite, and say which model, when and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recbole.trainer import Trainer
+
+from recbole_mm.host.editing import edit
+from recbole_mm.host.wrapping import wrap
+from recbole_mm.trainer.finite import check_finite_loss, check_finite_scores
+
+__all__ = ["install"]
+
+
+def install() -> None:
+    """Check losses and scores of every trainer that builds on RecBole's; a second call does nothing.
+
+    RecBole looks for NaN in the loss alone, and ranks whatever a model scores: with all scores NaN, the items come in
+    the order of their ids, which many data sets sort by popularity.
+    """
+    if hasattr(Trainer._check_nan, "_recbole_mm"):
+        return
+
+    def train_epoch(original: Any, self: Any, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        self.training_place = [epoch_idx, -1]
+        try:
+            return original(self, train_data, epoch_idx, *args, **kwargs)
+        finally:
+            self.training_place = None
+
+    def check_loss(original: Any, self: Any, loss: Any) -> None:
+        place = getattr(self, "training_place", None) or [None, None]
+        if place[1] is not None:
+            place[1] += 1
+        check_finite_loss(self.model, loss, *place)
+
+    wrap(Trainer, "_train_epoch", train_epoch)
+    wrap(Trainer, "_check_nan", check_loss)
+    for function, name, lines in (
+        (Trainer._full_sort_batch_eval, "scores[:, 1:]", ["scores[:, 0] = -np.inf\n"]),
+        (
+            Trainer._neg_sample_batch_eval,
+            "origin_scores",
+            [
+                "return interaction, origin_scores, positive_u, positive_i\n",
+                'col_idx = interaction[self.config["ITEM_ID_',
+            ],
+        ),
+    ):
+        check = f'_recbole_mm_check(self.model, {name}, "in the evaluation"); '
+        function.__globals__["_recbole_mm_check"] = check_finite_scores
+        edit(function, {line: check + line for line in lines})
