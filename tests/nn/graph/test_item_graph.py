@@ -214,3 +214,23 @@ def test_weights_that_inference_mode_kept_serve_training():
     states = torch.ones(4, 2, requires_grad=True)
     graph.spread(states, 1).sum().backward()
     assert states.grad.isfinite().all()
+
+
+def test_new_items_are_attached_to_known_ones_and_unseen_by_training():
+    """Rows of known items are those of the graph without the others, whose features may be anything."""
+    feature = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+    known = torch.arange(12) < 8
+    spread = {}
+    for case, scale in (("before", 1.0), ("after", -30.0)):
+        there = torch.where(known.unsqueeze(1), feature, scale * feature + 1)
+        graph = ItemGraph(*content_graph(there, torch.ones(12, dtype=torch.bool), 3, candidates=known), known)
+        states = torch.eye(12)
+        spread[case] = graph.train().spread(states, 2), graph.eval().spread(states, 2)
+    alone = ItemGraph(*content_graph(feature[:8], torch.ones(8, dtype=torch.bool), 3)).spread(torch.eye(8), 2)
+    torch.testing.assert_close(spread["before"][0][:8, :8], alone)
+    assert torch.equal(spread["before"][0], spread["after"][0]), "training notices nothing"
+    assert not spread["before"][0][8:].any()
+    attached, other = spread["before"][1], spread["after"][1]
+    assert torch.equal(attached[:8], other[:8]) and torch.equal(attached[:8], spread["before"][0][:8])
+    assert attached[8:, :8].any(dim=1).all() and not torch.equal(attached[8:], other[8:])
+    assert not attached[:8, 8:].any(), "nobody reads a new item but itself"
