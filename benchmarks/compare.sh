@@ -41,7 +41,7 @@ export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}
 
 if [ ! -f "$OUTPUT/data/$NAME/$NAME.yaml" ]; then
-    "$PYTHON" -m recbole_mm.data.convert.command mmrec "$DATA/$NAME" "$OUTPUT/data" --name "$NAME" "${FEATURES[@]}"
+    "$PYTHON" -m recbole_mm.data.convert mmrec "$DATA/$NAME" "$OUTPUT/data" --name "$NAME" "${FEATURES[@]}"
 fi
 exec "$PYTHON" "$ROOT/run_recbole_mm.py" \
     --models="${MODELS:-${DEFAULTS[2]}}" --trials="${TRIALS:-${DEFAULTS[0]}}" --epochs="${EPOCHS:-${DEFAULTS[1]}}" \

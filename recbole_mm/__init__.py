@@ -36,7 +36,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "run": "recbole_mm.experiment.quick_start",
     "compare": "recbole_mm.comparison.compare",
-    "tune": "recbole_mm.search.search",
+    "tune": "recbole_mm.comparison.tune",
     "export": "recbole_mm.serving.export",
 }
 

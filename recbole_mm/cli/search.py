@@ -49,7 +49,7 @@ def run(request: Request) -> int:
     if "model" in request.flags:
         check_model(request.flags["model"], request)
     from recbole_mm.cli.options import arguments_of, read_experiment, search_spaces
-    from recbole_mm.search import search
+    from recbole_mm.comparison import tune
 
     experiment = read_experiment(request)
     name, dataset = experiment.model, experiment.dataset
@@ -61,7 +61,7 @@ def run(request: Request) -> int:
         )
     output = Path(request.flag("output") or Path("comparison") / dataset)
     with arguments_of(experiment) as options:
-        found = search.tune(
+        found = tune.tune(
             name,
             dataset,
             config_file_list=experiment.files,

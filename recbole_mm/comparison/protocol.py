@@ -12,6 +12,7 @@ from recbole.utils import InputType, ModelType, get_model
 
 from recbole_mm.config import read_cold_start, read_options
 from recbole_mm.config.metrics import settle_valid_metric
+from recbole_mm.config.protocol import PROTOCOL_OPTIONS
 from recbole_mm.experiment.capabilities import capability_notes
 from recbole_mm.experiment.fingerprint import fingerprint
 from recbole_mm.experiment.job import without_arguments
@@ -19,13 +20,6 @@ from recbole_mm.experiment.processes import error_text
 from recbole_mm.experiment.quick_start import device_option
 
 __all__ = ["Protocol", "make_protocol"]
-
-#: Options that decide what is compared. They are the same for every model, whatever its own defaults say.
-SHARED = (
-    "eval_args", "metrics", "topk", "valid_metric", "metric_decimal_place", "rm_dup_inter", "val_interval",
-    "filter_inter_by_user_or_item", "user_inter_num_interval", "item_inter_num_interval", "threshold",
-    "benchmark_filename",
-)  # fmt: skip
 
 # What the caller says about the experiment itself, not about a model.
 _ABOUT = ("model", "dataset", "seed", "config_files", "config_file_list")
@@ -113,7 +107,7 @@ def make_protocol(
     if labelled:
         _check_labels_are_read(types, reference["threshold"])
         reference = _reference({n: kind for n, kind in types.items() if kind == ModelType.CONTEXT}, dataset, given)
-    shared = {key: reference[key] for key in SHARED}
+    shared = {key: reference[key] for key in PROTOCOL_OPTIONS}
     metric, note = settle_valid_metric({**shared, "slices": given.get("slices")}, "valid_metric" in given)
     shared["valid_metric"] = metric
     notes = [note] if note else []
@@ -269,10 +263,17 @@ def _check_own(own: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> N
     for name, settings in own.items():
         if name not in models:
             raise ValueError(f"model_settings: {name!r} is not among the compared models {', '.join(models)}.")
-        common = sorted(
-            set(settings)
-            & {*SHARED, "cold_start", "cold_features", "slices", "slice_tail", "seed", "dataset", "data_path"}
-        )
+        fixed = {
+            *PROTOCOL_OPTIONS,
+            "cold_start",
+            "cold_features",
+            "slices",
+            "slice_tail",
+            "seed",
+            "dataset",
+            "data_path",
+        }
+        common = sorted(set(settings) & fixed)
         if common:
             raise ValueError(
                 f"model_settings[{name!r}]: {', '.join(common)} must be the same for every model; set it in "

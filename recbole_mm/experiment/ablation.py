@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,10 +13,9 @@ from torch import Tensor
 
 from recbole_mm.data.features.table import FeatureStore, FeatureTable, InteractionFeatures
 from recbole_mm.experiment.observe import per_user_metrics
+from recbole_mm.experiment.prepared import Prepared
+from recbole_mm.host.loaders import dataset_of
 from recbole_mm.slicing.result import split_result
-
-if TYPE_CHECKING:
-    from recbole_mm.experiment.job import Prepared
 
 __all__ = ["permute_modality", "permuted_results", "without_modality"]
 
@@ -77,7 +76,7 @@ def permuted_results(prepared: Prepared, seed: int) -> tuple[dict[str, dict[str,
         Modality to test metrics, and the metrics of the test users as ``permuted/<modality>/<metric>``; both empty for
         a model without features.
     """
-    trainer, config, dataset = prepared.trainer, prepared.config, prepared.train_data._dataset
+    trainer, config, dataset = prepared.trainer, prepared.config, dataset_of(prepared.train_data)
     store: FeatureStore = getattr(dataset, "features", FeatureStore())
     trained = trainer.model
     results: dict[str, dict[str, float]] = {}

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from logging import getLogger
 from typing import Any
@@ -22,10 +22,12 @@ from recbole.utils import ModelType, calculate_valid_score, get_flops, get_model
 from recbole_mm.config.metrics import check_topk
 from recbole_mm.experiment.ablation import permuted_results
 from recbole_mm.experiment.observe import Curve, peak_memory, per_user_metrics
+from recbole_mm.experiment.prepared import Prepared
 from recbole_mm.experiment.split import describe_split, mask_seen_items
+from recbole_mm.host.loaders import dataset_of
 from recbole_mm.slicing.result import split_result
 
-__all__ = ["Job", "Prepared", "prepare", "train", "train_and_test", "versions", "without_arguments"]
+__all__ = ["Job", "prepare", "train", "train_and_test", "versions", "without_arguments"]
 
 
 @dataclass(frozen=True)
@@ -53,21 +55,6 @@ class Job:
     permute: bool = False
     split: str | None = None
     candidates: str | None = None
-
-
-@dataclass
-class Prepared:
-    """Data and model of a job, before training."""
-
-    config: Any
-    dataset: Any
-    train_data: Any
-    valid_data: Any
-    test_data: Any
-    model: Any
-    trainer: Any
-    flops: float | None
-    split: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare(job: Job, checkpoints: str | None = None, with_test: bool = True) -> Prepared:
@@ -102,12 +89,12 @@ def prepare(job: Job, checkpoints: str | None = None, with_test: bool = True) ->
     else:
         test_data = None
     if job.mask_seen and config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
-        mask_seen_items(train_data._dataset, valid_data, test_data)
+        mask_seen_items(dataset_of(train_data), valid_data, test_data)
     if job.seed != job.data_seed:
         config["seed"] = job.seed
         train_data.generator.manual_seed(job.seed)
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    model = get_model(config["model"])(config, dataset_of(train_data)).to(config["device"])
     getLogger().info(model)
     # Counting operations runs the model once, which may draw random numbers, so it stays where RecBole has it.
     flops = get_flops(model, dataset, config["device"], getLogger(), construct_transform(config))
@@ -183,7 +170,7 @@ def train_and_test(
         permuted, permuted_users = permuted_results(prepared, job.seed)
         users.update(permuted_users)
     training["time"].update(prepare=prepared_seconds, test=test_seconds, total=time.perf_counter() - begin)
-    features = getattr(prepared.train_data._dataset, "features", None)
+    features = getattr(dataset_of(prepared.train_data), "features", None)
     record = {
         "job": asdict(job),
         "test": test,

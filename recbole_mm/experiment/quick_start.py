@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 import torch
-from recbole.quick_start import quick_start as recbole_run
+from recbole.quick_start import run_recbole
 
 from recbole_mm.config.metrics import check_topk, settle_valid_metric
 from recbole_mm.config.names import read_options
@@ -21,6 +20,7 @@ from recbole_mm.experiment.own_models import import_module, imported_modules
 from recbole_mm.experiment.resume import checkpoint_origin, continue_from
 from recbole_mm.experiment.split import describe_split
 from recbole_mm.host.preparation import watch_preparation
+from recbole_mm.host.trainers import watch_trainers
 
 __all__ = ["Interrupted", "checkpoint_origin", "device_option", "run"]
 
@@ -143,38 +143,13 @@ def _run_here(
         for note in capability_notes([config.model_class], options.get("cold_start"), options.get("slices")):
             getLogger().warning(note)
 
-    with _trainers(resume) as trainers, watch_preparation(describe):
+    prepare = None if resume is None else functools.partial(continue_from, file=resume)
+    with watch_trainers(_check_evaluation, prepare) as trainers, watch_preparation(describe):
         try:
-            result = recbole_run.run_recbole(model, dataset, config_file_list, config_dict, saved)
+            result = run_recbole(model, dataset, config_file_list, config_dict, saved)
         except KeyboardInterrupt as interrupt:
             raise Interrupted(_checkpoint(trainers)) from interrupt
         return {**result, "checkpoint": _checkpoint(trainers), **about}
-
-
-@contextmanager
-def _trainers(resume: str | os.PathLike[str] | None) -> Iterator[list[Any]]:
-    """Collect the trainers that ``run_recbole`` makes, which it neither returns nor lets a caller prepare."""
-    made: list[Any] = []
-    get_trainer = recbole_run.get_trainer
-
-    def observed(model_type: Any, model_name: str) -> Any:
-        trainer_class = get_trainer(model_type, model_name)
-
-        def build(config: Any, model: Any) -> Any:
-            _check_evaluation(config, model)
-            trainer = trainer_class(config, model)
-            made.append(trainer)
-            if resume is not None:
-                continue_from(trainer, resume)
-            return trainer
-
-        return build
-
-    recbole_run.get_trainer = observed
-    try:
-        yield made
-    finally:
-        recbole_run.get_trainer = get_trainer
 
 
 def _check_evaluation(config: Any, model: Any) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from recbole_mm.data.pairs import distinct, target_pairs, training_pairs
+from recbole_mm.host.loaders import dataset_of
 
 __all__ = ["describe_split", "known_pairs", "mask_seen_items"]
 
@@ -30,12 +31,12 @@ def describe_split(train_data: Any, valid_data: Any, test_data: Any) -> dict[str
         ``hash`` of all parts, ``parts`` (hash of each), ``candidates`` (hash of the items that are ranked), and the
         numbers of ``users``, ``items``, ``train``, ``valid`` and ``test`` pairs.
     """
-    dataset = train_data._dataset
+    dataset = dataset_of(train_data)
     users, items = (dataset.field2id_token[field] for field in (dataset.uid_field, dataset.iid_field))
     pairs = {
         "train": training_pairs(dataset),
-        "valid": target_pairs(valid_data._dataset),
-        "test": target_pairs(test_data._dataset),
+        "valid": target_pairs(dataset_of(valid_data)),
+        "test": target_pairs(dataset_of(test_data)),
     }
     cold, ranked = getattr(dataset, "cold_start", None), items[1:]
     if cold is not None:
@@ -87,12 +88,12 @@ def mask_seen_items(train_dataset: Any, valid_data: Any, test_data: Any = None) 
     for loader in (valid_data, test_data) if test_data is not None else (valid_data,):
         users, items = known_pairs(known)
         _mask(loader, np.split(items, np.cumsum(np.bincount(users, minlength=train_dataset.user_num))[:-1]))
-        known.append(loader._dataset)
+        known.append(dataset_of(loader))
 
 
 def _mask(loader: Any, seen: list[np.ndarray]) -> None:
     collate = loader.collate_fn
-    user_field, item_field = loader._dataset.uid_field, loader._dataset.iid_field
+    user_field, item_field = dataset_of(loader).uid_field, dataset_of(loader).iid_field
 
     def with_history(index: Any) -> Any:
         interaction, masked, positive_user, positive_item = collate(index)

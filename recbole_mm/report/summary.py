@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from recbole_mm.comparison.runs import Runs
 from recbole_mm.experiment.job import versions
 from recbole_mm.experiment.store import to_json, write_atomically
 from recbole_mm.report.render import latex, markdown, paired_markdown
+from recbole_mm.report.runs import ComparedRuns
 from recbole_mm.report.slices import slice_frame, slice_markdown
 from recbole_mm.report.table import make_table, short
 
@@ -23,12 +23,12 @@ class Report:
     """Writes the report of runs into their store.
 
     Args:
-        runs: The runs.
+        runs: The runs, as far as they are done.
         baseline: Name of the model that the others are tested against.
         budget: Search trials of each model; 0 for none.
     """
 
-    def __init__(self, runs: Runs, baseline: str, budget: int) -> None:
+    def __init__(self, runs: ComparedRuns, baseline: str, budget: int) -> None:
         self._runs, self._baseline, self._budget = runs, baseline, budget
 
     def notes(self) -> list[str]:

@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from recbole.config import Config
 
-from recbole_mm.comparison.protocol import SHARED, make_protocol
 from recbole_mm.config import known_keys, suggest
+from recbole_mm.config.protocol import PROTOCOL_OPTIONS
 from recbole_mm.experiment.job import Job, prepare, score_of, train, without_arguments
 from recbole_mm.experiment.processes import ChildError, run_in_child
 from recbole_mm.experiment.store import Store, digest, neutral_settings, to_json, write_atomically
@@ -27,7 +27,7 @@ from recbole_mm.search.trials import ATTEMPTS, Trials, count_settled, import_opt
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Plan", "SearchResult", "free_space", "make_plan", "search", "search_task", "tune"]
+__all__ = ["Plan", "SearchResult", "free_space", "make_plan", "search", "search_task"]
 
 
 @dataclass(frozen=True)
@@ -74,54 +74,6 @@ class SearchResult:
     budget: int = 0
 
 
-def tune(
-    model: str,
-    dataset: str,
-    config_file_list: Sequence[str] | None = None,
-    config_dict: Mapping[str, Any] | None = None,
-    trials: int = 20,
-    storage: str | None = None,
-    space: Mapping[str, Any] | str | Path | None = None,
-    output: str | Path | None = None,
-    in_process: bool = False,
-) -> SearchResult:
-    """Search the hyper-parameters of a model by its validation metric.
-
-    Trial 0 has the model's defaults, as far as they lie in the space, the others are chosen by Optuna's TPE; a trial
-    that is worse than the median of the others at the same epoch is pruned. An option that the caller sets is not
-    searched. Started again, a search goes on where it was stopped; several processes or machines with the same
-    ``storage`` share the trials.
-
-    Args:
-        model: Name of a model of ours, of RecBole's or a registered one.
-        dataset: Name of the data set.
-        config_file_list: Files of options, as for RecBole.
-        config_dict: Options.
-        trials: Number of trials of the whole study.
-        storage: Database such as ``postgresql://user@host/name``; without it a SQLite file in ``output``.
-        space: What is searched, or its file; without it ``properties/search/<model>.yaml``.
-        output: Folder of the results; ``comparison/<dataset>`` when not given.
-        in_process: Whether to run in this process instead of one of its own.
-
-    Returns:
-        The best options and all trials.
-
-    Raises:
-        ImportError: Optuna is not installed.
-        FileNotFoundError: No search space is known for the model.
-        ValueError: An option that the model does not have, or that is set and searched, or no trial ended with a value.
-    """
-    import_optuna()
-    protocol = make_protocol([model], dataset, config_file_list, config_dict)
-    if model in protocol.failures:
-        raise ValueError(f"{model}: {protocol.failures[model]}")
-    store = Store(output if output is not None else Path("comparison") / dataset)
-    settings = protocol.settings[model]
-    job = Job(model, dataset, settings, protocol.seed, protocol.seed)
-    plan = make_plan(job, protocol.fingerprint, free_space(model, space, settings), trials, storage)
-    return search(plan, store, in_process)
-
-
 def free_space(model: str, source: Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]) -> Space:
     """The search space of a model without what the caller has set: a trial's value would silently replace it.
 
@@ -137,7 +89,7 @@ def free_space(model: str, source: Mapping[str, Any] | str | Path | None, settin
         ValueError: The caller sets an option and wants it searched, too.
     """
     space = read_space(model, source)
-    fixed = sorted(set(space) & (set(settings) - {*SHARED, "eval_batch_size"}))
+    fixed = sorted(set(space) & (set(settings) - {*PROTOCOL_OPTIONS, "eval_batch_size"}))
     if fixed and source is not None:
         raise ValueError(
             f"Search space of {model}: {', '.join(fixed)} is set as an option already; leave one of them out."
@@ -161,7 +113,7 @@ def make_plan(job: Job, fingerprint: str, space: Space, trials: int, storage: st
     Raises:
         ValueError: The space has an option that must be the same for every model, or that nothing knows.
     """
-    common = sorted(set(space) & {*SHARED, "seed", "eval_batch_size"})
+    common = sorted(set(space) & {*PROTOCOL_OPTIONS, "seed", "eval_batch_size"})
     if common:
         raise ValueError(f"Search space of {job.model}: {', '.join(common)} must be the same for all models.")
     for key in sorted(set(space) - known_keys()):

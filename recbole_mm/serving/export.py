@@ -15,6 +15,7 @@ from recbole.utils import get_model, init_seed
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_mm.host.loaders import dataset_of
 from recbole_mm.serving.masking import SEEN, left_out, training_counts
 from recbole_mm.serving.scoring import Scorer
 from recbole_mm.serving.tables import (
@@ -139,7 +140,7 @@ def load(checkpoint: str | os.PathLike[str]) -> Loaded:
     dataset = create_dataset(config)
     loaders = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
-    model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
+    model = get_model(config["model"])(config, dataset_of(loaders[0])).to(config["device"])
     model.load_state_dict(content["state_dict"])
     model.load_other_parameter(content.get("other_parameter"))
     return (config, model, dataset, *loaders)
@@ -149,10 +150,10 @@ def _export_topk(
     loaded: Loaded, file: Path, topk: int, users: Iterable[Any] | None, seen: str | None, progress: bool
 ) -> dict[str, int]:
     config, model, _, *loaders = loaded
-    dataset = loaders[0]._dataset
+    dataset = dataset_of(loaders[0])
     item_tokens = np.asarray(dataset.field2id_token[dataset.iid_field]).astype(str)
     user_tokens = np.asarray(dataset.field2id_token[dataset.uid_field]).astype(str)
-    scorer = Scorer(config, model, *left_out(config, loaders, seen), loaders[2]._dataset if seen is None else None)
+    scorer = Scorer(config, model, *left_out(config, loaders, seen), dataset_of(loaders[2]) if seen is None else None)
     known = training_counts(dataset)
     asked = np.arange(1, dataset.user_num) if users is None else _user_ids(users, dataset)
     ids = asked[scorer.can_score(asked)]
@@ -196,7 +197,7 @@ def _user_ids(users: Iterable[Any], dataset: Any) -> np.ndarray:
 
 def _embeddings(loaded: Loaded) -> dict[str, Table]:
     config, model, _, *loaders = loaded
-    dataset = loaders[0]._dataset
+    dataset = dataset_of(loaders[0])
     sizes = {"user": dataset.user_num, "item": dataset.item_num}
     fields = {"user": dataset.uid_field, "item": dataset.iid_field}
     tables: dict[str, Table] = {}

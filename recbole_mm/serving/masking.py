@@ -12,6 +12,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.utils import ModelType
 
 from recbole_mm.experiment.split import known_pairs
+from recbole_mm.host.loaders import dataset_of
 
 __all__ = ["SEEN", "left_out", "training_counts"]
 
@@ -32,10 +33,10 @@ def left_out(config: Any, loaders: Sequence[Any], seen: str | None) -> tuple[lis
     Returns:
         The loaders whose interactions are known, and a bool matrix ``(n_users, n_items)`` of what is left out.
     """
-    dataset = loaders[0]._dataset
+    dataset = dataset_of(loaders[0])
     known = list(loaders) if seen == "all" else list(loaders[:2])
     if seen is not None:
-        pairs = known_pairs([loader._dataset for loader in known]) if seen != "none" else _nothing()
+        pairs = known_pairs([dataset_of(loader) for loader in known]) if seen != "none" else _nothing()
         return known, _matrix(*pairs, dataset)
     test = loaders[2]
     masked = _by_rule(config, loaders)
@@ -61,7 +62,7 @@ def _by_rule(config: Any, loaders: Sequence[Any]) -> tuple[np.ndarray, np.ndarra
     if config["repeatable"] or config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
         return _nothing()
     n_parts = 1 if config["mask_validation"] is False else 2
-    return known_pairs([loader._dataset for loader in loaders[:n_parts]])
+    return known_pairs([dataset_of(loader) for loader in loaders[:n_parts]])
 
 
 def _by_loader(loader: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

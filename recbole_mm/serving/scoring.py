@@ -13,6 +13,7 @@ from recbole.utils import ModelType
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from recbole_mm.host.loaders import dataset_of
 from recbole_mm.trainer.finite import check_finite_scores
 
 __all__ = ["Scorer"]
@@ -41,7 +42,7 @@ class Scorer:
 
     def __init__(self, config: Any, model: Any, known: Sequence[Any], left_out: csr_matrix, asked: Any = None) -> None:
         self._config, self._model = config, model
-        self._dataset = known[0]._dataset
+        self._dataset = dataset_of(known[0])
         self._sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         self._transform = construct_transform(config)
         n_items = self._dataset.item_num
@@ -113,7 +114,8 @@ class Scorer:
 
     def _last_rows(self, known: Sequence[Any], asked: Any) -> Interaction:
         """For every user with a history, the sequence that ends with the last known item, or that was asked."""
-        rows = cat_interactions([loader._dataset.inter_feat for loader in known if len(loader._dataset.inter_feat)])
+        parts = [dataset_of(loader).inter_feat for loader in known]
+        rows = cat_interactions([part for part in parts if len(part)])
         user_field, n_users = self._dataset.uid_field, self._dataset.user_num
         users = rows[user_field].numpy()
         # Rows are in the order of time within a part, and the parts are; so the last row of a user is the latest.

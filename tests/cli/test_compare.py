@@ -10,7 +10,7 @@ import yaml
 from recbole_mm.cli import training as cli_training
 from recbole_mm.cli.main import main
 from recbole_mm.comparison import compare as runner
-from recbole_mm.search import search
+from recbole_mm.comparison import tune as tuner
 from tests.options import QUICK
 
 OPTIONS = ["--epochs=1", "--use_gpu=False", "--state=ERROR", "--show_progress=False", "--metrics=['Recall']"]
@@ -24,9 +24,9 @@ def _program(monkeypatch):
 @pytest.fixture
 def here(monkeypatch):
     """Run what the command line starts in this process: importing torch for every run takes seconds."""
-    compare, tune = runner.compare, search.tune
+    compare, tune = runner.compare, tuner.tune
     monkeypatch.setattr(runner, "compare", lambda *a, **k: compare(*a, **{**k, "in_process": True}))
-    monkeypatch.setattr(search, "tune", lambda *a, **k: tune(*a, **{**k, "in_process": True}))
+    monkeypatch.setattr(tuner, "tune", lambda *a, **k: tune(*a, **{**k, "in_process": True}))
 
 
 def test_models_are_compared(here, capsys, tmp_path):
@@ -163,6 +163,6 @@ def test_the_public_names_lead_to_the_functions():
     import recbole_mm
     from recbole_mm.serving.export import export
 
-    assert recbole_mm.compare is runner.compare and recbole_mm.tune is search.tune and recbole_mm.export is export
+    assert recbole_mm.compare is runner.compare and recbole_mm.tune is tuner.tune and recbole_mm.export is export
     assert {"compare", "tune", "export"} <= set(recbole_mm.__all__) and QUICK["epochs"] == 2
     assert json.dumps(sorted(dir(recbole_mm)))

@@ -59,10 +59,10 @@ class TestRun:
         assert result["checkpoint"] is None and result["test_result"]["recall@10"] >= 0
 
     def test_arguments_are_left_alone(self, tmp_path):
-        options = dict(QUICK)
+        options, get_trainer = dict(QUICK), recbole_run.get_trainer
         run("BPR", "mm-toy", config_dict=options, saved=False)
         assert options == QUICK
-        assert recbole_run.get_trainer.__module__ == "recbole.utils.utils"
+        assert recbole_run.get_trainer is get_trainer and get_trainer("GENERAL", "BPR") is Trainer
 
     def test_files_count_below_the_dict(self, tmp_path, monkeypatch):
         seen = []

@@ -14,14 +14,16 @@ import yaml
 import recbole_mm
 from recbole_mm.cli.main import main as cli_main
 from recbole_mm.comparison import compare as runner
+from recbole_mm.comparison import tune as tuner
 from recbole_mm.comparison.compare import compare
+from recbole_mm.comparison.tune import tune
 from recbole_mm.experiment.job import Job
 from recbole_mm.experiment.processes import ChildError
 from recbole_mm.experiment.store import Store
 from recbole_mm.host.names import recbole_models
 from recbole_mm.paths import dataset_atomic_dir, properties_dir
 from recbole_mm.search import search as module
-from recbole_mm.search.search import make_plan, tune
+from recbole_mm.search.search import make_plan
 from recbole_mm.search.space import Choices, Range, read_space
 from recbole_mm.search.trials import Trials, open_storage
 from tests.options import QUICK
@@ -277,9 +279,9 @@ def test_every_registered_model_has_a_space():
 @pytest.fixture
 def here(monkeypatch):
     """Run a command line in this process, with its searches and runs: importing torch for each takes seconds."""
-    compare, tune = runner.compare, module.tune
+    compare, tune = runner.compare, tuner.tune
     monkeypatch.setattr(runner, "compare", lambda *a, **k: compare(*a, **{**k, "in_process": True}))
-    monkeypatch.setattr(module, "tune", lambda *a, **k: tune(*a, **{**k, "in_process": True}))
+    monkeypatch.setattr(tuner, "tune", lambda *a, **k: tune(*a, **{**k, "in_process": True}))
     return cli_main
 
 

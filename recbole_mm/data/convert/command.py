@@ -1,4 +1,4 @@
-"""Command line of the converters: ``python -m recbole_mm.data.convert.command mmrec SOURCE TARGET --name NAME``."""
+"""Command line of the converters: ``python -m recbole_mm.data.convert mmrec SOURCE TARGET --name NAME``."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m recbole_mm.data.convert.command", description="Convert multimodal data sets."
+        prog="python -m recbole_mm.data.convert", description="Convert multimodal data sets."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     forward = commands.add_parser("mmrec", help="from the layout of the MMRec toolbox to atomic and feature files")
@@ -92,7 +92,3 @@ def _files(pairs: Sequence[str], option: str) -> dict[str, str]:
             raise ValueError(f"{option} {pair!r}: {problem}.")
         files[modality] = file
     return files
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -330,3 +331,10 @@ def test_the_set_that_has_our_format_already() -> None:
     image, text = dataset.features.item["image"], dataset.features.item["text"]
     assert image.feature.shape == (1683, 1280) and int(image.observed.sum()) == 1665
     assert text.feature.shape == (1683, 384) and int(text.observed.sum()) == 1682
+
+
+def test_the_folder_is_a_command(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["convert", "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("recbole_mm.data.convert", run_name="__main__")
+    assert stopped.value.code == 0 and "usage: python -m recbole_mm.data.convert " in capsys.readouterr().out
