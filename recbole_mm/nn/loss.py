@@ -13,6 +13,7 @@ from recbole_mm.nn.graph.sparse import full_precision
 
 __all__ = [
     "bpr_loss",
+    "check_temperature",
     "first_occurrence",
     "frobenius_penalty",
     "half_square_penalty",
@@ -129,6 +130,8 @@ def info_nce_loss(
     symmetric: bool = False,
     valid: Tensor | None = None,
     chunk_rows: int | None = None,
+    normalize: bool = True,
+    same: Tensor | None = None,
 ) -> Tensor:
     r"""Contrastive loss of two views with the rest of the batch as negatives.
 
@@ -137,7 +140,8 @@ def info_nce_loss(
 
     Rows are normalised here; an all-zero row stays zero. The term with the extra negative :math:`c_b` is there only if
     one is given. Row ``b`` of one view must be the only match of row ``b`` of the other: take distinct users or items,
-    or leave the repeated ones out with ``valid=first_occurrence(ids)``, which does not wait for the device.
+    or leave the repeated ones out with ``valid=first_occurrence(ids)``, which does not wait for the device. Where every
+    row must stay an anchor, ``same=ids`` keeps the other copies of row ``b``'s id out of its denominator instead.
 
     Args:
         left: Anchors. Shape ``(batch, dim)``.
@@ -148,6 +152,9 @@ def info_nce_loss(
         valid: Rows that take part, as anchors and as negatives; all if not given. Bool, shape ``(batch,)``.
         chunk_rows: Anchors whose scores are held at once; they are computed again in the backward pass, so that memory
             does not grow with ``batch**2``. By default a batch of more than 5,792 rows is cut into chunks.
+        normalize: Whether rows are divided by their lengths; otherwise the scores are plain inner products over
+            :math:`\tau`.
+        same: Ids of the rows; rows of one id are no negatives of each other. Integers, shape ``(batch,)``.
 
     Returns:
         A scalar; 0 for a batch with no valid row, and for a single row without extra negative.
@@ -167,9 +174,10 @@ def info_nce_loss(
     ):
         shapes = [tuple(tensor.shape) for tensor in (left, right, extra_negative) if tensor is not None]
         raise ValueError(f"the views must be matrices of one shape (batch, dim), got {' and '.join(map(str, shapes))}")
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature must be a positive number, got {temperature}")
+    check_temperature(temperature)
     batch = left.shape[0]
+    if same is not None and (same.shape != (batch,) or same.is_floating_point()):
+        raise ValueError(f"same must be a vector of {batch} ids, got {same.dtype} {tuple(same.shape)}")
     if valid is not None and (valid.dtype != torch.bool or valid.shape != (batch,)):
         raise ValueError(f"valid must be a bool vector of shape ({batch},), got {valid.dtype} {tuple(valid.shape)}")
     if valid is not None and left.device.type == "cpu":
@@ -177,17 +185,20 @@ def info_nce_loss(
         rows = valid.nonzero().squeeze(1)
         left, right = F.embedding(rows, left), F.embedding(rows, right)
         extra_negative = None if extra_negative is None else F.embedding(rows, extra_negative)
+        same = None if same is None else same[rows]
         batch, valid = len(rows), None
     if batch == 0:
         return (left.sum() + right.sum()) * 0.0
     if chunk_rows is None:
         chunk_rows = max(1, CHUNK_SCORES // batch)
     with torch.autocast(left.device.type, enabled=False):
-        first, second = F.normalize(full_precision(left), dim=1), F.normalize(full_precision(right), dim=1)
-        hard = None if extra_negative is None else F.normalize(full_precision(extra_negative), dim=1)
-        loss = _cross_entropy(first, second, hard, valid, temperature, chunk_rows)
+        views = [None if view is None else full_precision(view) for view in (left, right, extra_negative)]
+        if normalize:
+            views = [None if view is None else F.normalize(view, dim=1) for view in views]
+        first, second, hard = views
+        loss = _cross_entropy(first, second, hard, valid, temperature, chunk_rows, same)
         if symmetric:
-            loss = (loss + _cross_entropy(second, first, hard, valid, temperature, chunk_rows)) / 2
+            loss = (loss + _cross_entropy(second, first, hard, valid, temperature, chunk_rows, same)) / 2
     return loss
 
 
@@ -210,31 +221,56 @@ def first_occurrence(index: Tensor) -> Tensor:
     return torch.empty_like(fresh).scatter_(0, order, fresh)
 
 
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is not a positive number, with a ``ValueError``."""
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be a positive number, got {temperature}")
+
+
 def _cross_entropy(
-    anchor: Tensor, other: Tensor, hard: Tensor | None, valid: Tensor | None, temperature: float, chunk_rows: int
+    anchor: Tensor,
+    other: Tensor,
+    hard: Tensor | None,
+    valid: Tensor | None,
+    temperature: float,
+    chunk_rows: int,
+    same: Tensor | None = None,
 ) -> Tensor:
     """Mean over valid anchors of ``logsumexp`` of the scores minus the positive's score."""
     anchor = anchor / temperature
     positive = (anchor * other).sum(dim=1)
     extra = None if hard is None else (anchor * hard).sum(dim=1)
     if chunk_rows >= anchor.shape[0]:
-        partition = _log_partition(anchor, other, extra, valid)
+        partition = _log_partition(anchor, other, extra, valid, same)
     else:
         # Nothing in a chunk is random, so the generators' states need not be kept for computing it again.
         chunks = []
         for start in range(0, anchor.shape[0], chunk_rows):
             rows = slice(start, start + chunk_rows)
-            arguments = (anchor[rows], other, None if extra is None else extra[rows], valid)
+            arguments = (anchor[rows], other, None if extra is None else extra[rows], valid, same, start)
             chunks.append(checkpoint(_log_partition, *arguments, use_reentrant=False, preserve_rng_state=False))
         partition = torch.cat(chunks)
     losses = partition - positive
     return losses.mean() if valid is None else (losses * valid).sum() / valid.sum().clamp(min=1)
 
 
-def _log_partition(anchor: Tensor, other: Tensor, extra: Tensor | None, valid: Tensor | None) -> Tensor:
+def _log_partition(
+    anchor: Tensor,
+    other: Tensor,
+    extra: Tensor | None,
+    valid: Tensor | None,
+    same: Tensor | None = None,
+    start: int = 0,
+) -> Tensor:
+    """Log of the denominators of the anchors ``start`` and following."""
     scores = anchor @ other.t()
+    # Not minus infinity: where no row is valid at all, its gradient would be NaN.
+    lowest = torch.finfo(scores.dtype).min / 4
+    if same is not None:
+        copies = same[start : start + len(anchor), None] == same
+        copies.diagonal(start).fill_(False)  # the anchor's own partner stays
+        scores = scores.masked_fill(copies, lowest)
     if valid is not None:
-        # Not minus infinity: where no row is valid at all, its gradient would be NaN.
-        scores = scores.masked_fill(~valid, torch.finfo(scores.dtype).min / 4)
+        scores = scores.masked_fill(~valid, lowest)
     partition = scores.logsumexp(dim=1)
     return partition if extra is None else torch.logaddexp(partition, extra)

@@ -231,6 +231,57 @@ def test_info_nce_refuses_shapes_that_do_not_match():
         info_nce_loss(torch.eye(2), torch.eye(2), 0.2, valid=torch.ones(2))
 
 
+def test_info_nce_without_normalisation_scores_by_inner_products():
+    left, right = views(7, 4)
+    scores = left @ right.T / 0.5
+    expected = (scores.logsumexp(dim=1) - scores.diagonal()).mean()
+    assert torch.allclose(info_nce_loss(left, right, 0.5, normalize=False), expected, rtol=0, atol=1e-12)
+    assert not torch.allclose(info_nce_loss(2 * left, right, 0.5, normalize=False), expected)
+
+
+def plain_same(left, right, temperature, same):
+    """One anchor at a time; other columns with the anchor's id are no negatives."""
+    total = 0.0
+    for b in range(len(left)):
+        kept = [c for c in range(len(left)) if c == b or same[c] != same[b]]
+        scores = torch.stack([F.cosine_similarity(left[b], right[c], dim=0) for c in kept]) / temperature
+        total = total + scores.logsumexp(dim=0) - scores[kept.index(b)]
+    return total / len(left)
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 3, 8, None])
+def test_info_nce_leaves_copies_of_the_anchor_out(chunk_rows):
+    left, right = views(8, 5)
+    same = torch.tensor([4, 2, 4, 7, 2, 4, 1, 9])
+    value = info_nce_loss(left, right, 0.2, same=same, chunk_rows=chunk_rows)
+    expected = plain_same(left, right, 0.2, same.tolist())
+    assert torch.allclose(value, expected, rtol=0, atol=1e-12)
+    for one, other in zip(torch.autograd.grad(value, (left, right)), torch.autograd.grad(expected, (left, right))):
+        assert torch.allclose(one, other, rtol=0, atol=1e-12)
+
+
+def test_info_nce_with_copies_and_valid_rows():
+    left, right = views(8, 5)
+    same, valid = torch.tensor([4, 2, 4, 7, 2, 4, 1, 9]), torch.tensor([1, 1, 1, 0, 1, 0, 1, 1], dtype=torch.bool)
+    expected = plain_same(left[valid], right[valid], 0.2, same[valid].tolist())
+    value = info_nce_loss(left, right, 0.2, same=same, valid=valid)
+    assert torch.allclose(value, expected, rtol=0, atol=1e-12)
+    unit = [F.normalize(view, dim=1) for view in (left, right)]
+    assert torch.allclose(loss_module._cross_entropy(*unit, None, valid, 0.2, 3, same), expected, rtol=0, atol=1e-12)
+
+
+def test_repeated_rows_closed_forms():
+    """Four orthonormal pairs, the third equal to the first: counted as a negative, and not."""
+    eye = torch.eye(4, dtype=torch.float64)[[0, 1, 0, 3]]
+    assert info_nce_loss(eye, eye, 0.2).item() == pytest.approx(0.35993739, abs=5e-9)
+    assert info_nce_loss(eye, eye, 0.2, same=torch.tensor([0, 1, 0, 3])).item() == pytest.approx(0.01669908, abs=5e-9)
+
+
+def test_info_nce_refuses_ids_of_another_length():
+    with pytest.raises(ValueError, match="vector of 2 ids"):
+        info_nce_loss(torch.eye(2), torch.eye(2), 0.2, same=torch.tensor([1]))
+
+
 # --- first_occurrence -------------------------------------------------------------------------------------------------
 
 
