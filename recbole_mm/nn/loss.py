@@ -192,10 +192,11 @@ def info_nce_loss(
     if chunk_rows is None:
         chunk_rows = max(1, CHUNK_SCORES // batch)
     with torch.autocast(left.device.type, enabled=False):
-        views = [None if view is None else full_precision(view) for view in (left, right, extra_negative)]
+        first, second = full_precision(left), full_precision(right)
+        hard = None if extra_negative is None else full_precision(extra_negative)
         if normalize:
-            views = [None if view is None else F.normalize(view, dim=1) for view in views]
-        first, second, hard = views
+            first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
+            hard = None if hard is None else F.normalize(hard, dim=1)
         loss = _cross_entropy(first, second, hard, valid, temperature, chunk_rows, same)
         if symmetric:
             loss = (loss + _cross_entropy(second, first, hard, valid, temperature, chunk_rows, same)) / 2

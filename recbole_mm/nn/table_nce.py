@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.loss import CHUNK_SCORES, check_temperature
 from recbole_mm.nn.rows import unit_rows
 
@@ -24,6 +25,7 @@ def table_nce_loss(
     valid: Tensor | None = None,
     counted: Tensor | None = None,
     chunk_rows: int | None = None,
+    normalize: bool = True,
 ) -> Tensor:
     r"""Contrast of anchors with their rows of a whole table, all other rows being negatives; a sum over the anchors.
 
@@ -42,6 +44,8 @@ def table_nce_loss(
         counted: Anchors that are added up, those whose own row is a candidate at most; all of these if not given. Bool,
             shape ``(batch,)``.
         chunk_rows: Anchors whose scores are held at once.
+        normalize: Whether rows are divided by their lengths; otherwise :math:`s` is the inner product over
+            :math:`\tau`.
 
     Returns:
         A scalar; 0 if no anchor is counted.
@@ -69,7 +73,8 @@ def table_nce_loss(
     if chunk_rows is None:
         chunk_rows = max(1, TABLE_SCORES[anchor.device.type == "cpu"] // max(len(table), 1))
     with torch.autocast(anchor.device.type, enabled=False):
-        return _TableNCE.apply(unit_rows(anchor), unit_rows(table), ids, valid, counted, temperature, chunk_rows)
+        anchor, table = ((unit_rows if normalize else full_precision)(view) for view in (anchor, table))
+        return _TableNCE.apply(anchor, table, ids, valid, counted, temperature, chunk_rows)
 
 
 class _TableNCE(torch.autograd.Function):

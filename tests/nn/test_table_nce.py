@@ -53,6 +53,14 @@ def test_a_table_that_is_the_batch_gives_the_in_batch_loss_times_its_size():
     assert table_nce_loss(eye, eye, torch.arange(4), 0.2).item() == pytest.approx(4 * 0.02001225, abs=5e-8)
 
 
+def test_inner_products_instead_of_cosines():
+    (anchor,), (table,) = views(4, 3, count=1), views(6, 3, count=1, seed=1)
+    ids = torch.tensor([5, 0, 3, 3])
+    scores = anchor @ table.T / 0.5
+    expected = (scores.logsumexp(dim=1) - scores[torch.arange(4), ids]).sum()
+    assert torch.allclose(table_nce_loss(anchor, table, ids, 0.5, normalize=False), expected, rtol=0, atol=1e-12)
+
+
 def test_nothing_counted_is_zero_with_finite_gradients():
     (anchor,), (table,) = views(3, 4, count=1), views(5, 4, count=1)
     for masks in ({"valid": torch.zeros(5, dtype=torch.bool)}, {"counted": torch.zeros(3, dtype=torch.bool)}):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recbole_mm.nn.graph.bipartite import BipartiteGraph, sym_norm
-from recbole_mm.nn.graph.branches import drop_edges, drop_nodes, encode_branches
+from recbole_mm.nn.graph.branches import drop_edges, drop_nodes, encode_branches, lightgcn
 
 USERS, ITEMS = torch.tensor([0, 0, 1, 1, 2, 3]), torch.tensor([0, 1, 1, 2, 2, 0])
 
@@ -80,3 +80,12 @@ def test_removed_nodes_lose_all_their_edges():
     of_users = [mask[graph.to_user.row == user] for user in range(5)]
     assert sum(len(edges) > 0 and edges.sum() == 0 for edges in of_users) >= 1
     assert drop_nodes(graph, 0.0).sum() == 6
+
+
+@pytest.mark.parametrize("n_layers", [0, 1, 3])
+def test_lightgcn_of_one_branch_equals_the_dense_one(n_layers):
+    graph = BipartiteGraph(torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 1, 1, 2, 0]), n_users=4, n_items=5)
+    users, items = torch.randn(4, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    expected = dense_lightgcn(graph.sym_norm(torch.float64), graph, users, items, n_layers)
+    for one, other in zip(lightgcn(graph, users, items, n_layers), expected):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
