@@ -58,10 +58,24 @@ class ModelOptions:
         value = self._value(key)
         return None if value is None else self._integer(key, value, minimum, maximum)
 
+    def optional_number(self, key: str, minimum: float | None = None, maximum: float | None = None) -> float | None:
+        """A finite number, or ``None`` (``~`` in yaml)."""
+        value = self._value(key)
+        return None if value is None else self._number(key, value, minimum, maximum)
+
     def optional_text(self, key: str) -> str | None:
         """A non-empty text, or ``None`` (``~`` in yaml)."""
         value = self._value(key)
         return None if value is None else self._text(key, value)
+
+    def optional_texts(self, key: str) -> list[str] | None:
+        """A list of texts, also a single one, or ``None`` (``~`` in yaml)."""
+        value = self._value(key)
+        if value is None:
+            return None
+        if not isinstance(value, (str, list, tuple)):
+            raise self._error(key, "a list of names such as [image, text]", value)
+        return [self._text(key, entry) for entry in ([value] if isinstance(value, str) else value)]
 
     def integers(self, key: str, minimum: int | None = None) -> list[int]:
         """A list of whole numbers, which may be empty."""

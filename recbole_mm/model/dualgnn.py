@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from recbole_mm.data.cooccurrence import cooccurrence
 from recbole_mm.model.base import MultimodalRecommender
-from recbole_mm.nn.graph.bipartite import SparsePattern, segment_softmax
+from recbole_mm.nn.graph.user_graph import add_peers, neighbour_table, sum_hops
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
 from recbole_mm.nn.rows import unit_rows
 
@@ -60,7 +60,7 @@ class DualGNN(MultimodalRecommender):
         knn_k = self.options.integer("knn_k", minimum=1)
 
         self.graph = self.interaction_graph()
-        neighbours, beta = _neighbour_table(cooccurrence(self.interactions, knn_k), aggregation)
+        neighbours, beta = neighbour_table(cooccurrence(self.interactions, knn_k), aggregation)
         self.register_buffer("neighbours", neighbours, persistent=False)
         self.register_buffer("beta", beta, persistent=False)
 
@@ -87,16 +87,7 @@ class DualGNN(MultimodalRecommender):
         # Modalities lie side by side, so that one sparse product a side serves all of them.
         users = torch.cat([unit_rows(self.preference[m]) for m in modalities], dim=1)
         items = torch.cat([unit_rows(self.project[m](self.features[m])) for m in modalities], dim=1)
-        user_sum, item_sum = users, self._add_modalities(items)
-        for layer in range(1, self.n_layers + 1):
-            to_users = self.graph.gather_users(items)
-            if layer < self.n_layers:
-                items = self.graph.gather_items(users)
-                item_sum = item_sum + self._add_modalities(items)
-            else:  # Only the sum over modalities is left to compute, and the product is linear: width d is enough.
-                item_sum = item_sum + self.graph.gather_items(self._add_modalities(users))
-            users = to_users
-            user_sum = user_sum + users
+        user_sum, item_sum = sum_hops(self.graph, users, items, self.n_layers, self._add_modalities)
         return user_sum.view(self.n_users, len(modalities), -1), item_sum
 
     def _add_modalities(self, stacked: Tensor) -> Tensor:
@@ -114,14 +105,7 @@ class DualGNN(MultimodalRecommender):
         return weighted.amax(dim=1) if self.fusion == "max" else weighted.sum(dim=1)
 
     def _with_peers(self, fused: Tensor, user: Tensor | None) -> Tensor:
-        if user is None or len(user) >= self.n_users:
-            everyone = fused + self._gather_peers(self.neighbours, self.beta, fused)
-            return everyone if user is None else F.embedding(user, everyone)
-        return F.embedding(user, fused) + self._gather_peers(self.neighbours[user], self.beta[user], fused)
-
-    @staticmethod
-    def _gather_peers(neighbours: Tensor, beta: Tensor, fused: Tensor) -> Tensor:
-        return F.embedding_bag(neighbours, fused, per_sample_weights=beta.to(fused.dtype), mode="sum")
+        return add_peers(fused, self.neighbours, self.beta, user)
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """BPR, the penalty of preferences and fusion weights and, if asked for, the modality contrast of a batch."""
@@ -138,17 +122,3 @@ class DualGNN(MultimodalRecommender):
             rows = {m: self.project[m](feature[positive]) for m, feature in self.features.items()}
             losses += (self.modality_contrast(rows, positive),)
         return losses
-
-
-def _neighbour_table(counts: Any, aggregation: str) -> tuple[Tensor, Tensor]:
-    """Neighbour ids and weights in float64, ``(n_users, k)`` each, short rows padded with weight 0."""
-    pattern, shared = SparsePattern.from_scipy(counts)
-    if aggregation == "mean":
-        shared = torch.zeros_like(shared)
-    weights = segment_softmax(shared.double(), pattern.ptr)
-    place = torch.arange(pattern.n_edges) - pattern.ptr[pattern.row]
-    width = max(int(pattern.degree().max()), 1)
-    neighbours = torch.zeros(pattern.n_rows, width, dtype=torch.long)
-    beta = torch.zeros(pattern.n_rows, width, dtype=torch.float64)
-    neighbours[pattern.row, place], beta[pattern.row, place] = pattern.col, weights
-    return neighbours, beta

@@ -41,6 +41,12 @@ class TestModelOptions:
         assert view.choice("d", ["sum", "mean"]) == "sum"
         assert view.integers("e", minimum=4) == [8, 4]
         assert view.optional_integer("f") is None and view.optional_integer("h") == 2
+        assert view.optional_number("f") is None and view.optional_number("b") == 0.5
+        assert view.optional_texts("f") is None and view.optional_texts("g") == ["x"]
+        with pytest.raises(ValueError, match="non-empty text"):
+            view.optional_texts("e")
+        with pytest.raises(ValueError, match="list of names"):
+            view.optional_texts("a")
         assert view.optional_text("f") is None and view.optional_text("g") == "x" and view.text("g") == "x"
         assert view.read == set("abcdefgh")
 

@@ -29,11 +29,13 @@ from tests.model.tiny import tiny_model
 SMALLER = {"MML": {"MAX_ITEM_LIST_LENGTH": 10, "n_layers": 1, "inner_size": 64, "query_size": 5, "meta_batch_size": 64}}
 # And a step still takes several times as long as another model's.
 STEPS = {"MML": 50}
+# Without negatives every step tells less.
+STEPS["BM3"] = 300
 
 SUBSETS = [list(names) for size in (1, 2, 3) for names in itertools.combinations(MODALITIES, size)]
 
 # Options under which a model reads a feature file that it leaves alone otherwise.
-READS_ALL = {"user_feature_source": "file", "review_source": "reviews"}
+READS_ALL = {"user_feature_source": "file", "review_source": "reviews", "cold_items": "content"}
 
 
 def build(name, **options):

@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from recbole_mm.data.cooccurrence import cooccurrence
-from recbole_mm.model.dualgnn import DualGNN, _neighbour_table
+from recbole_mm.model.dualgnn import DualGNN
+from recbole_mm.nn.graph.user_graph import neighbour_table
 from tests.model.conftest import build
 from tests.model.tiny import assert_same_function, tiny_model
 
@@ -91,10 +92,10 @@ def test_batch_rows_equal_the_full_forward():
 def test_peers_by_hand():
     """Users with items {0, 1, 2}, {1, 2}, {2} share 2, 1 and 1 items."""
     matrix = sp.csr_matrix((np.ones(6), ([u for u, _ in HAND], [i for _, i in HAND])), shape=(3, 3))
-    neighbours, beta = _neighbour_table(cooccurrence(matrix, 2), "softmax")
+    neighbours, beta = neighbour_table(cooccurrence(matrix, 2), "softmax")
     assert neighbours[0].tolist() == [1, 2]
     assert beta[0].tolist() == pytest.approx([0.7310585786, 0.2689414214])
-    neighbours, beta = _neighbour_table(cooccurrence(matrix, 2), "mean")
+    neighbours, beta = neighbour_table(cooccurrence(matrix, 2), "mean")
     assert beta.tolist() == [[0.5, 0.5]] * 3
 
 

@@ -24,6 +24,15 @@ CASES = [
     ("MMGCL", {"edge_drop_scope": "one_modality"}),
     ("MGAT", {}),
     ("MGAT", {"n_layers": 2, "dropout": 0.2}),
+    ("BM3", {}),
+    ("BM3", {"cold_items": "content"}),
+    ("SLMRec", {}),
+    ("SLMRec", {"ssl_task": "FD+FM", "score": "cosine"}),
+    ("LGMRec", {}),
+    ("LGMRec", {"contrast_negatives": "batch"}),
+    ("LGMRec", {"n_hyperedges": 64}),
+    ("DRAGON", {}),
+    ("SMORE", {"dropout": 0.1}),
 ]
 
 

@@ -1,4 +1,4 @@
-"""What the five graph models have in common: relabelling, precision, evaluation, memory and planted blocks."""
+"""What the graph models have in common: relabelling, precision, evaluation, memory and planted blocks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 from tests.model.conftest import build, total_loss
 from tests.model.tiny import tiny_model
 
-MODELS = ("MMGCN", "GRCN", "DualGNN", "MMGCL", "MGAT")
+MODELS = ("MMGCN", "GRCN", "DualGNN", "MMGCL", "MGAT", "BM3", "SLMRec", "LGMRec", "DRAGON", "SMORE")
+WIDTH = {"SMORE": 10}  # a spectrum of width 8 would be as long as the table of users
 FEATURES = {"image": np.arange(18, dtype=np.float32).reshape(6, 3) - 7, "text": np.eye(6, 2, dtype=np.float32) + 0.5}
 PAIRS = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (2, 4), (3, 3), (3, 2)]
 
@@ -20,13 +21,13 @@ PAIRS = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (2, 4), (3, 3), (3, 2)]
 @pytest.mark.parametrize("name", MODELS)
 def test_relabelling_users_and_items_relabels_the_scores(name):
     users, items = torch.tensor([2, 0, 3, 1]), torch.tensor([4, 2, 0, 5, 3, 1])  # place i now holds users[i], items[i]
-    model = tiny_model(name, PAIRS, FEATURES, embedding_size=8).double()
+    model = tiny_model(name, PAIRS, FEATURES, embedding_size=WIDTH.get(name, 8)).double()
     new_user, new_item = users.argsort().tolist(), items.argsort().tolist()
     relabelled = tiny_model(
         name,
         [(new_user[u], new_item[i]) for u, i in PAIRS],
         {modality: feature[items.numpy()] for modality, feature in FEATURES.items()},
-        embedding_size=8,
+        embedding_size=WIDTH.get(name, 8),
     ).double()
     users, items = (torch.cat([torch.tensor([0]), place + 1]) for place in (users, items))
     order = {5: users, 7: items, 12: torch.cat([users, items + 5])}  # by the length of a table: users, items or both

@@ -25,7 +25,7 @@ def tiny_dataset(
     Args:
         model: Name of the model that will read it.
         pairs: Training pairs, numbered from 0; repeated pairs are kept.
-        features: Item features, one row per item.
+        features: Item features, one row per item; a row of NaN is left out of the file.
         user_features: User features, one row per user.
         options: Config options.
     """
@@ -39,8 +39,9 @@ def tiny_dataset(
         (folder / "tiny.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "\n".join(rows) + "\n")
         for entity, tables in (("item", features), ("user", user_features or {})):
             for modality, feature in tables.items():
-                ids = np.array([str(index) for index in range(len(feature))])
-                np.savez(folder / f"tiny.{entity}.{modality}.npz", id=ids, feature=feature)
+                there = np.flatnonzero(~np.isnan(feature).reshape(len(feature), -1).any(axis=1))
+                ids = np.array([str(index) for index in there])
+                np.savez(folder / f"tiny.{entity}.{modality}.npz", id=ids, feature=feature[there])
         defaults = {"data_path": root, "state": "ERROR", "use_gpu": False, "show_progress": False}
         config = Config(model=model, dataset="tiny", config_dict={**defaults, **options})
         dataset = create_dataset(config)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from recbole_mm.nn.graph.bipartite import BipartiteGraph, spmm
 
-__all__ = ["Encoding", "drop_edges", "drop_nodes", "encode_branches", "lightgcn"]
+__all__ = ["Encoding", "drop_edges", "drop_nodes", "encode_branches"]
 
 
 class Encoding(NamedTuple):
@@ -78,30 +78,6 @@ def encode_branches(
             user_shared, item_own = user_shared + shared, item_own + own
     scale = 1.0 / (n_layers + 1)
     return Encoding(user_shared * scale, user_own * scale), Encoding(item_shared * scale, item_own * scale)
-
-
-def lightgcn(graph: BipartiteGraph, users: Tensor, items: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
-    r"""The mean over :math:`l = 0 \dots L` of :math:`S^l [E_U; E_I]`, :math:`S = D^{-1/2} A D^{-1/2}`.
-
-    Args:
-        graph: The training pairs.
-        users: Shape ``(n_users, dim)``.
-        items: Shape ``(n_items, dim)``.
-        n_layers: :math:`L`.
-
-    Returns:
-        New users and items, shaped as the old ones.
-
-    Example:
-        >>> graph = BipartiteGraph(torch.tensor([0]), torch.tensor([0]), n_users=1, n_items=1)
-        >>> lightgcn(graph, torch.tensor([[1.0]]), torch.tensor([[3.0]]), n_layers=1)
-        (tensor([[2.]]), tensor([[2.]]))
-    """
-    user_sum, item_sum = users, items
-    for _ in range(n_layers):
-        users, items = graph.propagate(users, items)
-        user_sum, item_sum = user_sum + users, item_sum + items
-    return user_sum / (n_layers + 1), item_sum / (n_layers + 1)
 
 
 def drop_edges(graph: BipartiteGraph, share: float) -> Tensor:

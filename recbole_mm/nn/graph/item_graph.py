@@ -218,6 +218,7 @@ class ItemGraph(nn.Module):
         if known is not None:
             pattern, values = edges_of_rows(pattern, values, known)
         self.pattern = pattern
+        _ = pattern.transpose  # built here: a step on a device must not wait for it
         self.register_buffer("values", values, persistent=False)
         self.register_buffer("_kept", None, persistent=False)
         self.register_buffer("_kept_transposed", None, persistent=False)

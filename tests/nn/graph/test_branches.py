@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from recbole_mm.nn.graph.bipartite import BipartiteGraph, sym_norm
-from recbole_mm.nn.graph.branches import drop_edges, drop_nodes, encode_branches, lightgcn
+from recbole_mm.nn.graph.branches import drop_edges, drop_nodes, encode_branches
+from recbole_mm.nn.graph.lightgcn import lightgcn
 
 USERS, ITEMS = torch.tensor([0, 0, 1, 1, 2, 3]), torch.tensor([0, 1, 1, 2, 2, 0])
 
