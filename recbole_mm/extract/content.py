@@ -1,0 +1,134 @@
+"""Which raw content belongs to which id: text columns, or files by a pattern."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recbole_mm.config.names import suggest
+
+__all__ = ["Content", "files_content", "read_rows", "text_content"]
+
+
+@dataclass(frozen=True)
+class Content:
+    """Raw inputs of a modality.
+
+    Attributes:
+        ids: Raw ids, in the order of ``inputs``.
+        inputs: A text, or the path of a file, for each id.
+        failed: Id to the reason why there is no input.
+        read: What makes an encoder's input of one of ``inputs``; raises ``ValueError`` where it cannot.
+        described: Where the content comes from, for the provenance.
+    """
+
+    ids: list[str]
+    inputs: list[Any]
+    failed: dict[str, str]
+    read: Callable[[Any], Any]
+    described: str
+
+
+def read_rows(folder: Path, name: str, entity: str) -> pd.DataFrame:
+    """What is known of every item or user of a data set: its atomic file, and the texts that an import kept.
+
+    Returns:
+        Text, a column per field, the raw id as the index.
+
+    Raises:
+        FileNotFoundError: There is no such data set.
+    """
+    key = f"{entity}_id"
+    inter = folder / f"{name}.inter"
+    if not inter.is_file():
+        raise FileNotFoundError(
+            f"There is no data set {name!r} in {folder.parent}: expected {inter}. `recbole-mm import {name} "
+            "--interactions=...` makes one."
+        )
+    frames = []
+    kept = folder / (f"{name}.text.parquet" if entity == "item" else f"{name}.user_text.parquet")
+    if (folder / f"{name}.{entity}").is_file():
+        frames.append(_atomic(folder / f"{name}.{entity}").set_index(key))
+    if kept.is_file():
+        frames.append(pd.read_parquet(kept).astype(str).set_index(key))
+    clicked = pd.Index(_atomic(inter, [key])[key].unique(), name=key)
+    rows = pd.concat(frames, axis=1) if frames else pd.DataFrame(index=clicked)
+    return rows.reindex(rows.index.union(clicked, sort=False)).fillna("")
+
+
+def text_content(rows: pd.DataFrame, columns: Sequence[str]) -> Content:
+    """Texts of one or several columns, joined with their names where there are several.
+
+    Raises:
+        KeyError: A column is not there.
+    """
+    for column in columns:
+        _check_column(column, rows)
+    cells = rows[list(columns)].astype(str)
+    if len(columns) == 1:
+        texts = cells[columns[0]].str.strip()
+    else:
+        named = [cells[c].str.strip().map(lambda text, c=c: f"{c}: {text}" if text else "") for c in columns]
+        texts = pd.Series([". ".join(filter(None, parts)) for parts in zip(*named)], index=rows.index)
+    failed = dict.fromkeys(rows.index[texts == ""], "no text")
+    texts = texts[texts != ""]
+    return Content(list(texts.index), list(texts), failed, str, f"text of {', '.join(columns)}")
+
+
+def files_content(rows: pd.DataFrame, pattern: str, entity: str, read: Callable[[Path], Any], base: Path) -> Content:
+    """Files by a pattern such as ``pictures/{item_id}.jpg``; ``{item_id}.*`` takes any suffix.
+
+    Raises:
+        KeyError: A column in braces is not there.
+        ValueError: No column in braces.
+        FileNotFoundError: Not one file is there; shows what the folder has.
+    """
+    key = f"{entity}_id"
+    names = [name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None]
+    if not names:
+        raise ValueError(f"{pattern!r}: expected a pattern with a column in braces, such as pictures/{{{key}}}.jpg.")
+    for name in names:
+        if name != key:
+            _check_column(name, rows)
+    paths = [
+        base / Path(pattern.format(**{key: index, **cells})).expanduser()
+        for index, cells in zip(rows.index, rows.to_dict("records"))
+    ]
+    if pattern.endswith(".*"):
+        folders = {path.parent for path in paths}
+        found = {folder: {file.stem: file for file in sorted(folder.glob("*"))} for folder in folders}
+        paths = [found[path.parent].get(path.name[:-2], path) for path in paths]
+    there = [path.is_file() for path in paths]
+    if paths and not any(there):
+        folder = paths[0].parent
+        has = sorted(file.name for file in folder.glob("*"))[:5] if folder.is_dir() else []
+        shown = f"{folder} has {', '.join(has)}, ..." if has else f"the folder {folder} is not there or empty"
+        raise FileNotFoundError(
+            f"{pattern!r}: none of the {len(paths):,} files is there; the first would be {paths[0]}, but {shown}."
+        )
+    ids = [index for index, exists in zip(rows.index, there) if exists]
+    inputs = [path for path, exists in zip(paths, there) if exists]
+    failed = {index: "no such file" for index, exists in zip(rows.index, there) if not exists}
+    return Content(ids, inputs, failed, read, f"files {pattern}")
+
+
+def _atomic(file: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    with file.open(encoding="utf-8") as stream:
+        header = [field.rpartition(":")[0] or field for field in stream.readline().rstrip("\n").split("\t")]
+    frame = pd.read_csv(
+        file, sep="\t", names=header, header=0, dtype=str, keep_default_na=False, usecols=columns, encoding="utf-8"
+    )
+    return frame
+
+
+def _check_column(column: str, rows: pd.DataFrame) -> None:
+    if column not in rows.columns:
+        raise KeyError(
+            f"There is no column {column!r}.{suggest(column, rows.columns)} There is "
+            f"{', '.join(rows.columns) or 'none'}; texts are kept by `recbole-mm import NAME --items=FILE`."
+        )

@@ -1,0 +1,63 @@
+"""What an interrupted extraction has done already, kept beside the data set by id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["Partial"]
+
+
+class Partial:
+    """Blocks of finished vectors in a folder ``.<stem>.partial``.
+
+    Args:
+        stem: The feature file without its suffix.
+        settings: Encoder, content and whatever else shapes the vectors; with other settings the blocks are thrown away.
+    """
+
+    def __init__(self, stem: Path, settings: Mapping[str, object]) -> None:
+        self._folder = stem.with_name(f".{stem.name}.partial")
+        text = json.dumps(settings, sort_keys=True)
+        key = hashlib.sha256(text.encode("utf-8")).hexdigest()
+        note = self._folder / "settings"
+        if self._folder.is_dir() and (not note.is_file() or note.read_text(encoding="utf-8") != key):
+            shutil.rmtree(self._folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if not note.is_file():
+            note.write_text(key, encoding="utf-8")
+        self.vectors: dict[str, np.ndarray] = {}
+        self.failed: dict[str, str] = {}
+        self._blocks = 0
+        for file in sorted(self._folder.glob("*.npz")):
+            with np.load(file, allow_pickle=False) as block:
+                self.vectors.update(zip(block["id"].tolist(), block["feature"]))
+                self.failed.update(zip(block["failed"].tolist(), block["reason"].tolist()))
+            self._blocks = int(file.stem) + 1
+
+    def add(self, ids: list[str], vectors: np.ndarray, failed: Mapping[str, str]) -> None:
+        """Keep a block, whole or not at all."""
+        file = self._folder / f"{self._blocks:06d}.npz"
+        temporary = file.with_suffix(".tmp")
+        with temporary.open("wb") as stream:
+            np.savez(
+                stream,
+                id=np.array(ids, dtype=str),
+                feature=vectors,
+                failed=np.array(list(failed), dtype=str),
+                reason=np.array(list(failed.values()), dtype=str),
+            )
+        os.replace(temporary, file)
+        self.vectors.update(zip(ids, vectors))
+        self.failed.update(failed)
+        self._blocks += 1
+
+    def remove(self) -> None:
+        """Forget everything; the feature file is written."""
+        shutil.rmtree(self._folder)
