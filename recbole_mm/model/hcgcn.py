@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.model.epochs import epoch_steps
 from recbole_mm.nn.attention.softmax import masked_softmax
 from recbole_mm.nn.graph import clustering
 from recbole_mm.nn.graph.bipartite import SparsePattern, edges_of_rows, spmm, sym_norm
@@ -83,7 +84,7 @@ class HCGCN(MultimodalRecommender):
         self.co_cluster_weight = self.options.number("co_cluster_weight", minimum=0)
         self.item_cluster_weight = self.options.number("item_cluster_weight", minimum=0)
         self.reg_weight = self.options.number("reg_weight", minimum=0)
-        self.refresh_steps = self.options.optional_integer("refresh_steps", minimum=1) or _epoch_steps(config, dataset)
+        self.refresh_steps = self.options.optional_integer("refresh_steps", minimum=1) or epoch_steps(config, dataset)
 
         self.graph = self.interaction_graph()
         real = [torch.arange(n) > 0 for n in (self.n_users, self.n_items)]  # everything but the padding
@@ -238,10 +239,3 @@ class _WeightedGraph(nn.Module):
         self.pattern = pattern
         values = similarity.clamp(min=0)
         self.register_buffer("values", sym_norm(pattern, values, counted=known), persistent=False)
-
-
-def _epoch_steps(config: Any, dataset: Any) -> int:
-    """Batches of an epoch. RecBole's loader counts every negative of a pair as a row of the batch."""
-    n_negatives = config["train_neg_sample_args"]["sample_num"]
-    pairs = config["train_batch_size"] // (n_negatives if isinstance(n_negatives, int) else 1)
-    return max(math.ceil(len(dataset.inter_feat) / max(pairs, 1)), 1)

@@ -25,7 +25,7 @@ CHUNK_SCORES = 2**25
 """Scores that :func:`info_nce_loss` holds at once before it works in chunks: 128 MB of float32."""
 
 
-def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
+def bpr_loss(positive: Tensor, negative: Tensor, valid: Tensor | None = None) -> Tensor:
     r"""Bayesian personalised ranking, finite for any gap between the scores.
 
     .. math:: \frac1B \sum_b -\ln \sigma(p_b - n_b) = \frac1B \sum_b \mathrm{softplus}(n_b - p_b)
@@ -33,15 +33,17 @@ def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
     Args:
         positive: Scores of observed pairs. Shape ``(batch,)``, or any shape that broadcasts with ``negative``.
         negative: Scores of sampled pairs. Shape ``(batch,)``, or for instance ``(batch, n_negatives)``.
+        valid: Gaps that count in the mean; all if not given. Bool, of the shape of the gaps.
 
     Returns:
-        A scalar.
+        A scalar; 0 where no gap counts.
 
     Example:
         >>> bpr_loss(torch.zeros(3), torch.zeros(3))
         tensor(0.6931)
     """
-    return F.softplus(full_precision(negative) - full_precision(positive)).mean()
+    losses = F.softplus(full_precision(negative) - full_precision(positive))
+    return losses.mean() if valid is None else (losses * valid).sum() / valid.sum().clamp(min=1)
 
 
 def l2_penalty(*rows: Tensor) -> Tensor:

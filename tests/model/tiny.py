@@ -56,7 +56,8 @@ def assert_same_function(actual: torch.Tensor, expected: torch.Tensor, model: to
     weight = torch.randn_like(actual)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = [
-        torch.autograd.grad((result * weight).sum(), parameters, allow_unused=True) for result in (actual, expected)
+        torch.autograd.grad((result * weight).sum(), parameters, allow_unused=True, retain_graph=True)
+        for result in (actual, expected)
     ]
     for left, right in zip(*gradients):
         if left is not None or right is not None:

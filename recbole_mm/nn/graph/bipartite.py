@@ -103,9 +103,12 @@ class BipartiteGraph(nn.Module):
     )
 
     def __init__(self, users: Tensor, items: Tensor, n_users: int, n_items: int) -> None:
+        self._hold(SparsePattern.from_pairs(users, items, n_users, n_items))
+
+    def _hold(self, to_user: SparsePattern) -> None:
         super().__init__()
-        self.n_users, self.n_items = n_users, n_items
-        self.to_user = SparsePattern.from_pairs(users, items, n_users, n_items)
+        self.n_users, self.n_items = to_user.n_rows, to_user.n_cols
+        self.to_user = to_user
         self.register_buffer("user_degree", self.to_user.degree().float(), persistent=False)
         self.register_buffer("item_degree", self.to_item.degree().float(), persistent=False)
         for name in self._kept_weights:
@@ -120,6 +123,12 @@ class BipartiteGraph(nn.Module):
     def n_edges(self) -> int:
         """Number of distinct pairs."""
         return self.to_user.n_edges
+
+    def subgraph(self, keep: Tensor) -> BipartiteGraph:
+        """The graph of some of the pairs, with the degrees that they give. ``keep``: bool, in ``to_user`` order."""
+        graph = BipartiteGraph.__new__(BipartiteGraph)
+        graph._hold(self.to_user.select(keep))
+        return graph
 
     def sym_norm(self, dtype: torch.dtype = torch.float32) -> Tensor:
         r"""Weights :math:`d_u^{-1/2} d_i^{-1/2}` in ``to_user`` order. Shape ``(n_edges,)``."""

@@ -17,6 +17,7 @@ __all__ = [
     "base_shares",
     "content_graph",
     "content_neighbours",
+    "edge_cosines",
     "merge_graphs",
     "mix_graphs",
     "modality_shares",
@@ -103,7 +104,7 @@ def content_graph(
         ([0, 1, 0, 1], [0.5, 0.5, 0.5, 0.5])
     """
     pattern, _ = content_neighbours(feature, observed, k, candidates=candidates)
-    values = _exact_cosines(pattern, feature) if weighted else torch.ones_like(pattern.col, dtype=torch.float64)
+    values = edge_cosines(pattern, feature) if weighted else torch.ones_like(pattern.col, dtype=torch.float64)
     return pattern, row_sum_norm(pattern, values.clamp(min=0))
 
 
@@ -248,8 +249,16 @@ class ItemGraph(nn.Module):
         return super()._apply(fn)
 
 
-def _exact_cosines(pattern: SparsePattern, feature: Tensor) -> Tensor:
-    """Cosines of the end points of every edge in float64, a block of edges at a time."""
+def edge_cosines(pattern: SparsePattern, feature: Tensor) -> Tensor:
+    """Cosines of the end points of every edge in float64, a block of edges at a time.
+
+    Args:
+        pattern: Edges between rows of ``feature``.
+        feature: Shape ``(n, dim)``.
+
+    Returns:
+        Shape ``(n_edges,)``; 0 on edges of rows of zeros.
+    """
     length = torch.linalg.vector_norm(feature, dim=1, dtype=torch.float64).clamp_min(torch.finfo(torch.float64).tiny)
     result = length.new_empty(pattern.n_edges)
     block = max(1, EDGE_BLOCK // (2 * max(feature.shape[1], 1)))

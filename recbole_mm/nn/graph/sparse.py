@@ -145,6 +145,25 @@ class SparsePattern(nn.Module):
         position = torch.arange(row.numel(), device=row.device) + (start - ptr[:-1])[row]
         return SparsePattern(ptr, self.col[position], row, self.n_cols), position
 
+    def select(self, keep: Tensor) -> SparsePattern:
+        """The pattern of some of the edges, in their order. Neither it nor its transpose has to be sorted.
+
+        Args:
+            keep: Bool, shape ``(n_edges,)``.
+        """
+        order = self.transpose_order
+        chosen, twin = self._cut(keep), self.transpose._cut(keep[order])
+        number = keep.cumsum(0) - 1
+        chosen._order = number[order[keep[order]]]
+        twin._order = torch.empty_like(chosen._order)
+        twin._order[chosen._order] = torch.arange(chosen.n_edges, device=keep.device)
+        chosen.__dict__["_twin"], twin.__dict__["_twin"] = twin, chosen
+        return chosen
+
+    def _cut(self, keep: Tensor) -> SparsePattern:
+        ends = torch.cat((self.ptr.new_zeros(1), keep.cumsum(0)))
+        return SparsePattern(ends[self.ptr], self.col[keep], self.row[keep], self.n_cols)
+
     def _apply(self, fn: Any, recurse: bool = True) -> SparsePattern:
         super()._apply(fn)
         if self._twin is not None:

@@ -1,0 +1,142 @@
+"""MGCN: item ids gated by content, spread over item graphs, fused by what users and items did."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.nn.attention.softmax import masked_softmax
+from recbole_mm.nn.graph.item_graph import ItemGraph, content_graph
+from recbole_mm.nn.graph.lightgcn import lightgcn
+from recbole_mm.nn.loss import bpr_loss, first_occurrence, half_square_penalty, info_nce_loss
+from recbole_mm.nn.rows import batch_rows
+
+__all__ = ["MGCN"]
+
+
+class MGCN(MultimodalRecommender):
+    r"""What modalities share and what each adds, weighed by behaviour, beside LightGCN and contrasted with it.
+
+    Per modality :math:`m`, with :math:`x^m_i = W_m f^m_i + b_m`, the constant graph :math:`S_m` of the ``knn_k``
+    nearest items by cosine (itself included, normalised by row sums) and :math:`\hat R` the user rows of
+    :math:`D^{-1/2} A D^{-1/2}`:
+
+    .. math::
+        z^m_I = S_m^K (E_I \odot \sigma(A_m x^m)), \qquad z^m_U = \hat R z^m_I, \qquad
+        c = \mathrm{LightGCN}(E_U, E_I), \\
+        a_m = \mathrm{softmax}_m(\langle q, \tanh(Q z^m) \rangle + \ln w_m), \qquad
+        s = \textstyle\sum_m a_m z^m, \qquad p^m = \sigma(B_m c) \odot (z^m - s), \\
+        v = \frac{s + \sum_m w_m p^m}{1 + \sum_m w_m} \ (\text{mean}), \qquad
+        v = s + \frac{\sum_m w_m p^m}{\sum_m w_m} \ (\text{sum}), \qquad
+        \hat y_{ui} = \langle c_u + v_u, c_i + v_i \rangle
+
+    Loss: BPR + ``reg_weight`` * half squares of the batch's representations + ``contrastive_weight`` * (InfoNCE of
+    :math:`v` against :math:`c`, over the batch's positive items and over its users). :math:`w_m` is
+    ``modality_weight``.
+
+    Reference:
+        Yu et al. "Multi-View Graph Convolutional Network for Multimedia Recommendation." ACM MM 2023.
+
+    Options:
+        embedding_size, n_layers, n_item_layers, knn_k, fusion, distinct_ids, reg_weight.
+
+    Note:
+        ``mean`` is what the released code computes, ``sum`` the paper's equation as its authors explain it. The code
+        counts repeated users and items of a batch as negatives of themselves; here they count once, unless
+        ``distinct_ids`` is off (``MGCN-reference.yaml``). It divides the penalty by the configured batch size, here by
+        the batch's own, and trains copies of the feature tables, which are frozen here. Sums and softmax run over the
+        modalities that an item, or any training item of a user, has; a node with none has :math:`v = 0`.
+    """
+
+    has_contrastive_term = True
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        dim = self.options.integer("embedding_size", minimum=1)
+        self.n_layers = self.options.integer("n_layers", minimum=0)
+        self.n_item_layers = self.options.integer("n_item_layers", minimum=0)
+        knn_k = self.options.integer("knn_k", minimum=1)
+        self.fusion = self.options.choice("fusion", ("mean", "sum"))
+        self.distinct_ids = self.options.boolean("distinct_ids")
+        self.reg_weight = self.options.number("reg_weight", minimum=0)
+
+        self.graph = self.interaction_graph()
+        observed = torch.stack(list(self.features.observed.values()), dim=1)
+        self.register_buffer("item_observed", observed, persistent=False)
+        of_users = torch.from_numpy(self.interactions @ observed.numpy().astype("float32")) > 0
+        self.register_buffer("user_observed", of_users, persistent=False)
+        self.item_graphs = nn.ModuleDict(
+            {m: ItemGraph(*content_graph(f, self.features.observed[m], knn_k)) for m, f in self.features.items()}
+        )
+        weight = torch.tensor([self.features.weight[m] for m in self.features], dtype=torch.float64)
+        self.register_buffer("weight", weight, persistent=False)
+
+        self.user_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_users, dim)))
+        self.item_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_items, dim)))
+        self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.features.dims.items()})
+        self.gate = nn.ModuleDict({m: nn.Linear(dim, dim) for m in self.features})
+        self.preference_gate = nn.ModuleDict({m: nn.Linear(dim, dim) for m in self.features})
+        self.query = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, 1, bias=False))
+
+    def _views(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Behaviour view and the modalities' views side by side of all users, and the same of all items."""
+        views = []
+        for modality, feature in self.features.items():
+            gated = self.item_embedding * self.gate[modality](self.project[modality](feature)).sigmoid()
+            gated = gated * self.features.observed[modality].unsqueeze(1)
+            views.append(self.item_graphs[modality].spread(gated, self.n_item_layers))  # type: ignore[operator]
+        items = torch.cat(views, dim=1)
+        behaviour = lightgcn(self.graph, self.user_embedding, self.item_embedding, self.n_layers)
+        return (behaviour[0], self.graph.gather_users(items)), (behaviour[1], items)
+
+    def _side(self, behaviour: Tensor, views: Tensor, observed: Tensor) -> Tensor:
+        """``v`` of the given rows, ``(n, d)``."""
+        views = views.view(len(views), len(self.features), -1)
+        weight = self.weight.to(views.dtype)
+        attention = masked_softmax(self.query(views).squeeze(2) + weight.log(), observed)
+        common = (attention.unsqueeze(2) * views).sum(dim=1)
+        gates = torch.stack([self.preference_gate[m](behaviour) for m in self.features], dim=1).sigmoid()
+        present = weight * observed
+        own = (present.unsqueeze(2) * gates * (views - common.unsqueeze(1))).sum(dim=1)
+        total = present.sum(dim=1, keepdim=True)
+        if self.fusion == "mean":
+            return (common + own) / (1 + total)
+        return common + own / torch.where(total > 0, total, torch.ones_like(total))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Representations of all users and items, ``(n_users, d)`` and ``(n_items, d)``."""
+        users, items = self._views()
+        return users[0] + self._side(*users, self.user_observed), items[0] + self._side(*items, self.item_observed)
+
+    def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
+        """Ranking, penalty and the contrast of content with behaviour of a batch."""
+        user, positive, negative = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
+        users, items = self._views()
+        # Gates, attention and fusion are a node's own: only the batch's nodes need them.
+        user_behaviour, user_side = self._rows(user, *users, self.user_observed)
+        both = self._rows(torch.cat([positive, negative]), *items, self.item_observed)
+        (behaviour, _), (side, _) = both[0].chunk(2), both[1].chunk(2)
+        anchor, (near, far) = user_behaviour + user_side, (both[0] + both[1]).chunk(2)
+        losses: tuple[Tensor, ...] = (
+            bpr_loss((anchor * near).sum(dim=1), (anchor * far).sum(dim=1)),
+            self.reg_weight * half_square_penalty(anchor, near, far),
+        )
+        if self.contrastive_weight > 0:
+            contrast = self._contrast(side, behaviour, positive) + self._contrast(user_side, user_behaviour, user)
+            losses += (self.contrastive_weight * contrast,)
+        return losses
+
+    def _rows(self, ids: Tensor, behaviour: Tensor, views: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        rows, place = batch_rows(ids, len(behaviour))
+        if rows is not None:
+            behaviour, views, observed = F.embedding(rows, behaviour), F.embedding(rows, views), observed[rows]
+        side = self._side(behaviour, views, observed)
+        return F.embedding(place, behaviour), F.embedding(place, side)  # type: ignore[arg-type]
+
+    def _contrast(self, side: Tensor, behaviour: Tensor, ids: Tensor) -> Tensor:
+        valid = first_occurrence(ids) if self.distinct_ids else None
+        return info_nce_loss(side, behaviour, self.contrastive_temperature, valid=valid)
