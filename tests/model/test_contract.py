@@ -13,7 +13,7 @@ import torch
 import yaml
 from recbole.data.interaction import Interaction
 from recbole.quick_start import run_recbole
-from recbole.utils import get_trainer, init_seed
+from recbole.utils import ModelType, get_trainer, init_seed
 
 from recbole_mm.config import SHARED_OPTIONS, properties_directory
 from recbole_mm.config.names import read_keys
@@ -59,6 +59,11 @@ def scores(built):
 def same(left, right):
     """Exact equality of two results of ``scores``."""
     return torch.equal(left[0], right[0]) and torch.equal(left[1], right[1])
+
+
+def learns(name) -> bool:
+    """Whether gradients train the model; RecBole calls those that nothing trains traditional."""
+    return registered_models()[name].type != ModelType.TRADITIONAL
 
 
 def training_keys() -> set[str]:
@@ -235,7 +240,7 @@ def test_loading_and_training_drop_the_evaluation_cache(name):
     initial = copy.deepcopy(built.model.state_dict())
     first = scores(built)
     train_steps(built, 3)
-    assert not same(first, scores(built)), "training did not change the scores"
+    assert same(first, scores(built)) != learns(name), "training changes the scores of what it trains"
     built.model.load_state_dict(initial)
     assert same(first, scores(built))
 
@@ -311,6 +316,10 @@ def test_equal_weights_are_no_weights_and_unequal_weights_act(name):
 
 
 def test_contrastive_weight_adds_a_term_with_gradients(name):
+    if not learns(name):
+        with pytest.raises(ValueError, match="contrastive_weight"):
+            build(name, contrastive_weight=0.5)
+        return
     losses = {}
     for weight in (0.0, 0.5):
         built = build(name, contrastive_weight=weight)
@@ -346,6 +355,9 @@ def test_training_on_several_threads_repeats_itself(name):
 
 
 def test_training_lowers_the_loss_and_ranks_positives_first(name):
+    if not learns(name):  # it has not seen the positives, so all that can be asked for is better than chance
+        assert area_under_curve(build(name)) > 0.55
+        return
     built = build(name, train_batch_size=256)
     losses = train_steps(built, STEPS.get(name, 100), built.config["learning_rate"])
     assert np.mean(losses[-10:]) < np.mean(losses[:10])

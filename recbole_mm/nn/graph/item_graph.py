@@ -265,5 +265,5 @@ def edge_cosines(pattern: SparsePattern, feature: Tensor) -> Tensor:
     for start in range(0, pattern.n_edges, block):
         row, col = pattern.row[start : start + block], pattern.col[start : start + block]
         product = torch.linalg.vecdot(feature[row].double(), feature[col].double())
-        result[start : start + block] = product / (length[row] * length[col])
+        result[start : start + block] = product / length[row] / length[col]  # the product of two lengths may be 0
     return result

@@ -17,6 +17,7 @@ from recbole_mm.nn.graph.item_graph import (
     base_shares,
     content_graph,
     content_neighbours,
+    edge_cosines,
     merge_graphs,
     mix_graphs,
     modality_shares,
@@ -99,6 +100,11 @@ def test_cosines_do_not_depend_on_the_block_of_edges(monkeypatch):
     whole = content_graph(feature, observed, 4)[1]
     monkeypatch.setattr(item_graph, "EDGE_BLOCK", 70)
     assert torch.equal(content_graph(feature, observed, 4)[1], whole)
+
+
+def test_cosines_of_rows_of_zeros_are_zero():
+    pattern = SparsePattern.from_pairs(torch.tensor([0, 0, 1, 2]), torch.tensor([1, 2, 0, 2]), 3, 3)
+    assert edge_cosines(pattern, torch.tensor([[0.0], [0.0], [2.0]])).tolist() == [0.0, 0.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize("filled", [0.0, 1.0])
