@@ -74,7 +74,10 @@ class FREEDOM(MultimodalRecommender):
     def frozen_item_graph(self, knn_k: int, image_share: float | None) -> tuple[Any, Tensor]:
         """Pattern and weights of the mixture of unweighted item graphs."""
         observed = self.features.observed
-        graphs = [content_graph(feature, observed[m], knn_k, weighted=False) for m, feature in self.features.items()]
+        graphs = [
+            content_graph(feature, observed[m], knn_k, weighted=False, candidates=self.known_items)
+            for m, feature in self.features.items()
+        ]
         base = base_shares(list(self.features), self.features.weight, image_share)
         return mix_graphs(graphs, modality_shares(base, torch.stack(list(observed.values()), dim=1)))
 

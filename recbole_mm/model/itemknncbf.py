@@ -58,7 +58,8 @@ class ItemKNNCBF(MultimodalRecommender):
         if k is None:
             self.register_buffer("content", content, persistent=False)
             return
-        pattern, _ = knn_graph(content, k)
+        # Histories hold known items only, so those of a candidate are sought among them, however many are new.
+        pattern, _ = knn_graph(content, k, candidates=self.known_items if of_candidate else None)
         self.neighbours = pattern.transpose if of_candidate else pattern
         self.register_buffer("similarity", self._similarity(self.neighbours), persistent=False)
 

@@ -66,8 +66,12 @@ class LATTICE(MultimodalRecommender):
         self.reg_weight = self.options.number("reg_weight", minimum=0)
 
         self.graph = self.interaction_graph()
+        observed_here, known = self.features.observed, self.known_items
         self.item_graphs = nn.ModuleDict(
-            {m: ItemGraph(*content_graph(f, self.features.observed[m], self.knn_k)) for m, f in self.features.items()}
+            {
+                m: ItemGraph(*content_graph(f, observed_here[m], self.knn_k, candidates=known))
+                for m, f in self.features.items()
+            }
         )
         self.register_buffer("observed", torch.stack(list(self.features.observed.values()), dim=1), persistent=False)
         weight = torch.tensor([self.features.weight[m] for m in self.features], dtype=torch.float64)
@@ -92,8 +96,8 @@ class LATTICE(MultimodalRecommender):
         """Nearest items by projected features; none where the learned graph has no weight."""
         if self.skip_weight == 1:
             return nn.ModuleList()
-        pairs = zip(projected, self.observed.unbind(dim=1))
-        return nn.ModuleList(content_neighbours(x.detach(), o, self.knn_k)[0] for x, o in pairs)
+        pairs, known = zip(projected, self.observed.unbind(dim=1)), self.known_items
+        return nn.ModuleList(content_neighbours(x.detach(), o, self.knn_k, candidates=known)[0] for x, o in pairs)
 
     def _item_graph(self, projected: list[Tensor], neighbours: nn.ModuleList) -> list[WeightedEdges]:
         """``A`` as a sum of graphs: the constant ones, then the learned ones."""

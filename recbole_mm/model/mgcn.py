@@ -69,8 +69,12 @@ class MGCN(MultimodalRecommender):
         self.register_buffer("item_observed", observed, persistent=False)
         of_users = torch.from_numpy(self.interactions @ observed.numpy().astype("float32")) > 0
         self.register_buffer("user_observed", of_users, persistent=False)
+        observed_here, known = self.features.observed, self.known_items
         self.item_graphs = nn.ModuleDict(
-            {m: ItemGraph(*content_graph(f, self.features.observed[m], knn_k)) for m, f in self.features.items()}
+            {
+                m: ItemGraph(*content_graph(f, observed_here[m], knn_k, candidates=known))
+                for m, f in self.features.items()
+            }
         )
         weight = torch.tensor([self.features.weight[m] for m in self.features], dtype=torch.float64)
         self.register_buffer("weight", weight, persistent=False)

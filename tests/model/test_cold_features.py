@@ -12,7 +12,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 from recbole_mm.data.features.table import FeatureStore
 from recbole_mm.host.tags import tags_of
 from tests.model.conftest import build as build_model
-from tests.model.test_contract import SMALLER
+from tests.model.test_contract import SMALLER, learns
 
 QUICKER = {
     "MML": {**SMALLER["MML"], "generator_epochs": 1, "fusion_epochs": 1},
@@ -62,7 +62,7 @@ def trained(name: str, entity: str, other: bool, **options: Any) -> tuple[list[A
 @pytest.mark.parametrize("entity", ["item", "user"])
 def test_features_of_the_new_change_no_training_loss(name, entity):
     (losses, scores), (again, others) = (trained(name, entity, other) for other in (False, True))
-    assert len(losses) >= 2 and losses == again
+    assert len(losses) >= (2 if learns(name) else 1) and losses == again
     if entity == "item":
         by_features = tags_of(name).ranks_new_items
         assert torch.equal(scores, others) != by_features, "new items are scored by their features at evaluation"
