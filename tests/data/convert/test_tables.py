@@ -190,7 +190,7 @@ def test_broken_tables_are_refused_and_nothing_is_written(kind, write, tmp_path)
     ("name", "content", "words"),
     [
         ("x.parquet", b"PAR1 but not really", "no complete parquet"),
-        ("x.csv.gz", gzip.compress(CLICKS.encode() * 9)[:60], "copy it again"),
+        ("x.csv.gz", gzip.compress(CLICKS.encode() * 9, mtime=0)[:60], "copy it again"),
         ("x.csv.gz", b"no gzip", "copy it again"),
         ("x.jsonl", '{"user": 1}\n{"user": \n', "line 2: no JSON"),
         ("x.jsonl", "[1]\n", "expected an object"),
