@@ -26,7 +26,7 @@ FLOORS = [
     {"data", "slicing"},
     {"config"},
     {"nn"},
-    {"paths"},
+    {"paths", "folders"},
 ]
 LEVEL = {room: len(FLOORS) - floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 #: What the operations may stand on besides torch and the standard library.

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_mm.data.convert.mmrec import COLUMNS, from_mmrec
+from recbole_mm.data.convert.mmrec import from_mmrec
 from recbole_mm.data.convert.mmrec_export import to_mmrec
+from recbole_mm.data.convert.mmrec_layout import COLUMNS
 
 __all__ = ["main"]
 

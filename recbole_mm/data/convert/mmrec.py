@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import yaml
 
+from recbole_mm.data.convert.mmrec_layout import COLUMNS, PARTS, column_role, feature_files
 from recbole_mm.data.features.files import check_modality_name
+from recbole_mm.folders import replacing_folder
 
-__all__ = ["COLUMNS", "PARTS", "from_mmrec", "replacing"]
-
-#: What a column of MMRec's ``.inter`` file may be called, and the atomic field it becomes.
-COLUMNS = {
-    "user": (("userid", "user", "uid"), "user_id:token"),
-    "item": (("itemid", "item", "iid"), "item_id:token"),
-    "rating": (("rating",), "rating:float"),
-    "time": (("timestamp", "time"), "timestamp:float"),
-    "split": (("xlabel", "split"), "x_label:token"),
-}
-#: Names of the parts of the split, in the order of ``x_label``.
-PARTS = ("train", "valid", "test")
-# The layout knows no features of users; `to_mmrec` writes them under this prefix.
-_OF_USERS = "user_"
+__all__ = ["from_mmrec"]
 
 
 def from_mmrec(
@@ -78,20 +62,16 @@ def from_mmrec(
     if repeated:
         report.append(f"{repeated:,} interactions repeat a (user, item) pair of an earlier line; kept as they are")
     parts = _split(frame, report)
-    found = {file.name[: -len("_feat.npy")]: file.name for file in sorted(source.glob("*_feat.npy"))}
+    found = feature_files(file.name for file in source.iterdir())
     if features is None:
-        features = {modality: file for modality, file in found.items() if not modality.startswith(_OF_USERS)}
+        features = found["item"]
     if user_features is None:
-        user_features = {
-            modality[len(_OF_USERS) :]: file
-            for modality, file in found.items()
-            if modality.startswith(_OF_USERS) and file not in features.values()
-        }
+        user_features = {modality: file for modality, file in found["user"].items() if file not in features.values()}
     for modality, file in [*features.items(), *user_features.items()]:
         check_modality_name(modality, file)
     if not features and not user_features:
         raise FileNotFoundError(f"{source} has no <modality>_feat.npy; name the files: --feature text=FILE.")
-    with replacing(target / name, force, report) as folder:
+    with replacing_folder(target / name, force, report) as folder:
         _write_atomic(frame, folder / f"{name}.inter")
         for part, rows in parts.items():
             _write_atomic(rows, folder / f"{name}.{part}.inter")
@@ -121,20 +101,20 @@ def _read_interactions(path: Path, columns: Mapping[str, str]) -> tuple[pd.DataF
     # Everything is read as text, so that ratings and timestamps keep the digits they have.
     raw = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8")
     chosen = {}
-    for role, (names, field) in COLUMNS.items():
+    for role, known in COLUMNS.items():
         if role in columns:
             matches = [column for column in raw.columns if column == columns[role]]
         else:
-            matches = [column for column in raw.columns if re.sub(r"[_:\W]|token$|float$", "", column).lower() in names]
+            matches = [column for column in raw.columns if column_role(column) == role]
         option = f"--{role}-column"
         if len(matches) > 1:
             raise ValueError(
                 f"{path}: {' and '.join(matches)} could both be the {role} column; choose one with {option}."
             )
         if matches:
-            chosen[matches[0]] = field.split(":")[0]
+            chosen[matches[0]] = known.name
         elif role in columns or role in ("user", "item", "split"):
-            wanted = columns.get(role) or " or ".join(names)
+            wanted = columns.get(role) or " or ".join(known.names)
             raise ValueError(
                 f"{path}: no {role} column ({wanted}) among {', '.join(raw.columns)}; name it with {option}. "
                 "The file must be separated by tabs."
@@ -216,7 +196,7 @@ def _write_features(stem: Path, matrix: np.ndarray, entity: str, memory_map: boo
 
 
 def _write_atomic(frame: pd.DataFrame, path: Path) -> None:
-    types = {field.split(":")[0]: field for _, field in COLUMNS.values()}
+    types = {column.name: column.field for column in COLUMNS.values()}
     frame.rename(columns=types).to_csv(path, sep="\t", index=False, encoding="utf-8")
 
 
@@ -232,23 +212,3 @@ def _configuration(frame: pd.DataFrame, name: str) -> str:
         "# With benchmark_filename: ~ (a sequential model needs that) RecBole splits the .inter file by eval_args.\n"
     )
     return head + yaml.safe_dump(settings, sort_keys=False)
-
-
-@contextmanager
-def replacing(target: Path, force: bool, report: list[str], option: str = "--force") -> Iterator[Path]:
-    """A temporary folder whose files move to ``target`` once all of them are written; nothing moves on an error."""
-    if target.exists() and any(target.iterdir()) and not force:
-        raise FileExistsError(f"{target} is not empty; remove it or pass {option} to overwrite its files.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield folder
-        target.mkdir(exist_ok=True)
-        written = sorted(folder.iterdir())
-        left = sorted(path.name for path in target.iterdir() if not (folder / path.name).exists())
-        for path in written:
-            os.replace(path, target / path.name)
-        if left:
-            report.append(f"left as they were in {target}: {', '.join(left)}")
-    finally:
-        shutil.rmtree(folder)

@@ -9,15 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recbole_mm.data.convert.mmrec import PARTS, replacing
+from recbole_mm.data.convert.mmrec_layout import COLUMNS, PARTS, feature_file, mapping_file
 from recbole_mm.data.features.files import FeatureFile, discover
 from recbole_mm.data.features.store import check_length
+from recbole_mm.folders import replacing_folder
 
 __all__ = ["to_mmrec"]
-
-_MMREC_NAMES = {
-    "user_id": "userID", "item_id": "itemID", "rating": "rating", "timestamp": "timestamp", "x_label": "x_label",
-}  # fmt: skip
 
 
 def to_mmrec(source: Path, target: Path, name: str, force: bool = False) -> list[str]:
@@ -48,23 +45,24 @@ def to_mmrec(source: Path, target: Path, name: str, force: bool = False) -> list
     tokens = {
         entity: {modality: file.tokens()[0] for modality, file in files[entity].items()} for entity in ("item", "user")
     }
-    with replacing(target / name, force, report) as folder:
-        for entity, letter in (("user", "u"), ("item", "i")):
-            field = f"{entity}_id"
+    with replacing_folder(target / name, force, report) as folder:
+        for entity in ("user", "item"):
+            field = COLUMNS[entity].name
             known = pd.unique(
                 np.concatenate([frame[field].to_numpy(dtype=object), *map(_objects, tokens[entity].values())])
             )
             number = _numbering(known)
             if any(token != str(index) for token, index in number.items()):
-                pd.DataFrame({field: list(number), f"{entity}ID": list(number.values())}).to_csv(
-                    folder / f"{letter}_id_mapping.csv", sep="\t", index=False
+                pd.DataFrame({field: list(number), COLUMNS[entity].written: list(number.values())}).to_csv(
+                    folder / mapping_file(entity), sep="\t", index=False
                 )
-                report.append(f"{len(number):,} {entity} tokens are numbered in {letter}_id_mapping.csv")
+                report.append(f"{len(number):,} {entity} tokens are numbered in {mapping_file(entity)}")
             frame[field] = frame[field].map(number)
             for modality, file in files[entity].items():
                 matrix = _by_number(file, tokens[entity][modality], number, report)
-                np.save(folder / f"{'user_' if entity == 'user' else ''}{modality}_feat.npy", matrix)
-        frame.rename(columns=_MMREC_NAMES).to_csv(folder / f"{name}.inter", sep="\t", index=False)
+                np.save(folder / feature_file(entity, modality), matrix)
+        written = frame.rename(columns={column.name: column.written for column in COLUMNS.values()})
+        written.to_csv(folder / f"{name}.inter", sep="\t", index=False)
     sizes = ", ".join(f"{part} {int((frame.x_label == str(label)).sum()):,}" for label, part in enumerate(PARTS))
     report.append(f"{len(frame):,} interactions: {sizes}")
     for modality in files["inter"]:
@@ -81,7 +79,7 @@ def _read_split(source: Path, name: str) -> pd.DataFrame:
         missing = [field for field in ("user_id", "item_id") if field not in frame]
         if missing:
             raise ValueError(f"{path}: no column {' and '.join(missing)} among {', '.join(frame.columns)}.")
-        return frame[[field for field in _MMREC_NAMES if field in frame]]
+        return frame[[column.name for column in COLUMNS.values() if column.name in frame]]
 
     if whole.is_file():
         frame = read(whole)

@@ -12,9 +12,9 @@ import yaml
 from recbole_mm.data.convert.clicks import Clicks, Vocabulary
 from recbole_mm.data.convert.columns import KINDS, Column, classify, find_roles, in_kind
 from recbole_mm.data.convert.import_report import ImportReport
-from recbole_mm.data.convert.mmrec import replacing
 from recbole_mm.data.convert.reading import Source, open_table
 from recbole_mm.data.convert.vectors import read_vectors, write_vectors
+from recbole_mm.folders import replacing_folder
 
 __all__ = ["import_tables"]
 
@@ -118,7 +118,7 @@ def import_tables(
         raise KeyError(f"types: no table of items or users has the column {next(iter(types_left))!r}.")
     matrices = {modality: read_vectors(modality, source) for modality, source in (vectors or {}).items()}
     folder = Path(data_path).expanduser() / name
-    with replacing(folder, replace, report.notes, "replace=True (--replace)") as target:
+    with replacing_folder(folder, replace, report.notes, "replace=True (--replace)") as target:
         clicks.write(target, name)
         fields: dict[str, list[str]] = {"inter": clicks.fields}
         for entity, (columns, frame) in tables.items():

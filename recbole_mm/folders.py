@@ -1,0 +1,45 @@
+"""Writing folders: the files of a conversion appear all together or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["replacing_folder"]
+
+
+@contextmanager
+def replacing_folder(target: Path, force: bool, report: list[str], option: str = "--force") -> Iterator[Path]:
+    """A temporary folder whose files move to ``target`` once all of them are written; nothing moves on an error.
+
+    Args:
+        target: Folder that gets the files; it is made if it is missing.
+        force: Whether files may be overwritten. Files of other names stay.
+        report: Gets a line that names the files that stay.
+        option: What the message calls ``force``.
+
+    Yields:
+        The folder to write to.
+
+    Raises:
+        FileExistsError: ``target`` has files, and not ``force``.
+    """
+    if target.exists() and any(target.iterdir()) and not force:
+        raise FileExistsError(f"{target} is not empty; remove it or pass {option} to overwrite its files.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield folder
+        target.mkdir(exist_ok=True)
+        written = sorted(folder.iterdir())
+        left = sorted(path.name for path in target.iterdir() if not (folder / path.name).exists())
+        for path in written:
+            os.replace(path, target / path.name)
+        if left:
+            report.append(f"left as they were in {target}: {', '.join(left)}")
+    finally:
+        shutil.rmtree(folder)
