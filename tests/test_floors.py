@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,14 @@ def imports(source: str) -> Iterator[tuple[str, str | None]]:
             yield from ((node.module, alias.name) for alias in node.names)
 
 
+def named(source: str) -> Iterator[str]:
+    """Modules of the package whose names stand as texts in a source: what is started or imported by name."""
+    for node in ast.walk(ast.parse(source)):
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and re.fullmatch(r"recbole_mm(\.\w+)+", text):
+            yield text
+
+
 def imported_files(sources: dict[str, str]) -> dict[str, set[str]]:
     """Module to the modules of the package that it imports; a package's ``__init__`` counts where it is named."""
     found = {}
@@ -68,13 +77,18 @@ def room(module: str) -> str:
 
 
 def upward(sources: dict[str, str]) -> list[str]:
-    """Imports that do not lead down, or stay in the room."""
+    """Imports, and modules named in texts, that do not lead down, or stay in the room."""
     wrong = []
     for module, targets in imported_files(sources).items():
         for target in targets if module not in FACE else ():
             here, there = room(module), room(target)
             if here != there and LEVEL[there] >= LEVEL[here]:
                 wrong.append(f"{module} imports {target}")
+    for module, source in sources.items():
+        for name in named(source) if module not in FACE else ():
+            here, there = room(module), room(name)
+            if here != there and LEVEL.get(there, 0) >= LEVEL[here]:
+                wrong.append(f"{module} names {name}")
     return sorted(wrong)
 
 
@@ -231,6 +245,15 @@ class TestTheRules:
     def test_an_import_that_leads_up(self, sources: dict[str, str], module: str, source: str) -> None:
         found = upward({**sources, module: source})
         assert len(found) == 1 and found[0].startswith(f"{module} imports recbole_mm.")
+
+    @pytest.mark.parametrize("module", ["recbole_mm.experiment.x", "recbole_mm.search.x"])
+    def test_a_module_that_is_started_by_its_name(self, sources: dict[str, str], module: str) -> None:
+        source = "START = [sys.executable, '-m', 'recbole_mm.comparison.tasks']"
+        assert upward({**sources, module: source}) == [f"{module} names recbole_mm.comparison.tasks"]
+
+    def test_a_module_that_a_docstring_speaks_of(self, sources: dict[str, str]) -> None:
+        source = "'''See :mod:`recbole_mm.cli.main`.'''\nLOG = 'recbole_mm.host.names'"
+        assert upward({**sources, "recbole_mm.search.x": source}) == []
 
     def test_an_import_that_leads_down(self, sources: dict[str, str]) -> None:
         source = "from recbole_mm.nn.loss import bpr_loss\nimport recbole_mm\nfrom recbole_mm import paths"

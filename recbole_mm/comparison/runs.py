@@ -178,7 +178,6 @@ class Runs:
     def _do(self, run: str, job: Job) -> dict[str, Any] | None:
         folder = self.store.start(run)
         task = {
-            "do": "run",
             "job": asdict(job),
             "store": str(self.store.folder),
             "name": run,
@@ -189,7 +188,7 @@ class Runs:
             if self.in_process:
                 run_task(task)
             else:
-                run_in_child(task, folder, [job.model])
+                run_in_child(run_task, task, folder, [job.model])
         except Exception as error:
             # The record of a failure is for the reader; only finished runs are taken over by the next start.
             failure = {"status": "failed", "reason": error_text(error), "job": asdict(job), "versions": versions()}

@@ -1,9 +1,9 @@
-"""The tasks of a comparison, done in this process or in one of their own."""
+"""A run of a comparison, done in this process or in one of its own."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,8 @@ import torch
 
 from recbole_mm.experiment.job import Job, train_and_test
 from recbole_mm.experiment.store import Store
-from recbole_mm.search.search import search_task
 
-__all__ = ["TASKS", "run_task"]
+__all__ = ["run_task"]
 
 
 def run_task(task: Mapping[str, Any]) -> None:
@@ -44,6 +43,3 @@ def _split_again(file: Path, seed: int) -> None:
     checkpoint = torch.load(file, map_location="cpu", weights_only=False)
     checkpoint["config"]["seed"] = seed
     torch.save(checkpoint, file)
-
-
-TASKS: dict[str, Callable[[Mapping[str, Any]], Any]] = {"run": run_task, "search": search_task}

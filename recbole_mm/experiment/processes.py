@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,25 +41,34 @@ def error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}"
 
 
-def run_in_child(task: Mapping[str, Any], folder: Path, models: Iterable[str]) -> Any:
-    """Do a task of :mod:`recbole_mm.comparison.worker` in a new process.
+def run_in_child(
+    function: Callable[[Mapping[str, Any]], Any], task: Mapping[str, Any], folder: Path, models: Iterable[str]
+) -> Any:
+    """Call a function in a new process, which :mod:`recbole_mm.experiment.worker` runs.
 
     The process works in ``folder``, where RecBole writes its logs, and leaves what it prints in ``output``. It ends
     with this process, whatever ends that.
 
     Args:
+        function: A function of a module that the process imports; it gets the task and answers in types of JSON.
         task: The task, in types that JSON has.
         folder: Existing folder for its files.
         models: Names of the models that it needs.
 
     Returns:
-        The answer of the task.
+        The answer of the function.
 
     Raises:
         ChildError: The process died, or the task failed.
         ValueError: A model is defined where a new process cannot import it.
     """
-    order = {**task, "parent": os.getpid(), "modules": model_modules(models)}
+    order = {
+        "module": function.__module__,
+        "function": function.__name__,
+        "task": task,
+        "parent": os.getpid(),
+        "modules": model_modules(models),
+    }
     write_atomically(folder / "task.json", json.dumps(to_json(order), indent=1) + "\n")
     answer = folder / "answer.json"
     answer.unlink(missing_ok=True)
@@ -68,7 +77,7 @@ def run_in_child(task: Mapping[str, Any], folder: Path, models: Iterable[str]) -
     output = folder / "output"
     with output.open("wb") as stream:
         child = subprocess.Popen(
-            [sys.executable, "-m", "recbole_mm.comparison.worker", "task.json"],
+            [sys.executable, "-m", "recbole_mm.experiment.worker", "task.json"],
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""What a process of its own does: ``python -m recbole_mm.comparison.worker task.json``."""
+"""What a process of its own does: ``python -m recbole_mm.experiment.worker task.json``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import recbole_mm  # noqa: F401 - makes the models known
-from recbole_mm.comparison.tasks import TASKS
 from recbole_mm.experiment.processes import die_with_parent, error_text
 from recbole_mm.experiment.store import to_json, write_atomically
 
@@ -19,6 +18,8 @@ __all__ = ["main"]
 
 def main(arguments: list[str]) -> int:
     """Do the task in a file and leave the answer beside it.
+
+    The file names the function that does it, so that this room knows none of those above it.
 
     Args:
         arguments: The file of the task.
@@ -33,7 +34,8 @@ def main(arguments: list[str]) -> int:
         importlib.import_module(module)
     answer: dict[str, Any]
     try:
-        answer = {"result": TASKS[task["do"]](task)}
+        function = getattr(importlib.import_module(task["module"]), task["function"])
+        answer = {"result": function(task["task"])}
     except Exception as error:
         traceback.print_exc()
         answer = {"error": error_text(error)}

@@ -143,7 +143,7 @@ def search(plan: Plan, store: Store, in_process: bool = False) -> SearchResult:
     folder = store.folder / "search"
     folder.mkdir(parents=True, exist_ok=True)
     storage = plan.storage or f"sqlite:///{folder / 'study.db'}"
-    task = {"do": "search", "plan": {**asdict(plan), "storage": storage}}
+    task = {"plan": {**asdict(plan), "storage": storage}}
     if in_process:
         answer = search_task(task)
     else:
@@ -153,7 +153,7 @@ def search(plan: Plan, store: Store, in_process: bool = False) -> SearchResult:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
             try:
-                answer = run_in_child(task, work, [plan.job.model])
+                answer = run_in_child(search_task, task, work, [plan.job.model])
                 break
             except ChildError as error:
                 # A trial that kills its process, for lack of memory say, must not take the others along.

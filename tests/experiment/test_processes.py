@@ -14,6 +14,7 @@ import pytest
 
 import recbole_mm
 from recbole_mm.comparison.compare import compare
+from recbole_mm.comparison.tasks import run_task
 from recbole_mm.experiment.processes import ChildError, model_modules, run_in_child
 from tests.options import QUICK
 
@@ -62,16 +63,16 @@ def test_modules_of_foreign_models_are_imported_in_the_process(own_module):
 
 
 def test_an_error_comes_back_with_its_message_and_leaves_a_traceback(tmp_path):
-    task = {"do": "run", "job": {}, "store": str(tmp_path), "name": "x", "own_process": True, "keep_checkpoints": False}
+    task = {"job": {}, "store": str(tmp_path), "name": "x", "own_process": True, "keep_checkpoints": False}
     with pytest.raises(ChildError, match="TypeError: .*missing.*'model'") as caught:
-        run_in_child(task, tmp_path, [])
+        run_in_child(run_task, task, tmp_path, [])
     assert not caught.value.died and "Traceback" in (tmp_path / "output").read_text()
 
 
 def test_a_process_that_cannot_start_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ChildError, match="ended with status 1") as caught:
-        run_in_child({"do": "run"}, tmp_path, [])
+        run_in_child(run_task, {}, tmp_path, [])
     assert caught.value.died
 
 
@@ -88,7 +89,7 @@ def test_an_interrupt_ends_the_process(tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_in_child({"do": "run"}, tmp_path, [])
+        run_in_child(run_task, {}, tmp_path, [])
     assert started[0].poll() is not None
 
 

@@ -125,13 +125,13 @@ def test_trials_that_kill_their_process_do_not_stop_the_others(monkeypatch, tmp_
 
         Trials(open_storage(plan["storage"]), plan["study"], True, 1).run(objective, plan["trials"])
 
-    def run_in_child(task, folder, models):
+    def run_in_child(function, task, folder, models):
         child = multiprocessing.get_context("fork").Process(target=killed_at, args=(task["plan"], deadly))
         child.start()
         child.join()
         if child.exitcode:
             raise ChildError("its process was ended by SIGKILL", died=True)
-        return module.search_task(task)
+        return function(task)
 
     monkeypatch.setattr(module, "run_in_child", run_in_child)
     plan = make_plan(Job("BPR", "mm-toy", dict(QUICK), 1, 1), "f", read_space("BPR", SPACE), 5, None)
