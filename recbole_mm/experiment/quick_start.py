@@ -19,8 +19,7 @@ from recbole_mm.experiment.capabilities import capability_notes
 from recbole_mm.experiment.own_models import import_module, imported_modules
 from recbole_mm.experiment.resume import checkpoint_origin, continue_from
 from recbole_mm.experiment.split import describe_split
-from recbole_mm.host.preparation import watch_preparation
-from recbole_mm.host.trainers import watch_trainers
+from recbole_mm.host.watching import watch_run
 
 __all__ = ["Interrupted", "checkpoint_origin", "device_option", "run"]
 
@@ -56,6 +55,10 @@ def run(
     then ``config_dict``, then ``--key=value`` arguments of the running script. Two things differ: without the option
     ``gpu_id`` the devices are those of ``CUDA_VISIBLE_DEVICES`` (RecBole overwrites that variable with its default,
     ``0``), and ``nproc > 1`` starts processes that know the models of this package.
+
+    Runs in several threads do not get each other's options, data, trainer or checkpoint, but they share what RecBole
+    keeps once per process: the random generators, so that neither run can be repeated, and the log. Give each a
+    ``checkpoint_dir`` of its own, and use processes, as ``recbole_mm.compare`` does, where results must be repeatable.
 
     Args:
         model: Name or class of the model.
@@ -143,8 +146,11 @@ def _run_here(
         for note in capability_notes([config.model_class], options.get("cold_start"), options.get("slices")):
             getLogger().warning(note)
 
-    prepare = None if resume is None else functools.partial(continue_from, file=resume)
-    with watch_trainers(_check_evaluation, prepare) as trainers, watch_preparation(describe):
+    def prepare(trainer: Any) -> None:
+        if resume is not None:
+            continue_from(trainer, resume)
+
+    with watch_run(data=describe, before=_check_evaluation, after=prepare) as trainers:
         try:
             result = run_recbole(model, dataset, config_file_list, config_dict, saved)
         except KeyboardInterrupt as interrupt:

@@ -10,7 +10,7 @@ from recbole.quick_start import quick_start
 from recbole.trainer import Trainer
 from recbole.utils import ModelType
 
-from recbole_mm.host.trainers import install, watch_trainers
+from recbole_mm.host.watching import _data_preparation, install, watch_run
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_two_threads_see_their_own_trainers(light: None) -> None:
     both, prepared = threading.Barrier(2), []
 
     def run(name: str) -> list[str]:
-        with watch_trainers(prepare=lambda trainer: prepared.append((name, trainer.model))) as made:
+        with watch_run(after=lambda trainer: prepared.append((name, trainer.model))) as made:
             for step in range(3):
                 both.wait(timeout=30)  # both watch now, and neither stops watching before the other has made its own
                 make(f"{name}-{step}")
@@ -43,9 +43,9 @@ def test_two_threads_see_their_own_trainers(light: None) -> None:
 
 def test_nobody_watches_outside_the_block(light: None) -> None:
     install()
-    with watch_trainers() as made:
+    with watch_run() as made:
         first = make(1)
-        with watch_trainers() as inner:
+        with watch_run() as inner:
             second = make(2)
     assert quick_start.get_trainer(ModelType.GENERAL, "BPR") is Trainer
     make(3)
@@ -56,12 +56,22 @@ def test_a_check_comes_before_the_trainer(light: None) -> None:
     def refuse(config: Any, model: Any) -> None:
         raise ValueError(f"no trainer for {model}")
 
-    with watch_trainers(refuse) as made, pytest.raises(ValueError, match="no trainer for 7"):
+    with watch_run(before=refuse) as made, pytest.raises(ValueError, match="no trainer for 7"):
         make(7)
     assert made == []
 
 
 def test_an_error_ends_the_watch(light: None) -> None:
-    with pytest.raises(KeyError), watch_trainers():
+    with pytest.raises(KeyError), watch_run():
         raise KeyError
     assert quick_start.get_trainer(ModelType.GENERAL, "BPR") is Trainer
+
+
+def test_the_data_are_told_before_the_trainer(light: None) -> None:
+    told: list[Any] = []
+    with watch_run(data=lambda *made: told.append(made), after=lambda trainer: told.append(trainer.model)):
+        # What it was wrapped around makes the loaders; here nothing needs to.
+        _data_preparation(lambda config, dataset: (1, 2, 3), "config", "data set")
+        make("model")
+    _data_preparation(lambda config, dataset: (1, 2, 3), "config", "data set")
+    assert told == [("config", 1, 2, 3), "model"]
