@@ -41,6 +41,9 @@ def search(request: Any) -> int:
         ) from error
     from recbole.quick_start import objective_function
     from recbole.trainer import HyperTuning
+    from recbole.utils import get_model
+
+    from recbole_mm.config import check_command_line, check_read
 
     with arguments_of(experiment) as options:
         fixed = {**options, **device_option({*options, *experiment.in_files}), "model": name, "dataset": dataset}
@@ -53,6 +56,10 @@ def search(request: Any) -> int:
             max_evals=request.number("max_evals"),
             early_stop=request.number("early_stop"),
         )
+        check_command_line(
+            set(tuning.space), get_model(name)
+        )  # what nobody reads would be searched and reported as best
+        check_read(tuning.space, {name: get_model(name)})
         fixed_twice = sorted({*tuning.space} & {*request.options})
         if fixed_twice:  # an argument outranks the trial's own value, so that every trial would be the same
             raise cli.CommandLineError(

@@ -62,7 +62,7 @@ def run(request: Request) -> int:
     from recbole_mm.cli.options import arguments_of, read_experiment, search_spaces
     from recbole_mm.comparison import compare as comparison
 
-    experiment = read_experiment(request, names[0] if names else "BPR")
+    experiment = read_experiment(request, names or ["BPR"])
     with arguments_of(experiment) as options:
         table = comparison.compare(
             names,

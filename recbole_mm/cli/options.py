@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import ast
-import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from recbole.config import configurator
+import yaml
+from recbole.utils import get_model
 
 from recbole_mm.cli.catalogue import check_model
 from recbole_mm.cli.request import CommandLineError, Request
-from recbole_mm.config import SHARED_OPTIONS, check_command_line, read_options
+from recbole_mm.config import SHARED_OPTIONS, check_command_line, check_read, read_options
 from recbole_mm.experiment.quick_start import checkpoint_origin
+from recbole_mm.host.literals import literal
 from recbole_mm.host.names import registered
 
 __all__ = ["Experiment", "arguments_of", "read_experiment", "search_spaces"]
@@ -31,6 +31,7 @@ class Experiment:
         files: The option files.
         in_files: What they set.
         options: Options of the command line, as text.
+        models: All models of a comparison.
     """
 
     model: str
@@ -38,9 +39,10 @@ class Experiment:
     files: list[str]
     in_files: dict[str, Any]
     options: dict[str, str]
+    models: tuple[str, ...] = ()
 
 
-def read_experiment(request: Request, model: str | None = None) -> Experiment:
+def read_experiment(request: Request, models: Sequence[str] = ()) -> Experiment:
     """Read what a command line asks to run.
 
     Model and data set come from the arguments, else from the option files, else from the checkpoint to resume; without
@@ -48,7 +50,7 @@ def read_experiment(request: Request, model: str | None = None) -> Experiment:
 
     Args:
         request: The command line.
-        model: The model, where the command has read it already.
+        models: The models, where the command has read them already.
 
     Raises:
         CommandLineError: No model, or one that does not exist.
@@ -57,12 +59,12 @@ def read_experiment(request: Request, model: str | None = None) -> Experiment:
     files = request.files()
     in_files = {key: value for file in files for key, value in read_options(file).items()}
     origin = checkpoint_origin(request.flags["resume"]) if "resume" in request.flags else (None, None)
-    name = model or request.flag("model") or in_files.get("model") or origin[0]
+    name = (models[0] if models else None) or request.flag("model") or in_files.get("model") or origin[0]
     if name is None:
         raise CommandLineError("Which model? Pass --model=NAME, such as --model=MMGCN; --list-models prints the names.")
     check_model(name, request)
     dataset = request.flag("dataset") or in_files.get("dataset") or origin[1] or "ml-100k"
-    return Experiment(name, dataset, files, in_files, dict(request.options))
+    return Experiment(name, dataset, files, in_files, dict(request.options), tuple(models) or (name,))
 
 
 def search_spaces(request: Request) -> dict[str, Any] | None:
@@ -87,9 +89,8 @@ def arguments_of(experiment: Experiment) -> Iterator[dict[str, Any]]:
         ValueError: An unknown option.
     """
     check_command_line(set(experiment.options), registered.get(experiment.model))
+    check_read(experiment.options, {name: get_model(name) for name in experiment.models or (experiment.model,)})
     options = {key: _in_python(key, text) for key, text in experiment.options.items()}
-    for key, text in options.items():
-        _check_value(key, text)
     rest: dict[str, Any] = {key: text for key, text in options.items() if "=" in text}
     if experiment.model not in registered and "eval_batch_size" not in {*options, *experiment.in_files}:
         rest["eval_batch_size"] = "auto"
@@ -101,13 +102,6 @@ def arguments_of(experiment: Experiment) -> Iterator[dict[str, Any]]:
         sys.argv = before
 
 
-class _Names(dict[str, str]):
-    """A namespace in which every name stands for itself."""
-
-    def __missing__(self, name: str) -> str:
-        return name
-
-
 def _in_python(key: str, text: str) -> str:
     """A value in RecBole's notation, in which ``[image, text]`` and ``~``, as ``--help`` has them, would be texts."""
     if text == "~" and key in SHARED_OPTIONS:
@@ -115,25 +109,24 @@ def _in_python(key: str, text: str) -> str:
     if not text.startswith(("[", "{")):
         return text
     try:
-        ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        try:
-            value = eval(text, {"__builtins__": {}}, _Names())
-            return repr(value) if isinstance(value, (list, dict)) else text
-        except Exception:
-            return text
-    return text
-
-
-def _check_value(key: str, text: str) -> None:
-    """Refuse a value that RecBole cannot read: it evaluates every value as Python and forgives only some errors."""
+        literal(text)
+        return text
+    except SyntaxError:
+        pass
     try:
-        eval(text, dict(vars(configurator)))
-    except (NameError, SyntaxError, TypeError):
-        return  # RecBole takes the text as it is
-    except Exception as error:
-        quoted = shlex.quote(f"--{key}={text!r}")
-        raise CommandLineError(
-            f"--{key}={text}: RecBole evaluates values as Python, and this one fails ({type(error).__name__}: "
-            f"{error}). If it is meant as a text, quote it: {quoted}"
-        ) from error
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    return repr(_plain(value)) if isinstance(value, (list, dict)) else text
+
+
+def _plain(value: Any) -> Any:
+    """What yaml read, with the texts in it that spell numbers in Python's way as these."""
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    try:
+        return literal(value) if isinstance(value, str) else value
+    except SyntaxError:
+        return value

@@ -111,6 +111,10 @@ def parse(arguments: Sequence[str], known: Mapping[str, Flag], word: str | None 
             if not pending or pending[0].startswith("--"):
                 raise CommandLineError(f"--{key} needs a value: write --{key}=VALUE.")
             value = pending.pop(0)
+        if not value.strip() and (key not in known or known[key].value is not None) and key != "gpu_id":
+            raise CommandLineError(
+                f"--{key}= has no value (is it a shell variable that is not set?); give one or leave it out."
+            )
         target = flags if key in known else options
         if target.setdefault(key, value) != value:
             raise CommandLineError(f"--{key} is given twice, as {target[key]!r} and as {value!r}; give it once.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recbole_mm.config.check import check_command_line, check_config
+from recbole_mm.config.check import check_command_line, check_config, check_read
 from recbole_mm.config.cold_start import ColdStart, ColdStartOptions, read_cold_start
 from recbole_mm.config.evaluation import resolve_eval_batch_size
 from recbole_mm.config.names import known_keys, read_options, suggest
@@ -18,6 +18,7 @@ __all__ = [
     "active_weights",
     "check_command_line",
     "check_config",
+    "check_read",
     "check_modalities",
     "known_keys",
     "modality_names",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from logging import getLogger
 from typing import Any
 
-from recbole_mm.config.names import key_sources, known_keys, read_keys, suggest
+from recbole_mm.config.names import key_sources, known_keys, read_keys, readable_keys, suggest
+from recbole_mm.config.ranges import check_ranges
 from recbole_mm.config.shared import SHARED_OPTIONS, check_shared
 from recbole_mm.paths import properties_dir
 
-__all__ = ["check_command_line", "check_config"]
+__all__ = ["check_command_line", "check_config", "check_read"]
 
 
 def check_config(
@@ -40,6 +41,7 @@ def check_config(
     for message in _unknown(external, known_keys(internal), model_class).values():
         logger.warning(message)
     check_shared({**internal, **external})
+    check_ranges(external)
     ours = set(SHARED_OPTIONS) | _model_keys(model_class)
     for key, value in external.items():
         problem = _mismatch(key, value, internal.get(key))
@@ -63,6 +65,24 @@ def check_command_line(keys: Mapping[str, Any] | set[str], model_class: Any = No
     unknown = _unknown(keys, known_keys(), model_class)
     if unknown:
         raise ValueError("\n".join(unknown.values()))
+
+
+def check_read(keys: Iterable[str], models: Mapping[str, Any]) -> None:
+    """Refuse options that are some model's, but of none of those that are run.
+
+    Args:
+        keys: The names given on our command line.
+        models: The models that are run, by name; ``None`` for a class that is not at hand.
+
+    Raises:
+        ValueError: No model of them reads a name.
+    """
+    read = {key for name, model_class in models.items() for key in readable_keys(name, model_class)}
+    for key in keys:
+        if key not in read:
+            raise ValueError(
+                f"--{key} is an option of other models; {', '.join(models)} would not read it. Leave it out."
+            )
 
 
 def _unknown(keys: Mapping[str, Any] | set[str], known: set[str], model_class: Any) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recbole_mm.config.names import suggest
+from recbole_mm.config.nested import check_mode
 
 __all__ = ["resolve_eval_batch_size"]
 
@@ -90,12 +91,7 @@ def _modes(eval_args: Any) -> list[str]:
     mode = eval_args.get("mode", "full") if isinstance(eval_args, Mapping) else "full"
     modes = list(mode.values()) if isinstance(mode, Mapping) else [mode]
     for name in modes:
-        sampled = isinstance(name, str) and name[:3] in ("uni", "pop") and name[3:].isdigit()
-        if name not in ("full", "labeled") and not sampled:
-            raise ValueError(
-                f"eval_args: mode expected full, labeled, uniN or popN (such as uni100), got {name!r}."
-                + suggest(str(name), ["full", "labeled", "uni100", "pop100"])
-            )
+        check_mode("eval_args", name)
     return modes or ["full"]
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from recbole_mm.paths import properties_dir
 
-__all__ = ["key_sources", "known_keys", "read_keys", "read_options", "suggest"]
+__all__ = ["key_sources", "known_keys", "read_keys", "read_options", "readable_keys", "suggest"]
 
 # What RecBole's own scripts read from the command line, or what it writes into a Config itself; in no yaml and no list.
 _RUN_KEYS = {
@@ -72,6 +72,43 @@ def read_options(file: str | Path) -> dict[str, Any]:
 def known_keys(extra: Iterable[str] = ()) -> set[str]:
     """Every option name of RecBole's lists and yamls and of ours, without reading any source."""
     return _our_keys() | _recbole_keys() | _RUN_KEYS | set(extra)
+
+
+def readable_keys(model: str, model_class: Any = None) -> set[str]:
+    """Option names that a run of a model may read: RecBole's general ones, ours, and those of the model itself.
+
+    Args:
+        model: Its name.
+        model_class: Its class, whose source and those of its bases tell what is in no yaml.
+    """
+    from recbole.utils import argument_list as lists
+
+    keys = {*lists.general_arguments, *lists.training_arguments, *lists.evaluation_arguments, *lists.dataset_arguments}
+    keys |= _RUN_KEYS | read_keys(properties_dir() / "overall.yaml")
+    folder = _recbole_folder() / "properties"
+    for file in (*folder.glob("*.yaml"), *folder.glob("dataset/*.yaml"), *folder.glob("quick_start_config/*.yaml")):
+        keys |= read_keys(file)
+    for file in (properties_dir() / "dataset").glob("*.yaml"):
+        keys |= read_keys(file)
+    own: set[str] = set()
+    for file in (folder / "model" / f"{model}.yaml", properties_dir() / "model" / f"{model}.yaml"):
+        own |= read_keys(file) if file.is_file() else set()
+    if "finetune_model" in own:  # a model within the model has options of its own
+        own = own.union(*(read_keys(file) for file in (folder / "model").glob("*.yaml")))
+    for source in _recbole_folder().rglob("*.py"):
+        if source.relative_to(_recbole_folder()).parts[0] != "model" or source.stem in (
+            "abstract_recommender",
+            model.lower(),
+        ):
+            keys |= _accessed(source.read_text(encoding="utf-8"))
+    for cls in getattr(model_class, "__mro__", ()):
+        module = sys.modules.get(cls.__module__)
+        if module is not None and cls.__module__.split(".")[0] not in ("builtins", "torch", "abc"):
+            try:
+                keys |= _accessed(inspect.getsource(module))
+            except (OSError, TypeError):
+                continue
+    return keys | own
 
 
 def key_sources(model_class: Any = None) -> set[str]:

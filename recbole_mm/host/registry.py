@@ -27,7 +27,7 @@ from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_mm.config import ColdStartOptions, check_config, resolve_eval_batch_size
-from recbole_mm.host import cold_start, evaluation, finite, slices, watching
+from recbole_mm.host import cold_start, evaluation, finite, literals, slices, watching
 from recbole_mm.host.names import recbole_model_files, recbole_models, registered
 from recbole_mm.paths import dataset_atomic_dir, properties_dir
 
@@ -196,6 +196,7 @@ def install() -> None:
     evaluation.install()
     slices.install()
     finite.install()
+    literals.install()
     cold_start.install()
     watching.install()
     load = Config._load_internal_config_dict

@@ -310,7 +310,7 @@ class TestUnknownKeys:
         "key",
         [
             "n_layers",  # a model's yaml
-            "eval_args",  # RecBole's overall.yaml
+            "threshold",  # RecBole's overall.yaml
             "benchmark_filename",  # an argument list
             "kg_reverse_r",  # a data set yaml
             "xgb_early_stopping_rounds",  # only in RecBole's source
@@ -345,11 +345,11 @@ class TestUnknownKeys:
 
 
 class TestValues:
-    INTERNAL = {"epochs": 300, "concat": True, "n_layers": 2, "learning_rate": 0.1, "gpu_id": "0"}
+    INTERNAL = {"epochs": 300, "concat": True, "n_layers": 2, "dropout_prob": 0.1, "gpu_id": "0"}
 
     @pytest.mark.parametrize(
         ("key", "value", "message"),
-        [("epochs", "ten", "an integer"), ("learning_rate", "fast", "a number"), ("concat", "False", "True or False")],
+        [("n_layers", "ten", "an integer"), ("dropout_prob", "low", "a number"), ("concat", "False", "True or False")],
     )
     def test_text_where_a_number_belongs(self, key, value, message, caplog):
         with pytest.raises(ValueError, match=f"{key}: expected {message}"):

@@ -1,0 +1,201 @@
+"""What values RecBole's own options may have: RecBole takes most of them as they come and fails late, or never."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Callable
+
+from recbole_mm.config.names import suggest
+from recbole_mm.config.nested import check_eval_args, check_negatives
+
+__all__ = ["check_ranges"]
+
+Check = Callable[[str, Any], None]
+
+_INTERVAL = re.compile(r"[\[(]\s*-?(\d+(\.\d+)?|inf)\s*,\s*(\d+(\.\d+)?|inf)\s*[\])]")
+
+
+def check_ranges(options: Mapping[str, Any]) -> None:
+    """Check the options that a caller has set.
+
+    Args:
+        options: Options by name, values as RecBole's ``Config`` has read them; other names may be there.
+
+    Raises:
+        ValueError: A value of the wrong type or out of range; the message names the option and what it may be.
+    """
+    for key, check in _CHECKS.items():
+        if key in options:
+            check(key, options[key])
+
+
+def _refuse(key: str, expected: str, value: Any, hint: str = "") -> None:
+    raise ValueError(f"{key}: expected {expected}, got {value!r} ({type(value).__name__}).{hint}")
+
+
+def _integer(least: int, most: float = math.inf, empty: bool = False) -> Check:
+    def check(key: str, value: Any) -> None:
+        if empty and value is None:
+            return
+        bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most:,}"
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            _refuse(key, f"an integer {bounds}", value)
+
+    return check
+
+
+def _number(least: float, strictly: bool = False) -> Check:
+    def check(key: str, value: Any) -> None:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or value < least or (strictly and value == least):
+            _refuse(key, f"a finite number {'above' if strictly else 'of at least'} {least:g}", value)
+
+    return check
+
+
+def _truth(key: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        _refuse(key, "True or False (without quotes)", value)
+
+
+def _one_of(*allowed: Any) -> Check:
+    def check(key: str, value: Any) -> None:
+        if not any(value == entry and type(value) is type(entry) for entry in allowed):
+            _refuse(
+                key,
+                f"one of {', '.join(str(entry) for entry in allowed)}",
+                value,
+                suggest(str(value), map(str, allowed)),
+            )
+
+    return check
+
+
+def _learner(key: str, value: Any) -> None:
+    known = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
+    if not isinstance(value, str) or value.lower() not in known:
+        _refuse(key, f"one of {', '.join(known)} (RecBole takes adam for any other)", value, suggest(str(value), known))
+
+
+def _topk(key: str, value: Any) -> None:
+    lengths = value if isinstance(value, (list, tuple)) else [value]
+    if not lengths or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in lengths):
+        _refuse(key, "a positive integer or a list of such, like [10, 20]", value)
+
+
+def _metrics(key: str, value: Any) -> None:
+    from recbole.evaluator import metric_types  # knows the metrics that a caller has added
+
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
+        _refuse(key, "a list of metrics such as [Recall, NDCG]", value)
+    for name in names:
+        if name.lower() not in metric_types:
+            known = sorted(metric_types)
+            raise ValueError(f"{key}: unknown metric {name!r}.{suggest(name, known)} There are {', '.join(known)}.")
+    kinds = {metric_types[name.lower()].name: name for name in names}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{key}: {' and '.join(kinds.values())} cannot be computed in one evaluation: one ranks items, the other "
+            "compares labels. Choose metrics of one kind."
+        )
+
+
+def _text(key: str, value: Any) -> None:
+    if not isinstance(value, str) or not value.strip():
+        _refuse(key, "a text that is not empty", value)
+
+
+def _path(key: str, value: Any) -> None:
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        _refuse(key, "a path", value)
+
+
+def _interval(key: str, value: Any) -> None:
+    if value is None:
+        return
+    parts = re.split(r"\s*;\s*", value.strip()) if isinstance(value, str) else [""]
+    if not all(_INTERVAL.fullmatch(part) for part in parts):
+        _refuse(key, "an interval in quotes such as '[5,inf)', or ~", value)
+
+
+def _mapping(example: str) -> Check:
+    def check(key: str, value: Any) -> None:
+        if value is not None and not isinstance(value, Mapping):
+            _refuse(key, f"a mapping such as {example}, or ~", value)
+
+    return check
+
+
+def _load_col(key: str, value: Any) -> None:
+    _mapping("{inter: [user_id, item_id]}")(key, value)
+    for part, fields in (value or {}).items():
+        if fields is not None and fields != "*" and (isinstance(fields, str) or not isinstance(fields, (list, tuple))):
+            _refuse(f"{key}[{part}]", "a list of the columns to load", fields)
+
+
+def _benchmark(key: str, value: Any) -> None:
+    if value is not None and (not isinstance(value, (list, tuple)) or len(value) != 3):
+        _refuse(key, "the three endings of the training, validation and test file, like [train, valid, test]", value)
+
+
+def _clip(key: str, value: Any) -> None:
+    _mapping("{max_norm: 5}")(key, value)
+    for name in value or {}:
+        if name not in ("max_norm", "norm_type", "error_if_nonfinite", "foreach"):
+            raise ValueError(f"{key}: unknown key {name!r}.{suggest(str(name), ['max_norm', 'norm_type'])}")
+    if value and "max_norm" in value:
+        _number(0)(f"{key}[max_norm]", value["max_norm"])
+
+
+_CHECKS: dict[str, Check] = {
+    # training
+    "epochs": _integer(0),
+    "train_batch_size": _integer(1),
+    "learner": _learner,
+    "learning_rate": _number(0, strictly=True),
+    "weight_decay": _number(0),
+    "eval_step": _integer(0),
+    "stopping_step": _integer(0),
+    "clip_grad_norm": _clip,
+    "loss_decimal_place": _integer(0, 20),
+    "train_neg_sample_args": check_negatives,
+    "enable_amp": _truth,
+    "enable_scaler": _truth,
+    # evaluation
+    "eval_args": check_eval_args,
+    "metrics": _metrics,
+    "topk": _topk,
+    "valid_metric": _text,
+    "metric_decimal_place": _integer(0, 20),
+    "repeatable": _truth,
+    # general
+    "seed": _integer(0, 2**32 - 1),
+    "reproducibility": _truth,
+    "use_gpu": _truth,
+    "worker": _integer(0),
+    "show_progress": _truth,
+    "save_dataset": _truth,
+    "save_dataloaders": _truth,
+    "shuffle": _truth,
+    "log_wandb": _truth,
+    "checkpoint_dir": _text,
+    "dataset_save_path": _path,
+    "dataloaders_save_path": _path,
+    # data
+    "data_path": _text,
+    "load_col": _load_col,
+    "unload_col": _load_col,
+    "benchmark_filename": _benchmark,
+    "user_inter_num_interval": _interval,
+    "item_inter_num_interval": _interval,
+    "rm_dup_inter": _one_of(None, "first", "last"),
+    "filter_inter_by_user_or_item": _truth,
+    "val_interval": _mapping("{rating: '[3,inf)'}"),
+    "threshold": _mapping("{rating: 3}"),
+    "MAX_ITEM_LIST_LENGTH": _integer(1),
+    # every model's own, but of one meaning
+    "embedding_size": _integer(1),
+}
