@@ -33,11 +33,20 @@ if not _ONLY_A_NAME:
 
 __version__ = "0.1.0"
 
+# What a user may rely on, beside the models: read when it is asked for.
 _LAZY = {
     "run": "recbole_mm.experiment.quick_start",
+    "Interrupted": "recbole_mm.experiment.quick_start",
     "compare": "recbole_mm.comparison.compare",
     "tune": "recbole_mm.comparison.tune",
+    "SearchResult": "recbole_mm.search.search",
     "export": "recbole_mm.serving.export",
+    "import_tables": "recbole_mm.data.convert.tables",
+    "ImportReport": "recbole_mm.data.convert.import_report",
+    "tags_of": "recbole_mm.host.tags",
+    "Tags": "recbole_mm.host.tags",
+    "MultimodalRecommender": "recbole_mm.model.base",
+    "MultimodalSequentialRecommender": "recbole_mm.model.base",
 }
 
 __all__ = ["register", "registered_models", *sorted(_LAZY)]

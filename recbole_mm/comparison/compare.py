@@ -79,6 +79,15 @@ def compare(
         ValueError: A model that does not exist, or options that contradict each other.
         ImportError: ``trials`` without Optuna.
         RuntimeError: Another process is writing into ``output``.
+
+    Example:
+        >>> import recbole_mm
+        >>> models, options = ["MMGCN", "BPR"], {"epochs": 1}
+        >>> table = recbole_mm.compare(models, "mm-toy", config_dict=options, seeds=2, in_process=True, verbose=False)
+        >>> table["model"].tolist()
+        ['MMGCN', 'BPR']
+        >>> sorted(table.attrs["splits"])
+        [2020, 2021]
     """
     names = _names(models)
     if baseline is not None and baseline not in names:

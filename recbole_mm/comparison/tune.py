@@ -51,6 +51,13 @@ def tune(
         ImportError: Optuna is not installed.
         FileNotFoundError: No search space is known for the model.
         ValueError: An option that the model does not have, or that is set and searched, or no trial ended with a value.
+
+    Example:
+        >>> import recbole_mm
+        >>> space, options = {"n_layers": [1, 2]}, {"epochs": 1}
+        >>> found = recbole_mm.tune("MMGCN", "mm-toy", config_dict=options, trials=2, space=space, in_process=True)
+        >>> found.params["n_layers"] in (1, 2), len(found.trials)
+        (True, 2)
     """
     import_optuna()
     protocol = make_protocol([model], dataset, config_file_list, config_dict)

@@ -13,10 +13,10 @@ __all__ = ["capability_notes"]
 
 
 def capability_notes(models: Iterable[str | type], cold_start: Any, slices: Any = None) -> list[str]:
-    """Why some figures of some models are no more than chance.
+    """Why some figures of some models say nothing about the model.
 
-    Such a model is not refused: among models that can, its figures are the floor that theirs are seen against, and no
-    figure is computed wrongly.
+    Such a model is not refused, and no figure is computed wrongly. But it ranks by vectors that nothing has trained:
+    where new items compete with known ones, far below a random order, because the known ones have the higher scores.
 
     Args:
         models: Names or classes.
@@ -28,7 +28,7 @@ def capability_notes(models: Iterable[str | type], cold_start: Any, slices: Any 
 
     Example:
         >>> capability_notes(["MMGCN", "BPR"], {"entity": "item", "candidates": "cold"})
-        ['BPR cannot rank new items: it has no features. Its figures on new items are chance, a floor for others.']
+        ['BPR cannot rank new items: it has no features. Its figures on new items say nothing about the model.']
     """
     cold, parts = read_cold_start(cold_start), slice_names(slices)
     asked = {cold.entity} if cold is not None and cold.evaluate != "warm" else set()
@@ -38,5 +38,5 @@ def capability_notes(models: Iterable[str | type], cold_start: Any, slices: Any 
         name, tags = model if isinstance(model, str) else model.__name__, tags_of(model)
         for entity, reason in (("item", tags.why_no_new_items(name)), ("user", tags.why_no_new_users(name))):
             if entity in asked and reason is not None:
-                notes.append(f"{reason}. Its figures on new {entity}s are chance, a floor for others.")
+                notes.append(f"{reason}. Its figures on new {entity}s say nothing about the model.")
     return notes

@@ -29,6 +29,13 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         checkpoint: File of the best epoch so far, if there is one.
+
+    Example:
+        >>> import recbole_mm
+        >>> try:
+        ...     result = recbole_mm.run("MMGCN", "mm-toy", config_dict={"epochs": 1})
+        ... except recbole_mm.Interrupted as interrupt:
+        ...     result = recbole_mm.run("MMGCN", "mm-toy", config_dict={"epochs": 1}, resume=interrupt.checkpoint)
     """
 
     def __init__(self, checkpoint: str | None) -> None:
@@ -83,6 +90,14 @@ def run(
             data set or size.
         FileNotFoundError: An option file or the checkpoint is not there.
         Interrupted: Ctrl-C; names the checkpoint.
+
+    Example:
+        >>> import recbole_mm
+        >>> result = recbole_mm.run("MMGCN", "mm-toy", config_dict={"epochs": 1, "topk": [5, 10]})
+        >>> print(result["test_result"]["recall@5"] <= result["test_result"]["recall@10"])
+        True
+        >>> result["checkpoint"][:12], result["config"]["topk"]
+        ('saved/MMGCN-', [5, 10])
     """
     files = [str(file) for file in config_file_list or []]
     in_files = {key for file in files for key in read_options(file)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -27,8 +28,25 @@ def register_package_models() -> None:
         for name in getattr(module, "__all__", ()):
             cls = getattr(module, name)
             if isinstance(cls, type) and issubclass(cls, base.MultimodalModelMixin):
+                _show_example(cls)
                 register(
                     cls,
                     dataset=getattr(datasets, f"{name}Dataset", None),
                     trainer=getattr(trainers, f"{name}Trainer", None),
                 )
+
+
+_EXAMPLE = """
+
+Example:
+    >>> import recbole_mm
+    >>> result = recbole_mm.run("{name}", "mm-toy", config_dict={{"epochs": 1}})
+    >>> print(result["test_result"]["recall@10"] > 0)
+    True
+"""
+
+
+def _show_example(cls: type) -> None:
+    """Let ``help`` of a model end with an example that runs; most are run in the same way."""
+    if "Example:" not in (cls.__doc__ or ""):
+        cls.__doc__ = inspect.cleandoc(cls.__doc__ or "") + _EXAMPLE.format(name=cls.__name__)

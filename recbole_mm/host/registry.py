@@ -99,8 +99,14 @@ def register(
         FileNotFoundError: ``properties`` is a path where there is no file.
 
     Example:
-        >>> @register(properties={"embedding_size": 64})  # doctest: +SKIP
-        ... class MyModel(MultimodalRecommender): ...
+        >>> import recbole_mm
+        >>> from recbole.model.general_recommender import BPR
+        >>> @recbole_mm.register(properties={"embedding_size": 8})
+        ... class SmallBPR(BPR):
+        ...     '''BPR with fewer dimensions.'''
+        >>> result = recbole_mm.run("SmallBPR", "mm-toy", config_dict={"epochs": 1})
+        >>> result["config"]["embedding_size"]
+        8
     """
     if model is None:
         return functools.partial(register, dataset=dataset, trainer=trainer, properties=properties)
@@ -132,7 +138,13 @@ def register(
 
 
 def registered_models() -> dict[str, type]:
-    """The registered models by name, sorted."""
+    """The registered models by name, sorted.
+
+    Example:
+        >>> import recbole_mm
+        >>> recbole_mm.registered_models()["MMGCN"] is recbole_mm.MMGCN
+        True
+    """
     return dict(sorted(registered.items()))
 
 

@@ -41,6 +41,12 @@ class Tags:
         patches: Whether it reads several vectors per item; otherwise they are averaged.
         stages: Names of the stages of its training; empty for a single one.
         contrastive: Whether ``contrastive_weight`` weighs a term of its own.
+
+    Example:
+        >>> import recbole_mm
+        >>> tags = recbole_mm.tags_of("MMGCN")
+        >>> tags.ranks_new_items, tags.loss, tags.uses
+        (True, 'pairwise', ('item',))
     """
 
     ranks_new_items: bool
@@ -133,7 +139,8 @@ def tags_of(model: str | type) -> Tags:
         ValueError: No model has this name.
 
     Example:
-        >>> tags_of("MML").stages
+        >>> import recbole_mm
+        >>> recbole_mm.tags_of("MML").stages
         ('meta', 'generator', 'fusion')
     """
     from recbole_mm.host.names import check_model_name, recbole_folder, registered

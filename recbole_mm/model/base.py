@@ -259,7 +259,28 @@ class MultimodalModelMixin:
 
 
 class MultimodalRecommender(MultimodalModelMixin, GeneralRecommender):
-    """Base of the general multimodal recommenders."""
+    """Base of the general multimodal recommenders: a model gives representations of users and items, and a loss.
+
+    Example:
+        >>> import recbole_mm
+        >>> from torch import nn
+        >>> @recbole_mm.register
+        ... class Projected(recbole_mm.MultimodalRecommender):
+        ...     def __init__(self, config, dataset):
+        ...         super().__init__(config, dataset)
+        ...         self.user_embedding = nn.Embedding(self.n_users, 8)
+        ...         self.project = nn.ModuleDict({m: nn.Linear(d, 8) for m, d in self.features.dims.items()})
+        ...     def forward(self):
+        ...         return self.user_embedding.weight, sum(self.project[m](x) for m, x in self.features.items())
+        ...     def calculate_loss(self, interaction):
+        ...         users, items = self.forward()
+        ...         user = users[interaction[self.USER_ID]]
+        ...         better = items[interaction[self.ITEM_ID]] - items[interaction[self.NEG_ITEM_ID]]
+        ...         return nn.functional.softplus(-(user * better).sum(dim=1)).mean()
+        >>> result = recbole_mm.run("Projected", "mm-toy", config_dict={"epochs": 1})
+        >>> print(result["test_result"]["recall@10"] > 0)
+        True
+    """
 
     input_type = InputType.PAIRWISE
 
@@ -269,7 +290,29 @@ class MultimodalRecommender(MultimodalModelMixin, GeneralRecommender):
 
 
 class MultimodalSequentialRecommender(MultimodalModelMixin, SequentialRecommender):
-    """Base of the sequential multimodal recommenders."""
+    """Base of the sequential multimodal recommenders: a model scores items after a history.
+
+    Example:
+        >>> import recbole_mm
+        >>> from torch import nn
+        >>> @recbole_mm.register
+        ... class LikeTheLast(recbole_mm.MultimodalSequentialRecommender):
+        ...     def __init__(self, config, dataset):
+        ...         super().__init__(config, dataset)
+        ...         self.project = nn.ModuleDict({m: nn.Linear(d, 8) for m, d in self.features.dims.items()})
+        ...     def scores(self, interaction):
+        ...         items = sum(self.project[m](x) for m, x in self.features.items())
+        ...         last = interaction[self.ITEM_SEQ].gather(1, interaction[self.ITEM_SEQ_LEN][:, None] - 1)
+        ...         return items[last[:, 0]] @ items.T
+        ...     def calculate_loss(self, interaction):
+        ...         return nn.functional.cross_entropy(self.scores(interaction), interaction[self.POS_ITEM_ID])
+        ...     def predict(self, interaction):
+        ...         return self.scores(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
+        ...     full_sort_predict = scores
+        >>> result = recbole_mm.run("LikeTheLast", "mm-toy", config_dict={"epochs": 1})
+        >>> print(result["test_result"]["recall@10"] > 0)
+        True
+    """
 
     input_type = InputType.PAIRWISE
     new_users = True

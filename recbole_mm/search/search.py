@@ -62,6 +62,13 @@ class SearchResult:
         study: Name of the study.
         storage: Its database.
         budget: Trials that the search was allowed.
+
+    Example:
+        >>> import recbole_mm
+        >>> trial = {"index": 0, "state": "complete", "value": 0.25, "params": {"n_layers": 2}, "epochs": 9}
+        >>> found = recbole_mm.SearchResult("MMGCN", {"n_layers": 2}, 0.25, "recall@20", [trial])
+        >>> found.metric, found.value, found.params
+        ('recall@20', 0.25, {'n_layers': 2})
     """
 
     model: str

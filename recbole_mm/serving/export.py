@@ -70,6 +70,16 @@ def export(
         ValueError: Nothing to write, an unknown user, a format that cannot be written, scores that are not finite, or a
             model without embeddings whose inner products rank as it does.
         FileNotFoundError: No checkpoint, or no folder to write to.
+
+    Example:
+        >>> import recbole_mm
+        >>> trained = recbole_mm.run("MMGCN", "mm-toy", config_dict={"epochs": 1})
+        >>> report = recbole_mm.export(trained["checkpoint"], "lists.csv", topk=5, users=["u41", "u102"])
+        >>> report["users"], report["recommendations"]
+        (2, 10)
+        >>> with open("lists.csv") as lists:
+        ...     print(lists.readline().strip())
+        user_id,rank,item_id,score,known_items
     """
     topk_file, embedding_file = check_targets(file, embeddings, topk, seen)
     if isinstance(users, str):

@@ -63,7 +63,7 @@ def test_the_notes_say_what_is_new() -> None:
     assert protocol.notes == [
         "Cold start: 20% of the items, chosen by time, have no training row; evaluated are the interactions of cold "
         "items, ranked among all items.",
-        "BPR cannot rank new items: it has no features. Its figures on new items are chance, a floor for others.",
+        "BPR cannot rank new items: it has no features. Its figures on new items say nothing about the model.",
     ]
 
 

@@ -13,7 +13,7 @@ from recbole_mm.experiment.quick_start import run
 from tests.options import QUICK
 
 NEW_ITEMS = {"entity": "item", "candidates": "cold"}
-FLOOR = "BPR cannot rank new items: it has no features. Its figures on new items are chance, a floor for others."
+FLOOR = "BPR cannot rank new items: it has no features. Its figures on new items say nothing about the model."
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,14 @@ class ImportReport:
         columns: ``item`` and ``user`` to the columns of their tables.
         vectors: Modality to a line about its vectors.
         notes: Whatever else there is to know.
+
+    Example:
+        >>> import pandas as pd
+        >>> import recbole_mm
+        >>> clicks = pd.DataFrame({"user": ["a", "a", None], "item": ["x", "y", "y"], "time": [1.6e9, 1.7e9, 1.7e9]})
+        >>> report = recbole_mm.import_tables("tiny-clicks", clicks)
+        >>> report.rows_read, report.interactions, sum(report.skipped.values())
+        (3, 2, 1)
     """
 
     name: str

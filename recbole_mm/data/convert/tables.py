@@ -88,8 +88,9 @@ def import_tables(
 
     Example:
         >>> import pandas as pd
+        >>> import recbole_mm
         >>> clicks = pd.DataFrame({"customer": ["a", "b"], "sku": ["007", "008"], "ts": ["2024-05-01", "2024-05-02"]})
-        >>> report = import_tables("tiny-shop", clicks, data_path=getfixture("tmp_path"))
+        >>> report = recbole_mm.import_tables("tiny-shop", clicks)
         >>> report.users, report.items, report.interactions
         (2, 2, 2)
     """

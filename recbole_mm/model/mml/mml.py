@@ -81,6 +81,14 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
         that was drawn for them and are nobody's neighbour. While the generator trains, the learner is a constant and
         has no dropout. ``instances: windows`` and ``max_support`` bound the cost and are ours, as is
         ``contrastive_weight``.
+
+    Example:
+        >>> import recbole_mm
+        >>> short = {"epochs": 1, "generator_epochs": 1, "fusion_epochs": 1, "MAX_ITEM_LIST_LENGTH": 5, "n_layers": 1}
+        >>> less = {"modalities": ["text"], "meta_batch_size": 64, "query_size": 5, "adapt_steps": 1}
+        >>> result = recbole_mm.run("MML", "mm-toy", config_dict={**short, **less})
+        >>> print(result["test_result"]["recall@10"] > 0)
+        True
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
