@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -137,5 +138,8 @@ def make(name: str, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("target", type=Path, help="folder of data sets")
+    target = parser.parse_args().target
     for dataset in DATASETS:
-        make(dataset, Path(sys.argv[1]))
+        make(dataset, target)
