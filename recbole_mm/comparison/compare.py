@@ -15,7 +15,7 @@ from recbole_mm.experiment.store import Store
 from recbole_mm.host.names import check_model_name
 from recbole_mm.report.render import markdown
 from recbole_mm.report.summary import Report
-from recbole_mm.search.trials import import_optuna
+from recbole_mm.search.sampler import import_optuna
 
 __all__ = ["compare"]
 

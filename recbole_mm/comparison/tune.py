@@ -9,8 +9,8 @@ from typing import Any
 from recbole_mm.comparison.protocol import make_protocol
 from recbole_mm.experiment.job import Job
 from recbole_mm.experiment.store import Store
+from recbole_mm.search.sampler import import_optuna
 from recbole_mm.search.search import SearchResult, free_space, make_plan, search
-from recbole_mm.search.trials import import_optuna
 
 __all__ = ["tune"]
 
@@ -28,10 +28,10 @@ def tune(
 ) -> SearchResult:
     """Search the hyper-parameters of a model by its validation metric.
 
-    Trial 0 has the model's defaults, as far as they lie in the space, the others are chosen by Optuna's TPE; a trial
-    that is worse than the median of the others at the same epoch is pruned. An option that the caller sets is not
-    searched. Started again, a search goes on where it was stopped; several processes or machines with the same
-    ``storage`` share the trials.
+    Trial 0 has the model's defaults, as far as they lie in the space, the next ones explore it evenly, the others are
+    chosen by Optuna's TPE; a trial that is worse than the median of the others at the same epoch is pruned. An option
+    that the caller sets is not searched. Started again, a search goes on where it was stopped; several processes or
+    machines with the same ``storage`` share the trials.
 
     Args:
         model: Name of a model of ours, of RecBole's or a registered one.

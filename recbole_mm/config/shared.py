@@ -22,7 +22,7 @@ __all__ = [
     "modality_names",
 ]
 
-FEATURE_NORMS = ("none", "l2", "zscore", "zscore_l2")
+FEATURE_NORMS = ("auto", "none", "l2", "zscore", "zscore_l2")
 MISSING_FEATURES = ("zero", "mean", "knn", "error", "drop")
 COLD_FEATURES = ("inductive", "transductive")
 FEATURE_DTYPES = ("float16", "bfloat16", "float32")  # the models compute in float32, so wider tables gain nothing

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from recbole_mm.config import ModelOptions
 from recbole_mm.config.shared import COLD_FEATURES, FEATURE_NORMS, MISSING_FEATURES, active_weights
+from recbole_mm.data.features.prepare import chosen_norm, mean_cosine
 from recbole_mm.data.features.store import FeatureTable, prepare
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
 from recbole_mm.nn.loss import first_occurrence, info_nce_loss
@@ -171,7 +172,14 @@ class MultimodalModelMixin:
                 if table.feature.dim() == 3 and not self.accepts_patches:
                     getLogger().info(f"{name} reads one vector per {table.entity}: {modality} vectors are averaged.")
                     table = FeatureTable(modality, table.entity, table.feature.mean(dim=1), table.observed)
-                prepared[modality] = prepare(table, norm[modality], missing, interactions, known.get(table.entity))
+                chosen = norm[modality]
+                if chosen == "auto":
+                    chosen = chosen_norm(table, known.get(table.entity))
+                    getLogger().info(
+                        f"feature_norm: auto - {modality} vectors of {table.entity}s have a mean cosine of "
+                        f"{mean_cosine(table, known.get(table.entity)):.2f} with their mean: {chosen}."
+                    )
+                prepared[modality] = prepare(table, chosen, missing, interactions, known.get(table.entity))
             return FeatureBank(prepared, {modality: weight.get(modality, 1.0) for modality in prepared})
 
         self.features = bank(store.item, self.interactions)

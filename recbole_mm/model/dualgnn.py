@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from recbole_mm.data.cooccurrence import cooccurrence
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.graph.user_graph import add_peers, neighbour_table, sum_hops
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
 from recbole_mm.nn.rows import unit_rows
@@ -40,13 +41,17 @@ class DualGNN(MultimodalRecommender):
         Wang et al. "DualGNN: Dual Graph Neural Network for Multimedia Recommendation." IEEE TMM 2023.
 
     Options:
-        embedding_size, n_layers, knn_k, user_fusion, user_aggregation, normalize_alpha, reg_weight.
+        embedding_size, n_layers, knn_k, user_fusion, user_aggregation, normalize_alpha, normalize_tables,
+        reg_weight.
 
     Note:
         The authors' code pads short neighbour lists with random repetitions, which changes :math:`\beta` from epoch to
         epoch; here the softmax runs over the true neighbours. A widespread port fuses users from :math:`v+t` and
         :math:`t` because it adds in place; here the branches stay apart. The released decay of a table of item weights
         that no score depends on is left out. The graph of users comes from the training split only.
+        The authors bring every preference to length 1, so that a user with one item starts as a random unit vector and
+        no penalty can hold it back. Here (``normalize_tables: False``) preferences keep their length: they start small,
+        beside content of length 1, and grow as far as a user's items pay for it against ``reg_weight``.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -55,6 +60,7 @@ class DualGNN(MultimodalRecommender):
         self.n_layers = self.options.integer("n_layers", minimum=0)
         self.fusion = self.options.choice("user_fusion", FUSIONS)
         self.normalize_alpha = self.options.boolean("normalize_alpha")
+        self.normalize_tables = self.options.boolean("normalize_tables")
         self.reg_weight = self.options.number("reg_weight", minimum=0)
         aggregation = self.options.choice("user_aggregation", ("softmax", "mean"))
         knn_k = self.options.integer("knn_k", minimum=1)
@@ -70,7 +76,7 @@ class DualGNN(MultimodalRecommender):
         for modality, width in self.features.dims.items():
             self.project[modality] = nn.Sequential(nn.Linear(width, 4 * dim), nn.LeakyReLU(), nn.Linear(4 * dim, dim))
             self.preference[modality] = nn.Parameter(nn.init.xavier_normal_(torch.empty(self.n_users, dim)))
-        if self.fusion in ("weighted_sum", "max"):
+        if self.fusion != "mean":
             noise = nn.init.xavier_normal_(torch.empty(self.n_users, len(self.features)))
             self.alpha = nn.Parameter(noise if self.normalize_alpha else noise.softmax(dim=1))
         if self.fusion == "concat":
@@ -85,7 +91,8 @@ class DualGNN(MultimodalRecommender):
         """Users per modality, ``(n_users, M, d)``, and items summed over modalities, ``(n_items, d)``."""
         modalities = list(self.features)
         # Modalities lie side by side, so that one sparse product a side serves all of them.
-        users = torch.cat([unit_rows(self.preference[m]) for m in modalities], dim=1)
+        scale = unit_rows if self.normalize_tables else full_precision
+        users = torch.cat([scale(self.preference[m]) for m in modalities], dim=1)
         items = torch.cat([unit_rows(self.project[m](self.features[m])) for m in modalities], dim=1)
         user_sum, item_sum = sum_hops(self.graph, users, items, self.n_layers, self._add_modalities)
         return user_sum.view(self.n_users, len(modalities), -1), item_sum
@@ -98,10 +105,10 @@ class DualGNN(MultimodalRecommender):
         states = states * self.fusion_weight.to(states.dtype)
         if self.fusion == "mean":
             return states.mean(dim=1)
-        if self.fusion == "concat":
-            return self.merge(states.flatten(start_dim=1))
         alpha = self.alpha.softmax(dim=1) if self.normalize_alpha else self.alpha
         weighted = states * alpha.unsqueeze(-1)
+        if self.fusion == "concat":
+            return self.merge(weighted.flatten(start_dim=1))
         return weighted.amax(dim=1) if self.fusion == "max" else weighted.sum(dim=1)
 
     def _with_peers(self, fused: Tensor, user: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph.bipartite import columns, sddmm, segment_softmax, spmm
+from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
 from recbole_mm.nn.rows import unit_rows
 
@@ -44,14 +45,17 @@ class GRCN(MultimodalRecommender):
 
     Options:
         embedding_size, content_size, n_layers, n_routings, weight_mode, pruning, fusion, edge_dropout,
-        zero_id_for_cold, reg_weight.
+        normalize_tables, zero_id_for_cold, reg_weight.
 
     Note:
         In the released code the routing sends messages to items and then reads users, so it changes nothing; here it
         reaches the users. ``n_routings: 0`` is exactly what the released code computes. Hard pruning cuts a node whose
         confidences all start negative off for good (half of the nodes with one modality), so ``soft`` is the default,
         as in the authors' runs. ``pruning: none`` is ours: symmetric normalisation instead of learned weights. The
-        regularisation of all users' first preference table, which a widespread port adds, is left out.
+        regularisation of all users' first preference table, which a widespread port adds, is left out. The authors
+        bring ID embeddings and preferences to length 1: a user with one item starts as a random unit vector that no
+        penalty can hold back, and the model memorises. Here (``normalize_tables: False``) both keep their length: they
+        start small, beside content of length 1, and grow as far as interactions pay for it against ``reg_weight``.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -64,6 +68,7 @@ class GRCN(MultimodalRecommender):
         self.pruning = self.options.choice("pruning", ("soft", "hard", "none"))
         self.fusion = self.options.choice("fusion", ("concat", "id", "mean"))
         self.edge_dropout = self.options.number("edge_dropout", minimum=0, maximum=1)
+        self.normalize_tables = self.options.boolean("normalize_tables")
         self.zero_id_for_cold = self.options.boolean("zero_id_for_cold")
         self.reg_weight = self.options.number("reg_weight", minimum=0)
         if self.fusion == "mean" and width != dim:
@@ -110,10 +115,13 @@ class GRCN(MultimodalRecommender):
         """``f``: normalised content of every item, ``(n_items, C)``."""
         return unit_rows(F.leaky_relu(self.project[modality](self.features[modality])))
 
+    def _table(self, table: Tensor) -> Tensor:
+        return unit_rows(table) if self.normalize_tables else full_precision(table)
+
     def _content(self, modality: str, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Content parts of users and items, and the attention of both directions, each in its own edge order."""
         to_user, to_item = self.graph.to_user, self.graph.to_item
-        items, users = self.item_content(modality), unit_rows(self.preference[modality])
+        items, users = self.item_content(modality), self._table(self.preference[modality])
         for _ in range(self.n_routings):
             routed = segment_softmax(self._logits(users, items, kept), to_user.ptr, to_user.row)
             users = unit_rows(users + spmm(to_user, routed, items))
@@ -128,8 +136,7 @@ class GRCN(MultimodalRecommender):
         return logits if kept is None else logits.masked_fill(~kept, float("-inf"))
 
     def _propagate_ids(self, content: dict, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        normalized = unit_rows(self.embedding)
-        users, items = normalized.split([self.n_users, self.n_items])
+        users, items = self._table(self.embedding).split([self.n_users, self.n_items])
         to_users, to_items = self._edge_weights(content, kept)
         user_sum, item_sum = users, items
         for _ in range(self.n_layers):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
 from recbole_mm.nn.rows import unit_rows
 
@@ -39,7 +40,8 @@ class MMGCN(MultimodalRecommender):
         ACM MM 2019.
 
     Options:
-        embedding_size, n_layers, concat, projection_dim, trainable_embeddings, reg_weight.
+        embedding_size, n_layers, concat, projection_dim, trainable_embeddings, normalize_tables,
+        reg_weight.
 
     Note:
         The authors' code never optimises the ID embeddings and user preferences (they are not parameters), always
@@ -56,6 +58,7 @@ class MMGCN(MultimodalRecommender):
         n_layers = self.options.integer("n_layers", minimum=1)
         concat = self.options.boolean("concat")
         trainable = self.options.boolean("trainable_embeddings")
+        self.normalize_tables = self.options.boolean("normalize_tables")
         self.reg_weight = self.options.number("reg_weight", minimum=0)
         widths = self.options.per_modality(
             "projection_dim",
@@ -86,7 +89,8 @@ class MMGCN(MultimodalRecommender):
 
     def modality_states(self, user: Tensor | None = None, item: Tensor | None = None) -> tuple[dict, dict]:
         """Last layer's states, ``{m: (n_users, d)}`` and ``{m: (n_items, d)}``, of the given rows or of all."""
-        users = {m: unit_rows(self.preference[m]) for m in self.features}
+        scale = unit_rows if self.normalize_tables else full_precision
+        users = {m: scale(self.preference[m]) for m in self.features}
         items = {m: unit_rows(self.project[m](feature)) for m, feature in self.features.items()}
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):

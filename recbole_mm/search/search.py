@@ -21,8 +21,9 @@ from recbole_mm.config.protocol import PROTOCOL_OPTIONS
 from recbole_mm.experiment.job import Job, prepare, score_of, train, without_arguments
 from recbole_mm.experiment.processes import ChildError, run_in_child
 from recbole_mm.experiment.store import Store, digest, neutral_settings, to_json, write_atomically
+from recbole_mm.search.sampler import import_optuna
 from recbole_mm.search.space import Space, read_space
-from recbole_mm.search.trials import ATTEMPTS, Trials, count_settled, import_optuna, open_storage
+from recbole_mm.search.trials import ATTEMPTS, Trials, count_settled, open_storage
 
 if TYPE_CHECKING:
     import optuna
@@ -192,7 +193,14 @@ def search_task(task: Mapping[str, Any]) -> dict[str, Any]:
     with without_arguments():
         config = Config(model=plan.job.model, dataset=plan.job.dataset, config_dict=dict(plan.job.settings))
     defaults = {name: d.stored(config[name]) for name, d in space.items() if name in config and d.holds(config[name])}
-    trials = Trials(open_storage(str(plan.storage)), plan.study, config["valid_metric_bigger"], plan.job.seed, defaults)
+    trials = Trials(
+        open_storage(str(plan.storage)),
+        plan.study,
+        config["valid_metric_bigger"],
+        plan.job.seed,
+        defaults,
+        budget=plan.trials,
+    )
     trials.run(lambda trial: _objective(trial, plan.job, space), plan.trials)
     done = trials.finished(plan.trials)
     best = trials.best(plan.trials)

@@ -12,37 +12,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from recbole_mm.experiment.store import is_alive, process_note
+from recbole_mm.search.sampler import import_optuna, make_sampler
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Trials", "count_settled", "import_optuna", "open_storage"]
+__all__ = ["Trials", "count_settled", "open_storage"]
 
 BEAT_SECONDS = 30.0
 STALE_SECONDS = 150.0
 POLL_SECONDS = 2.0
 ATTEMPTS = 5
-
-
-def import_optuna() -> ModuleType:
-    """Optuna, an optional requirement.
-
-    Raises:
-        ImportError: It is not installed; the message says how to get it.
-    """
-    try:
-        import optuna
-    except ImportError as error:
-        raise ImportError(
-            "Hyper-parameter search (trials > 0) needs Optuna, which is not installed: pip install "
-            "'recbole-mm[search]', or pip install optuna."
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
 
 
 def open_storage(url: str) -> Any:
@@ -87,6 +70,7 @@ class Trials:
         seed: Seed of the sampler.
         defaults: Values of trial 0, where an option's own default lies in its search space.
         warmup: Epochs that a trial has before it may be pruned.
+        budget: Trials that the search is allowed, which says how many of them only explore.
     """
 
     def __init__(
@@ -97,6 +81,7 @@ class Trials:
         seed: int,
         defaults: Mapping[str, Any] | None = None,
         warmup: int = 5,
+        budget: int = 20,
     ) -> None:
         optuna = import_optuna()
         self._optuna = optuna
@@ -108,7 +93,7 @@ class Trials:
             storage=storage,
             load_if_exists=True,
             direction="maximize" if bigger else "minimize",
-            sampler=_sampler(optuna, seed, dict(defaults or {})),
+            sampler=make_sampler(seed, name, dict(defaults or {}), budget),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=warmup),
         )
         self._id = storage.get_study_id_from_name(name)
@@ -257,25 +242,3 @@ def _is_settled(trial: optuna.trial.FrozenTrial) -> bool:
     state = trial.state.name
     done = state in ("COMPLETE", "PRUNED") or (state == "FAIL" and "error" in trial.user_attrs)
     return done and "index" in trial.user_attrs
-
-
-def _sampler(optuna: ModuleType, seed: int, defaults: dict[str, Any]) -> Any:
-    class Sampler(optuna.samplers.BaseSampler):  # type: ignore[name-defined]
-        """Optuna's TPE, seeded anew for every trial by its place in the budget; trial 0 tries the defaults."""
-
-        def before_trial(self, study: Any, trial: Any) -> None:
-            self._index = int(trial.user_attrs["index"])
-            self._tpe = optuna.samplers.TPESampler(seed=(seed * 1_000_003 + self._index) % 2**32, n_startup_trials=5)
-
-        def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
-            return {}
-
-        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
-            return {}
-
-        def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-            if self._index == 0 and param_name in defaults:
-                return defaults[param_name]
-            return self._tpe.sample_independent(study, trial, param_name, param_distribution)
-
-    return Sampler()

@@ -21,6 +21,11 @@ PAIRS = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (3, 3)]
 HAND = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
 
 
+def _table(model, table):
+    """Rows of a trained table as the model reads them."""
+    return F.normalize(table) if model.normalize_tables else table
+
+
 def reference_scores(model: DualGNN, k: int, aggregation: str) -> torch.Tensor:
     """DualGNN with a dense adjacency matrix and Python loops over users."""
     n_users, n_nodes = model.n_users, model.n_users + model.n_items
@@ -33,7 +38,8 @@ def reference_scores(model: DualGNN, k: int, aggregation: str) -> torch.Tensor:
     propagate = degree[:, None] * adjacency * degree[None, :]
     branches = {}
     for modality, feature in model.features.items():
-        state = F.normalize(torch.cat([model.preference[modality], model.project[modality](feature)]))
+        items = F.normalize(model.project[modality](feature))
+        state = torch.cat([_table(model, model.preference[modality]), items])
         branches[modality] = state
         for _ in range(model.n_layers):
             state = propagate @ state
@@ -44,7 +50,8 @@ def reference_scores(model: DualGNN, k: int, aggregation: str) -> torch.Tensor:
     if model.fusion == "mean":
         fused = states.mean(dim=1)
     elif model.fusion == "concat":
-        fused = model.merge(torch.cat(list(states.unbind(dim=1)), dim=1))
+        alpha = model.alpha.softmax(dim=1) if model.normalize_alpha else model.alpha
+        fused = model.merge((states * alpha[:, :, None]).flatten(start_dim=1))
     else:
         alpha = model.alpha.softmax(dim=1) if model.normalize_alpha else model.alpha
         weighted = alpha.unsqueeze(-1) * states
@@ -72,6 +79,7 @@ def reference_scores(model: DualGNN, k: int, aggregation: str) -> torch.Tensor:
 )
 def test_scores_and_gradients_equal_the_plain_reference(fusion, n_layers, k, aggregation, normalize):
     options = {"n_layers": n_layers, "knn_k": k, "user_aggregation": aggregation, "normalize_alpha": normalize}
+    options["normalize_tables"] = n_layers == 1
     model = tiny_model("DualGNN", PAIRS, FEATURES, embedding_size=5, user_fusion=fusion, **options).double()
     users, items = model()
     assert_same_function(users @ items.T, reference_scores(model, k, aggregation), model)

@@ -15,6 +15,11 @@ FEATURES = {"image": np.arange(12, dtype=np.float32).reshape(4, 3) - 5, "text": 
 PAIRS = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (3, 3), (3, 2)]
 
 
+def _table(model, table):
+    """Rows of a trained table as the model reads them."""
+    return F.normalize(table) if model.normalize_tables else table
+
+
 def reference_scores(model: GRCN) -> torch.Tensor:
     """GRCN node by node over Python adjacency lists."""
     n_users = model.n_users
@@ -27,12 +32,14 @@ def reference_scores(model: GRCN) -> torch.Tensor:
     content, towards_user, towards_item = [], {}, {}
     for m in names:
         f = F.normalize(F.leaky_relu(model.project[m](model.features[m])))
-        p = list(F.normalize(model.preference[m]).unbind(0))
+        p = list(_table(model, model.preference[m]).unbind(0))
         for _ in range(model.n_routings):
             for user in range(n_users):
+                moved = p[user]
                 if liked[user]:
                     a = torch.stack([p[user] @ f[i] for i in liked[user]]).softmax(dim=0)
-                    p[user] = F.normalize(p[user] + sum(w * f[i] for w, i in zip(a, liked[user])), dim=0)
+                    moved = moved + sum(w * f[i] for w, i in zip(a, liked[user]))
+                p[user] = F.normalize(moved, dim=0)
         users, items = [], []
         for user in range(n_users):
             total = p[user]
@@ -60,7 +67,7 @@ def reference_scores(model: GRCN) -> torch.Tensor:
         value = torch.stack(values).mean() if model.weight_mode == "mean" else torch.stack(values).max()
         return value.relu() if model.pruning == "hard" else value
 
-    embedding = F.normalize(model.embedding)
+    embedding = _table(model, model.embedding)
     users, items = list(embedding[:n_users]), list(embedding[n_users:])
     total_users, total_items = list(users), list(items)
     for _ in range(model.n_layers):
@@ -89,6 +96,7 @@ def reference_scores(model: GRCN) -> torch.Tensor:
 def test_scores_and_gradients_equal_the_plain_reference(pruning, weight_mode, n_routings, fusion):
     options = {"pruning": pruning, "weight_mode": weight_mode, "n_routings": n_routings, "fusion": fusion}
     options |= {"modality_weight": {"image": 2.0}, "embedding_size": 4, "content_size": 4}
+    options["normalize_tables"] = weight_mode == "max"
     model = tiny_model("GRCN", PAIRS, FEATURES, **options).double()
     users, items = model()
     assert_same_function(users @ items.T, reference_scores(model), model)
@@ -112,6 +120,7 @@ def hand_model(n_routings: int) -> GRCN:
     """One user with p = (1, 0) and two items with f = (1, 0) and (0, 1)."""
     features = {"text": np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)}
     options = {"content_size": 2, "embedding_size": 2, "n_routings": n_routings}
+    options |= {"normalize_tables": True, "feature_norm": "none"}
     model = tiny_model("GRCN", [(0, 0), (0, 1)], features, **options).double()
     with torch.no_grad():
         model.project["text"].weight.copy_(torch.eye(2))
@@ -181,7 +190,7 @@ def test_confidence_one_weighs_by_attention_and_zero_stops_messages():
     with torch.no_grad():
         model.confidence.zero_()
     users, items = model._propagate_ids({"text": model._content("text", None)}, None)
-    assert torch.equal(torch.cat([users, items]), F.normalize(model.embedding))
+    assert torch.equal(torch.cat([users, items]), model.embedding)
 
 
 def test_soft_pruning_reaches_the_confidence_of_every_node_with_an_edge():
@@ -201,7 +210,7 @@ def test_edge_dropout_drops_in_training_only():
     kept = torch.zeros(model.graph.n_edges, dtype=torch.bool)
     user_content, _, at_users, _ = model._content("text", kept)
     assert at_users.eq(0).all()
-    torch.testing.assert_close(user_content, F.normalize(model.preference["text"]))
+    torch.testing.assert_close(user_content, F.normalize(model.preference["text"]))  # what the routing leaves
 
 
 def test_cold_items_lose_their_untrained_id_vector_on_request():

@@ -60,7 +60,7 @@ def firsts(ids):
 
 
 def test_contrastive_loss_without_augmentation_equals_the_plain_sum():
-    options = {"edge_dropout": 0.0, "cn_modality": "text", "ssl_task": "ED+MM+CN"}
+    options = {"edge_dropout": 0.0, "cn_modality": "text", "ssl_task": "ED+MM+CN", "contrast_by_length": False}
     built = build("MMGCL", **options)
     model, batch = built.model.train(), built.batch(40)
     main = distinct_views(model, batch)
@@ -77,8 +77,37 @@ def test_contrastive_loss_without_augmentation_equals_the_plain_sum():
     torch.testing.assert_close(loss, expected)
 
 
+def test_the_contrast_is_weighed_by_the_lengths_of_the_readouts_up_to_one():
+    shares = []
+    for size in (1.0, 100.0):
+        losses = {}
+        for by_length in (False, True):
+            built = build("MMGCL", ssl_task="ED", edge_dropout=0.0, contrast_by_length=by_length)
+            model, batch = built.model.train(), built.batch(40)
+            with torch.no_grad():
+                model.read_users.weight.mul_(size)
+            losses[by_length] = model.calculate_loss(batch)[1].item()
+            users, items = model()
+        lengths = [rows[ids].norm(dim=1).mean() for rows, ids in ((users, batch["user_id"]), (items, batch["item_id"]))]
+        shares.append(losses[True] / losses[False])
+        assert shares[-1] == pytest.approx(min(1.0, (lengths[0] * lengths[1]).item()), rel=1e-5)
+    assert shares[0] < 0.5 and shares[1] == 1.0
+
+
+@pytest.mark.parametrize("contrast_by_length", [True, False])
+def test_bpr_and_not_the_contrast_sets_the_direction_at_the_start(contrast_by_length):
+    built = build("MMGCL", contrast_by_length=contrast_by_length, contrastive_weight=0.1)
+    model, batch = built.model.train(), built.batch()
+    tables = [model.user_embedding, model.item_embedding]
+    ranking, contrast = (
+        torch.cat([g.flatten() for g in torch.autograd.grad(term, tables, retain_graph=True)]).norm()
+        for term in model.calculate_loss(batch)
+    )
+    assert (contrast < ranking) == contrast_by_length
+
+
 def test_user_item_pairing_contrasts_within_each_view():
-    built = build("MMGCL", edge_dropout=0.0, ssl_pair="user_item", ssl_task="ED")
+    built = build("MMGCL", edge_dropout=0.0, ssl_pair="user_item", ssl_task="ED", contrast_by_length=False)
     model, batch = built.model.train(), built.batch(40)
     main = distinct_views(model, batch)
     loss = model.calculate_loss(batch)[1] / model.contrastive_weight

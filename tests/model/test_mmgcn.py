@@ -16,6 +16,11 @@ FEATURES = {"image": np.arange(12, dtype=np.float32).reshape(4, 3) - 5, "text": 
 PAIRS = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 0), (0, 1)]
 
 
+def _table(model, table):
+    """Rows of a trained table as the model reads them."""
+    return F.normalize(table) if model.normalize_tables else table
+
+
 def reference_scores(model: MMGCN) -> torch.Tensor:
     """MMGCN over one dense adjacency matrix, node by node, in the order of the paper."""
     n_users, n_nodes = model.n_users, model.n_users + model.n_items
@@ -25,7 +30,8 @@ def reference_scores(model: MMGCN) -> torch.Tensor:
     embedding = torch.cat([model.user_embedding, model.item_embedding])
     total = torch.zeros(n_nodes, embedding.shape[1], dtype=torch.float64)
     for modality, feature in model.features.items():
-        state = F.normalize(torch.cat([model.preference[modality], model.project[modality](feature)]))
+        items = F.normalize(model.project[modality](feature))
+        state = torch.cat([_table(model, model.preference[modality]), items])
         for layers in model.layers:
             layer = layers[modality]
             transformed = state @ layer.convolve
@@ -45,9 +51,10 @@ def reference_scores(model: MMGCN) -> torch.Tensor:
 
 @pytest.mark.parametrize("concat", [True, False])
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
-@pytest.mark.parametrize("projection", [None, 2, {"image": 4}])
-def test_scores_and_gradients_equal_the_plain_reference(concat, n_layers, projection):
+@pytest.mark.parametrize(("projection", "normalize"), [(None, True), (2, False), ({"image": 4}, False)])
+def test_scores_and_gradients_equal_the_plain_reference(concat, n_layers, projection, normalize):
     options = {"concat": concat, "n_layers": n_layers, "projection_dim": projection, "embedding_size": 5}
+    options["normalize_tables"] = normalize
     model = tiny_model("MMGCN", PAIRS, FEATURES, **options).double()
     users, items = model()
     assert_same_function(users @ items.T, reference_scores(model), model)
@@ -80,7 +87,8 @@ def test_reference_options_have_the_authors_parameter_count():
 
 def test_one_user_two_items_by_hand():
     """Normalised states (1; 1, -1): the user's mean message is 0 and each item receives W^c."""
-    model = tiny_model("MMGCN", [(0, 0), (0, 1)], {"text": np.array([[2.0], [-3.0]], dtype=np.float32)}).double()
+    features = {"text": np.array([[2.0], [-3.0]], dtype=np.float32)}
+    model = tiny_model("MMGCN", [(0, 0), (0, 1)], features, normalize_tables=True, feature_norm="none").double()
     with torch.no_grad():
         model.preference["text"].fill_(0.5)
     users = F.normalize(model.preference["text"])

@@ -42,7 +42,8 @@ def test_the_budget_is_used_once_and_the_best_is_found(tmp_path):
 def test_a_larger_budget_goes_on(tmp_path):
     make(tmp_path).run(quadratic, 4)
     make(tmp_path).run(quadratic, 9)
-    whole = make(tmp_path, "other")
+    (tmp_path / "other").mkdir()
+    whole = make(tmp_path / "other")
     whole.run(quadratic, 9)
     assert points(make(tmp_path)) == points(whole)
 
@@ -64,6 +65,30 @@ def test_trial_0_has_the_defaults(tmp_path):
     trials.run(quadratic, 3)
     found = [t.params["x"] for t in trials.finished()]
     assert found[0] == 0.75 and 0.75 not in found[1:]
+
+
+def test_exploring_trials_look_into_every_part_of_a_range_and_differ_between_studies(tmp_path):
+    def objective(trial):
+        return trial.suggest_float("rate", 1e-4, 1e-2, log=True) + trial.suggest_int("layers", 1, 4)
+
+    firsts = set()
+    for name in ("data-BPR-1", "data-LightGCN-1", "other-BPR-1"):
+        trials = make(tmp_path, name, defaults={"rate": 1e-3}, budget=4)
+        trials.run(objective, 4)
+        rates = [t.params["rate"] for t in trials.finished()]
+        assert rates[0] == 1e-3 and min(rates[1:]) < 1e-3 < max(rates[1:])
+        firsts.add(rates[1])
+        wide = make(tmp_path, f"{name}-wide", budget=20)
+        wide.run(objective, 9)
+        assert {t.params["layers"] for t in wide.finished()[1:]} == {1, 2, 3, 4}
+    assert len(firsts) == 3, "every model and data set explores other points"
+
+
+@pytest.mark.parametrize("name", [f"study-{k}" for k in range(4)])
+def test_trial_1_never_repeats_trial_0(tmp_path, name):
+    trials = make(tmp_path, name, defaults={"layers": 2})
+    trials.run(lambda trial: trial.suggest_categorical("layers", [1, 2]), 2)
+    assert [t.params["layers"] for t in trials.finished()] == [2, 1]
 
 
 def test_another_seed_samples_something_else(tmp_path):
@@ -165,7 +190,8 @@ def test_a_killed_search_ends_as_an_undisturbed_one(tmp_path):
         worker.join(60)
         assert worker.exitcode == -signal.SIGKILL
     _die_at_first(tmp_path, deadly, log)
-    undisturbed = make(tmp_path, "undisturbed")
+    (tmp_path / "undisturbed").mkdir()
+    undisturbed = make(tmp_path / "undisturbed")
     undisturbed.run(quadratic, 12)
     assert points(make(tmp_path)) == points(undisturbed)
     started = [int(line) for line in log.read_text().splitlines()]

@@ -14,10 +14,11 @@ from recbole_mm.config.shared import FEATURE_NORMS, MISSING_FEATURES
 from recbole_mm.data.cooccurrence import largest_per_row
 from recbole_mm.data.features.table import FeatureTable
 
-__all__ = ["prepare", "scale_warning"]
+__all__ = ["chosen_norm", "mean_cosine", "prepare", "scale_warning"]
 
 _BLOCK_ROWS = 4096
 _NEIGHBOURS = 10
+_COMMON = 0.5  # a mean cosine with the mean above it: the common direction is most of what a vector is
 
 
 def prepare(
@@ -36,7 +37,8 @@ def prepare(
               \sigma_c^2 = \frac{1}{|O|} \sum_{i \in O} (x_{ic} - \mu_c)^2
 
     (a constant column becomes 0). ``l2`` divides each row by its length, ``zscore_l2`` does both, in this order. With
-    several vectors per entity the statistics run over all of them and each vector gets length 1.
+    several vectors per entity the statistics run over all of them and each vector gets length 1. ``auto`` is
+    :func:`chosen_norm`.
 
     A missing row is filled with zeros (``zero``), with the mean of the observed rows (``mean``, which is zero after a
     z-score), or with the average of the observed entities most similar by training interactions (``knn``: up to ten,
@@ -45,7 +47,7 @@ def prepare(
 
     Args:
         table: The aligned table; it is not changed.
-        norm: ``none``, ``l2``, ``zscore`` or ``zscore_l2``.
+        norm: ``auto``, ``none``, ``l2``, ``zscore`` or ``zscore_l2``.
         missing: ``zero``, ``mean``, ``knn``, ``error``, or ``drop`` (the data set has dropped them: the same as
             ``error`` here).
         interactions: For ``knn``: the *training* interactions with the entity as columns, ``(users, items)`` for a
@@ -64,6 +66,8 @@ def prepare(
         raise ValueError(f"feature_norm: expected one of {', '.join(FEATURE_NORMS)}, got {norm!r}.")
     if missing not in MISSING_FEATURES:
         raise ValueError(f"missing_feature: expected one of {', '.join(MISSING_FEATURES)}, got {missing!r}.")
+    if norm == "auto":
+        norm = chosen_norm(table, known)
     lacking = ~table.observed
     lacking[0] = False
     if missing in ("error", "drop") and lacking.any():
@@ -94,6 +98,43 @@ def prepare(
         for block in feature.split(_BLOCK_ROWS):
             block.div_(_length(block))
     return replace(table, feature=feature.to(table.feature.dtype))
+
+
+def mean_cosine(table: FeatureTable, known: Tensor | None = None) -> float:
+    r"""How much of the vectors is one common direction: the mean cosine between the observed rows and their mean.
+
+    Vectors of pretrained networks often have .9 and more of it: without centring, all items look alike.
+
+    Args:
+        table: The table as read.
+        known: Which entities may be looked at, as for :func:`prepare`.
+
+    Returns:
+        A number in [-1, 1]; 0 where nothing is observed or the mean is zero.
+    """
+    counted = table.observed if known is None else table.observed & known
+    if not counted.any():
+        return 0.0
+    mean = _moments(table.feature, counted)[0]
+    mean = mean / mean.norm().clamp_min(torch.finfo(torch.float64).tiny)
+    total, count = 0.0, 0
+    for rows in counted.nonzero().squeeze(1).split(_BLOCK_ROWS):
+        vectors = table.feature[rows].double().reshape(-1, table.feature.shape[-1])
+        total += float((vectors @ mean / _length(vectors).squeeze(1)).sum())
+        count += len(vectors)
+    return total / count
+
+
+def chosen_norm(table: FeatureTable, known: Tensor | None = None) -> str:
+    """What ``feature_norm: auto`` is for a table: ``zscore_l2`` where its rows have a common direction, else ``l2``.
+
+    Rows of length 1 are what the models' initialisations are made for, whatever network the vectors come from.
+
+    Args:
+        table: The table as read.
+        known: Which entities may be looked at, as for :func:`prepare`.
+    """
+    return "zscore_l2" if mean_cosine(table, known) > _COMMON else "l2"
 
 
 def scale_warning(table: FeatureTable) -> str | None:

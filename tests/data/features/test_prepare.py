@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_mm.data.features import prepare as module
+from recbole_mm.data.features.prepare import mean_cosine
 from recbole_mm.data.features.store import FeatureTable, prepare, scale_warning
 
 NORMS = ["none", "l2", "zscore", "zscore_l2"]
@@ -183,8 +184,22 @@ def test_missing_rows_can_be_an_error(missing: str) -> None:
         prepare(make_table(), "none", missing)
 
 
+@pytest.mark.parametrize("shape", [(300, 6), (300, 2, 6)])
+def test_auto_centres_vectors_that_share_a_direction_and_only_those(shape):
+    table = make_table(shape=shape, missing=(2, 7))
+    table.feature.copy_(torch.randn(shape, generator=torch.Generator().manual_seed(3)))
+    shifted = FeatureTable("image", "item", table.feature + 5.0, table.observed)
+    shifted.feature[2] = 1e6  # an unobserved row counts for nothing
+    rows = shifted.feature[table.observed].double().reshape(-1, 6)
+    mean = rows.mean(dim=0)
+    assert mean_cosine(shifted) == pytest.approx(torch.cosine_similarity(rows, mean[None]).mean().item())
+    assert abs(mean_cosine(table)) < 0.2 < 0.9 < mean_cosine(shifted)
+    assert torch.equal(prepare(table, "auto", "zero").feature, prepare(table, "l2", "zero").feature)
+    assert torch.equal(prepare(shifted, "auto", "zero").feature, prepare(shifted, "zscore_l2", "zero").feature)
+
+
 def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match="feature_norm: expected one of none, l2, zscore, zscore_l2, got 'L2'"):
+    with pytest.raises(ValueError, match="feature_norm: expected one of auto, none, l2, zscore, zscore_l2, got 'L2'"):
         prepare(make_table(), "L2", "zero")
     with pytest.raises(ValueError, match="missing_feature: expected one of zero, .* got 'median'"):
         prepare(make_table(), "none", "median")
