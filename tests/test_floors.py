@@ -27,7 +27,7 @@ FLOORS = [
     {"data", "slicing"},
     {"config"},
     {"nn"},
-    {"paths", "folders"},
+    {"paths", "folders", "files", "plain", "alive"},
 ]
 LEVEL = {room: len(FLOORS) - floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 #: What the operations may stand on besides torch and the standard library.

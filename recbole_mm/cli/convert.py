@@ -8,13 +8,16 @@ from recbole_mm.cli.request import Flag
 
 __all__ = ["EXAMPLE", "FLAGS", "HELP", "OPTIONS", "USAGE", "WORDS", "hand_over"]
 
-HELP = "Convert a data set from or to the layout of the MMRec toolbox."
-USAGE = "mmrec|to-mmrec SOURCE TARGET --name NAME [--argument ...]"
+HELP = "Convert a data set from or to the layout of the MMRec toolbox, or an old checkpoint."
+USAGE = "mmrec|to-mmrec SOURCE TARGET --name NAME [--argument ...], or checkpoint FILE [--trust]"
 EXAMPLE = "convert mmrec raw/baby dataset --name baby"
 FLAGS = {
     "Layouts": {
         "name": Flag("name of the data set; TARGET/NAME is written", "NAME"),
         "force": Flag("overwrite the files of an earlier conversion"),
+    },
+    "Of a checkpoint": {
+        "trust": Flag("read a pickle of RecBole's, which runs the code in it, and write plain data in its place"),
     },
     "Of mmrec only": {
         "feature": Flag("features of items, row k for item k; may be repeated", "MODALITY=FILE"),
@@ -30,6 +33,10 @@ WORDS = True
 
 def hand_over(arguments: Sequence[str]) -> int:
     """Let the converters answer."""
+    if arguments[:1] == ["checkpoint"]:
+        from recbole_mm.serving.convert import main as checkpoint
+
+        return checkpoint(arguments[1:])
     from recbole_mm.data.convert.command import main
 
     return main(arguments)

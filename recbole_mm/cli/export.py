@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from recbole_mm.cli.arguments import EXPERIMENT, GENERAL, MODEL
 from recbole_mm.cli.catalogue import check_model, import_models
@@ -57,20 +58,41 @@ def run(request: Request) -> int:
     # A plain number is the length of the lists; RecBole's option of that name, for its metrics, is written as a list.
     options = {key: text for key, text in request.options.items() if key != "topk" or not text.strip().isdigit()}
     checkpoint = request.flag("checkpoint")
-    given = sorted({*options, *({"model", "dataset", "config_files"} & set(request.flags))})
+    places: dict[str, Any] = {}
     if checkpoint is None:
         checkpoint = train_here(replace(request, options=options))["checkpoint"]
-    elif given:
-        raise CommandLineError(
-            f"--checkpoint={checkpoint} has its model and options already; leave out --{', --'.join(given)}."
-        )
-    report = export_model(checkpoint, file, topk, users, embeddings, seen)
+    else:
+        places = _places(request, options)
+    report = export_model(checkpoint, file, topk, users, embeddings, seen, places=places)
     if file is not None:
         print(f"{file}: {report['recommendations']:,} recommendations for {report['users']:,} users")
     if embeddings is not None:
         sizes = ", ".join(f"{rows:,} {entity}s x {width}" for entity, (rows, width) in report["embeddings"].items())
         print(f"{embeddings}: {sizes}")
     return 0
+
+
+def _places(request: Request, options: dict[str, str]) -> dict[str, Any]:
+    """What a command line with a checkpoint may say: where things are, in its arguments or in option files."""
+    from recbole_mm.config.names import read_options
+    from recbole_mm.host.checkpoint import PLACES
+
+    given = sorted({*(set(options) - set(PLACES)), *({"model", "dataset"} & set(request.flags))})
+    if given:
+        raise CommandLineError(
+            f"--checkpoint={request.flag('checkpoint')} has its model and options already; leave out "
+            f"--{', --'.join(given)}. Only --{', --'.join(PLACES)} can be given, which say where things are."
+        )
+    places = {key: value for file in request.files() for key, value in read_options(file).items()}
+    for key, text in options.items():
+        if key != "eval_memory_mb":
+            places[key] = text
+            continue
+        try:
+            places[key] = float(text)
+        except ValueError:
+            raise CommandLineError(f"--{key}: expected a number of megabytes, got {text!r}.") from None
+    return places
 
 
 def _topk(request: Request) -> int:

@@ -21,6 +21,7 @@ from recbole_mm.cli.catalogue import check_model
 from recbole_mm.cli.help import command_help, model_help, program_help
 from recbole_mm.cli.request import CommandLineError, Flag, Request, program
 from recbole_mm.cli.request import parse as take_apart
+from recbole_mm.cli.signals import TerminatedError, terminable
 
 __all__ = [
     "COMMANDS",
@@ -62,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments without the name of the program; ``None`` for those of this process.
 
     Returns:
-        Exit status: 0, 2 after a mistake of the caller, 130 after Ctrl-C. An unexpected error is raised.
+        Exit status: 0, 2 after a mistake of the caller, 130 after Ctrl-C, 143 after SIGTERM. An unexpected error is
+        raised.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["help"]:
@@ -105,11 +107,12 @@ def answer(
         word: The command.
 
     Returns:
-        Exit status: that of ``act``, 2 after a mistake of the caller, 130 after Ctrl-C.
+        Exit status: that of ``act``, 2 after a mistake of the caller, 130 after Ctrl-C, 143 after SIGTERM.
     """
     known = FLAGS if known is None else known
     try:
-        return act(take_apart(arguments, known, word))
+        with terminable():
+            return act(take_apart(arguments, known, word))
     except BrokenPipeError:  # the reader of our output has seen enough, as in `... --list-models | head`
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - flushed when the interpreter ends
         return 0
@@ -164,7 +167,8 @@ def _unknown(word: str) -> int:
 
 def _interrupted(interrupt: KeyboardInterrupt, request: Request) -> int:
     checkpoint = getattr(interrupt, "checkpoint", None)
-    print("\nInterrupted.", end=" ", file=sys.stderr)
+    terminated = isinstance(interrupt.__cause__ or interrupt, TerminatedError)
+    print("\nTerminated." if terminated else "\nInterrupted.", end=" ", file=sys.stderr)
     if {"models", "trials"} & set(request.flags) or request.word in ("compare", "search"):
         print("What is finished is kept; the same command again goes on.", file=sys.stderr)
     elif checkpoint is None:
@@ -174,7 +178,7 @@ def _interrupted(interrupt: KeyboardInterrupt, request: Request) -> int:
         switches = {key for key, flag in FLAGS.items() if flag.value is None}
         again = [f"--{key}" if key in switches else f"--{key}={text}" for key, text in values.items()]
         print(f"Best epoch so far: {checkpoint}\nGo on with: {program()} {shlex.join(again)}", file=sys.stderr)
-    return 130
+    return 143 if terminated else 130
 
 
 def _expected(error: Exception) -> bool:

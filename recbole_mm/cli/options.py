@@ -58,7 +58,8 @@ def read_experiment(request: Request, models: Sequence[str] = ()) -> Experiment:
     """
     files = request.files()
     in_files = {key: value for file in files for key, value in read_options(file).items()}
-    origin = checkpoint_origin(request.flags["resume"]) if "resume" in request.flags else (None, None)
+    checkpoint = request.flags.get("resume", "auto")
+    origin = (None, None) if checkpoint == "auto" else checkpoint_origin(checkpoint)
     name = (models[0] if models else None) or request.flag("model") or in_files.get("model") or origin[0]
     if name is None:
         raise CommandLineError("Which model? Pass --model=NAME, such as --model=MMGCN; --list-models prints the names.")

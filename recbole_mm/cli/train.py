@@ -13,7 +13,7 @@ FLAGS = {
     "What to train": {
         **MODEL,
         **EXPERIMENT,
-        "resume": Flag("continue the training that wrote this checkpoint", "FILE"),
+        "resume": Flag("continue the training that wrote this checkpoint; auto: the newest unfinished one", "FILE"),
     },
     "Several processes": {
         "nproc": Flag("processes on this machine, one GPU each (default: 1)", "N", "1"),

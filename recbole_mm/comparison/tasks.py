@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from recbole_mm.experiment.job import Job, train_and_test
 from recbole_mm.experiment.store import Store
+from recbole_mm.host.checkpoint import set_options
 
 __all__ = ["run_task"]
 
@@ -40,6 +39,4 @@ def _split_again(file: Path, seed: int) -> None:
     Who loads it splits the data by the seed in its options. With the seed of the run, which is another one where one
     split serves several seeds, the model would be shown and tested on the wrong pairs.
     """
-    checkpoint = torch.load(file, map_location="cpu", weights_only=False)
-    checkpoint["config"]["seed"] = seed
-    torch.save(checkpoint, file)
+    set_options(file, {"seed": seed})

@@ -15,7 +15,8 @@ from typing import Any
 
 import recbole_mm
 from recbole_mm.experiment.own_models import imported_modules
-from recbole_mm.experiment.store import to_json, write_atomically
+from recbole_mm.experiment.store import to_json
+from recbole_mm.files import write_atomically
 from recbole_mm.host.registry import registered_models
 
 __all__ = ["ChildError", "die_with_parent", "error_text", "model_modules", "run_in_child"]

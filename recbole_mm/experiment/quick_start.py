@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from logging import getLogger
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +16,10 @@ from recbole_mm.config.metrics import check_topk, settle_valid_metric
 from recbole_mm.config.names import read_options
 from recbole_mm.experiment.capabilities import capability_notes
 from recbole_mm.experiment.own_models import import_module, imported_modules
-from recbole_mm.experiment.resume import checkpoint_origin, continue_from
+from recbole_mm.experiment.resume import AUTO, checkpoint_options, checkpoint_origin, continue_from
 from recbole_mm.experiment.split import describe_split
+from recbole_mm.host.checkpoint import with_defaults
+from recbole_mm.host.recovery import offer
 from recbole_mm.host.watching import watch_run
 
 __all__ = ["Interrupted", "checkpoint_origin", "device_option", "run"]
@@ -78,7 +79,8 @@ def run(
         ip: Address of the first machine.
         port: Port of the first machine.
         group_offset: Number of processes on the machines before this one.
-        resume: Checkpoint of the same model and data set to continue from.
+        resume: Checkpoint of the same model and data set to continue from: all its options hold unless one is set here.
+            ``auto`` is the newest unfinished run of the same options in ``checkpoint_dir``, or a new one.
 
     Returns:
         RecBole's result (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``) and
@@ -165,7 +167,9 @@ def _run_here(
         if resume is not None:
             continue_from(trainer, resume)
 
-    with watch_run(data=describe, before=_check_evaluation, after=prepare) as trainers:
+    known = checkpoint_options(resume) if resume is not None and str(resume) != AUTO else None
+    watching = watch_run(data=describe, before=_check_evaluation, after=prepare)
+    with with_defaults(known), watching as trainers:
         try:
             result = run_recbole(model, dataset, config_file_list, config_dict, saved)
         except KeyboardInterrupt as interrupt:
@@ -186,8 +190,7 @@ def _check_evaluation(config: Any, model: Any) -> None:
 
 
 def _checkpoint(trainers: list[Any]) -> str | None:
-    file = getattr(trainers[-1], "saved_model_file", None) if trainers else None
-    return str(file) if file is not None and Path(file).is_file() else None
+    return offer(trainers[-1]) if trainers else None
 
 
 def _check_devices(nproc: int) -> None:

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-import torch
+from recbole.utils import calculate_valid_score
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_mm.config.names import read_keys
+from recbole_mm.host.checkpoint import build_config
 from recbole_mm.host.names import recbole_folder
+from recbole_mm.host.recovery import best_file, find_unfinished, load_parameters
 from recbole_mm.paths import properties_dir
+from recbole_mm.trainer.checkpoint import read_checkpoint
+from recbole_mm.trainer.state import random_state, set_random_state
 
-__all__ = ["checkpoint_origin", "continue_from"]
+__all__ = ["AUTO", "checkpoint_options", "checkpoint_origin", "continue_from"]
 
-# Options of a model's yaml that shape the training, not the model: they may change when it goes on.
+#: In place of a checkpoint: the newest unfinished run of the same options, or a new one.
+AUTO = "auto"
+
+# Options that shape the training, not the model: they may change when it goes on.
 _TRAINING = {
     "learning_rate", "train_batch_size", "eval_batch_size", "stopping_step", "epochs", "weight_decay", "train_stage",
-    "pre_model_path", "pretrain_epochs", "save_step", "finetune_learning_rate", "pretrained_feature_path",
+    "pre_model_path", "pretrain_epochs", "save_step", "finetune_learning_rate", "pretrained_feature_path", "learner",
+    "eval_step", "clip_grad_norm", "valid_metric", "metrics", "topk",
 }  # fmt: skip
+# Options that say where a run is done.
+_PLACES = {"data_path", "feature_path"}
+_REPORTED = ("valid_metric", "metrics", "topk")
 
 
 def checkpoint_origin(file: str | os.PathLike[str]) -> tuple[str, str]:
@@ -29,60 +41,97 @@ def checkpoint_origin(file: str | os.PathLike[str]) -> tuple[str, str]:
     return config["model"], config["dataset"]
 
 
-def continue_from(trainer: Any, file: str | os.PathLike[str]) -> None:
-    """Let a fresh trainer go on where a checkpoint was written: parameters, optimiser, epoch, best score and patience.
+def checkpoint_options(file: str | os.PathLike[str]) -> dict[str, Any]:
+    """Every option of the run that wrote a checkpoint, defaults included, for the run that goes on.
 
-    RecBole's ``resume_checkpoint`` does that, except for three things added here. It would load a checkpoint of other
-    options as far as tensors fit; it would overwrite the checkpoint of a finished training with one of epoch -1; and
-    it forgets the metrics of the best epoch, so that a run without further progress reports none: they are evaluated
-    anew.
+    Options that decide where the files of the run go are among them; the device is not.
+    """
+    content = _read(file)
+    return dict(content.get("options") or {})
+
+
+def continue_from(trainer: Any, file: str | os.PathLike[str]) -> None:
+    """Let a fresh trainer go on where a checkpoint was written, exactly as if it had never stopped.
+
+    Parameters, optimiser, random generators, epoch, best score and patience are those of the checkpoint, or of the
+    ``.last`` beside it, which is further on.
 
     Args:
         trainer: A trainer that has not run.
-        file: The checkpoint. As everywhere in RecBole it is a pickle: load only files that you trust.
+        file: The checkpoint, or ``auto`` for the newest unfinished run of the same options in ``checkpoint_dir``; where
+            there is none the training starts anew.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: Not a checkpoint of this model, data set and options, or no epoch is left to train.
     """
+    if str(file) == AUTO:
+        found = find_unfinished(trainer.config)
+        if found is None:
+            getLogger().info(f"resume: no unfinished run in {trainer.config['checkpoint_dir']}; a new one starts.")
+            return
+        file = found
     checkpoint = _read(file)
+    origin = build_config(checkpoint, os.fspath(file)) if isinstance(checkpoint["config"], dict) else None
+    origin = checkpoint["config"] if origin is None else origin
     staged = hasattr(trainer, "stages")
-    _check(trainer.config, checkpoint["config"], file, trainer.changed_options if staged else None)
-    if staged:  # a trainer of several stages knows what is left and keeps more than RecBole
-        trainer.resume_checkpoint(file)
-        return
-    done = checkpoint["epoch"] + 1
-    if done >= trainer.epochs:
-        raise ValueError(
-            f"resume: {file} was written after epoch {checkpoint['epoch']} and epochs={trainer.epochs}, so there is "
-            f"nothing left to train. Pass epochs above {done}."
-        )
+    _check(trainer.config, origin, file, trainer.changed_options if staged else None)
+    if not checkpoint.get("fingerprint"):
+        getLogger().warning(f"{file} does not say which data it was trained on; make sure that they are the same.")
+    _say_changes(trainer.config, origin, file)
     trainer.resume_checkpoint(str(file))
+    if staged:  # a trainer of several stages knows what is left
+        return
+    if trainer.start_epoch >= trainer.epochs:
+        raise ValueError(
+            f"resume: {file} was written after epoch {trainer.start_epoch - 1} and epochs={trainer.epochs}, so there "
+            f"is nothing left to train. Pass epochs above {trainer.start_epoch}."
+        )
+    other_metrics = any(trainer.config[key] != origin[key] for key in _REPORTED)
+    if other_metrics or trainer.best_valid_result is None:
+        _rate_best_epoch(trainer, best_file(file))
+
+
+def _rate_best_epoch(trainer: Any, file: Path) -> None:
+    """Let the best epoch be evaluated before training goes on: under another metric its score is another one."""
     fit = trainer.fit
 
     def fit_on(train_data: Any, valid_data: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if valid_data and trainer.eval_step > 0:
+        if valid_data and trainer.eval_step > 0 and file.is_file():
+            random = random_state(trainer, (train_data, valid_data))
+            now = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+            other = trainer.model.other_parameter()
+            load_parameters(trainer.model, read_checkpoint(file), str(file))
             trainer.eval_collector.data_collect(train_data)
-            trainer.best_valid_result = trainer.evaluate(valid_data, load_best_model=False)
+            result = trainer.evaluate(valid_data, load_best_model=False)
+            trainer.best_valid_result = result
+            trainer.best_valid_score = calculate_valid_score(result, trainer.valid_metric)
+            trainer.model.load_state_dict(now)
+            trainer.model.load_other_parameter(other)
+            set_random_state(random, trainer, (train_data, valid_data))
         return fit(train_data, valid_data, *args, **kwargs)
 
     trainer.fit = fit_on
 
 
 def _read(file: str | os.PathLike[str]) -> dict[str, Any]:
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"resume: there is no checkpoint {os.fspath(file)!r} in {Path.cwd()}.")
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=False)
-    except Exception as error:
-        raise ValueError(f"resume: {os.fspath(file)} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(checkpoint, dict) or not {"config", "epoch", "state_dict", "optimizer"} <= set(checkpoint):
-        raise ValueError(f"resume: {os.fspath(file)} is not a checkpoint that RecBole's trainer wrote.")
-    return checkpoint
+        return read_checkpoint(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"resume: there is no checkpoint {os.fspath(file)!r} in {Path.cwd()}.") from None
+    except ValueError as error:
+        raise ValueError(f"resume: {error}") from error
+
+
+def _say_changes(config: Any, origin: Any, file: str | os.PathLike[str]) -> None:
+    """Name the options that this run has otherwise than the run before it."""
+    for key in sorted((_TRAINING - {"eval_batch_size"}) & set(config.final_config_dict)):
+        if config[key] != origin[key]:
+            getLogger().warning(f"resume: {key} is {config[key]!r} from here on; {file} has {origin[key]!r}.")
 
 
 def _check(
-    config: Any, origin: Any, file: str | os.PathLike[str], changed_options: Callable[[Any], list[str]] | None
+    config: Any, origin: Mapping[str, Any], file: str | os.PathLike[str], changed: Callable[[Any], list[str]] | None
 ) -> None:
     for key in ("model", "dataset"):
         if config[key] != origin[key]:
@@ -96,11 +145,11 @@ def _check(
         keys |= read_keys(yaml) if yaml.is_file() else set()
     different = [
         f"{key}: {origin[key]!r} there, {config[key]!r} here"
-        for key in sorted((keys | set(dataset_arguments)) - _TRAINING)
-        if config[key] != origin[key]
+        for key in sorted((keys | set(dataset_arguments)) - _TRAINING - _PLACES)
+        if config[key] != origin[key] and not (key == "modalities" and config[key] is None)
     ]
-    if changed_options is not None:
-        different += [text for text in changed_options(origin) if text not in different]
+    if changed is not None:
+        different += [text for text in changed(origin) if text not in different]
     if different:
         raise ValueError(
             f"resume: the options differ from those of {os.fspath(file)} ({'; '.join(different)}). Continue with the "

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
-__all__ = ["Store", "digest", "is_alive", "neutral_settings", "process_note", "to_json", "write_atomically"]
+from recbole_mm.alive import is_alive, process_note
+from recbole_mm.files import write_atomically
+
+__all__ = ["Store", "digest", "neutral_settings", "to_json"]
 
 #: Options that say where and how a run is done, not what is computed: another machine's results are the same.
 _WHERE = {
@@ -29,22 +30,6 @@ _WHERE = {
 
 # How long a lock may be empty: its owner, if it lives, is between making it and filling it.
 _EMPTY_SECONDS = 5.0
-
-
-def write_atomically(file: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a process killed at any moment, sees the old content or the new, never a part.
-
-    Args:
-        file: Where to write; its folder is made if it is missing.
-        content: Text (UTF-8) or bytes.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(content.encode("utf-8") if isinstance(content, str) else content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)
 
 
 def to_json(value: Any) -> Any:
@@ -172,35 +157,6 @@ class Store:
             yield
         finally:
             file.unlink(missing_ok=True)
-
-
-def process_note() -> dict[str, Any]:
-    """What identifies this process among all that ever ran, to be left where others may ask `is_alive`."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
-
-
-def is_alive(holder: Mapping[str, Any]) -> bool:
-    """Whether the process that left this note still runs; ``True`` where another machine cannot be asked."""
-    if holder.get("host") != socket.gethostname():
-        return bool(holder)
-    started = _started(int(holder.get("pid", -1)))
-    return started is not None and started == holder.get("started")
-
-
-def _started(pid: int) -> float | None:
-    """When a process began; ``None`` if it is gone."""
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        stat = Path(f"/proc/{pid}/stat")
-        if stat.is_file():
-            # Ticks since the machine started. The time of day, which psutil gives, is another one after the clock was
-            # set, and a process that lives would be taken for dead.
-            return float(stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19])
-        return process.create_time()
-    except (psutil.NoSuchProcess, OSError, ValueError):
-        return None
 
 
 def _remove_dead(file: Path, holder: Mapping[str, Any]) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import recbole_mm  # noqa: F401 - makes the models known
 from recbole_mm.experiment.processes import die_with_parent, error_text
-from recbole_mm.experiment.store import to_json, write_atomically
+from recbole_mm.experiment.store import to_json
+from recbole_mm.files import write_atomically
 
 __all__ = ["main"]
 

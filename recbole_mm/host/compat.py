@@ -176,35 +176,43 @@ def _repair_torch_load() -> bool:
     """Torch 2.6 and newer refuse RecBole's checkpoints, since they hold a pickled Config (and pickle protocol 4).
 
     ``torch.load`` called by a RecBole module reads them again, exactly as RecBole did before torch 2.6, which means
-    that a checkpoint from an untrusted source can run code. Everybody else's ``torch.load`` keeps its safe default.
+    that a pickle from an untrusted source can run code; what we write is read without that, and RecBole is given what
+    it expects of it (:mod:`recbole_mm.host.checkpoint`). Everybody else's ``torch.load`` keeps its safe default.
     """
     import torch
 
     original = torch.load
     if getattr(original, "_recbole_mm", False):
         return False
+    needed = _refuses_pickles(original)
+
+    @functools.wraps(original)
+    def load(*args: Any, **kwargs: Any) -> Any:
+        if not sys._getframe(1).f_globals.get("__name__", "").startswith("recbole."):
+            return original(*args, **kwargs)
+        from recbole_mm.host.checkpoint import load_for_recbole
+
+        return load_for_recbole(original, *args, **kwargs)
+
+    load.__module__ = "torch"  # the name under which it can be found, for pickle
+    load._recbole_mm = True  # type: ignore[attr-defined]
+    torch.load = load
+    return needed
+
+
+def _refuses_pickles(load: Callable[..., Any]) -> bool:
+    import torch
+
     buffer = io.BytesIO()
     torch.save({"config": types.SimpleNamespace()}, buffer, pickle_protocol=4)
     buffer.seek(0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.load(buffer)
+            load(buffer)
         return False
     except pickle.UnpicklingError:
-        pass
-
-    @functools.wraps(original)
-    def load(*args: Any, **kwargs: Any) -> Any:
-        caller = sys._getframe(1).f_globals.get("__name__", "")
-        if caller.startswith("recbole."):
-            kwargs.setdefault("weights_only", False)
-        return original(*args, **kwargs)
-
-    load.__module__ = "torch"  # the name under which it can be found, for pickle
-    load._recbole_mm = True  # type: ignore[attr-defined]
-    torch.load = load
-    return True
+        return True
 
 
 def _repair_chained_fillna() -> bool:

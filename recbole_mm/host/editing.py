@@ -40,6 +40,7 @@ def edit(function: Callable[..., Any], changes: Mapping[str, str], count: int = 
     Raises:
         RuntimeError: The function is not the one that the change was written for.
     """
+    function = inspect.unwrap(function)  # one that is wrapped is edited inside
     name = f"{function.__module__}.{function.__qualname__}"
     code = function.__code__
     try:

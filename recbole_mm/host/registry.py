@@ -27,7 +27,7 @@ from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_mm.config import ColdStartOptions, check_config, resolve_eval_batch_size
-from recbole_mm.host import cold_start, evaluation, finite, literals, slices, watching
+from recbole_mm.host import checkpoint, cold_start, evaluation, finite, literals, seams, slices, watching
 from recbole_mm.host.names import recbole_model_files, recbole_models, registered
 from recbole_mm.paths import dataset_atomic_dir, properties_dir
 
@@ -211,6 +211,7 @@ def install() -> None:
     literals.install()
     cold_start.install()
     watching.install()
+    seams.install()
     load = Config._load_internal_config_dict
 
     @functools.wraps(load)
@@ -229,6 +230,7 @@ def install() -> None:
         finally:
             del config._update_internal_config_dict
         merged = _with_ours(layers, model, dataset, config.yaml_loader, _own_settings(config, dataset))
+        merged.update(checkpoint.defaults())
         merged["MODEL_TYPE"] = model_class.type
         config.internal_config_dict = merged
         check_config(merged, config.file_config_dict, config.variable_config_dict, config.cmd_config_dict, model_class)

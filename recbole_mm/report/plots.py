@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from recbole_mm.experiment.store import write_atomically
+from recbole_mm.files import write_atomically
 from recbole_mm.report.statistics import Summary, summarize
 from recbole_mm.report.table import Row
 

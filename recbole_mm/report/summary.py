@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from recbole_mm.experiment.job import versions
-from recbole_mm.experiment.store import to_json, write_atomically
+from recbole_mm.experiment.store import to_json
+from recbole_mm.files import write_atomically
 from recbole_mm.report.render import latex, markdown, paired_markdown
 from recbole_mm.report.runs import ComparedRuns
 from recbole_mm.report.slices import slice_frame, slice_markdown

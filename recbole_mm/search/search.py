@@ -20,7 +20,8 @@ from recbole_mm.config import known_keys, suggest
 from recbole_mm.config.protocol import PROTOCOL_OPTIONS
 from recbole_mm.experiment.job import Job, prepare, score_of, train, without_arguments
 from recbole_mm.experiment.processes import ChildError, run_in_child
-from recbole_mm.experiment.store import Store, digest, neutral_settings, to_json, write_atomically
+from recbole_mm.experiment.store import Store, digest, neutral_settings, to_json
+from recbole_mm.files import write_atomically
 from recbole_mm.search.sampler import import_optuna
 from recbole_mm.search.space import Space, read_space
 from recbole_mm.search.trials import ATTEMPTS, Trials, count_settled, open_storage

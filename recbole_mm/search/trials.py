@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from recbole_mm.experiment.store import is_alive, process_note
+from recbole_mm.alive import is_alive, process_note
 from recbole_mm.search.sampler import import_optuna, make_sampler
 
 if TYPE_CHECKING:

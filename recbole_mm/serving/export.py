@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from recbole.utils import get_model, init_seed
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_mm.data.fingerprint import data_fingerprint
+from recbole_mm.host.checkpoint import as_plain, build_config, check_data, move
 from recbole_mm.host.loaders import dataset_of
+from recbole_mm.host.recovery import load_parameters
 from recbole_mm.serving.masking import SEEN, left_out, training_counts
 from recbole_mm.serving.scoring import Scorer
 from recbole_mm.serving.tables import (
@@ -27,6 +30,7 @@ from recbole_mm.serving.tables import (
     write_topk,
 )
 from recbole_mm.serving.vectors import score_vectors
+from recbole_mm.trainer.checkpoint import read_checkpoint
 
 __all__ = ["check_targets", "export", "load"]
 
@@ -41,6 +45,8 @@ def export(
     embeddings: str | os.PathLike[str] | None = None,
     seen: str | None = None,
     progress: bool = True,
+    places: Mapping[str, Any] | None = None,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Write recommendations and embeddings of a trained model.
 
@@ -61,6 +67,8 @@ def export(
             without the history, a sequential one's (and with ``repeatable``) with it. Items that ``cold_start`` does
             not rank are in no list.
         progress: Whether to show a progress bar.
+        places: Where the data are here, see :func:`load`.
+        trust: Whether a pickle of RecBole's is read, see :func:`load`.
 
     Returns:
         ``users`` (number of users written), ``skipped`` (users without a history, of a sequential model), ``unknown``
@@ -84,7 +92,7 @@ def export(
     topk_file, embedding_file = check_targets(file, embeddings, topk, seen)
     if isinstance(users, str):
         raise ValueError(f"users: expected a list of raw ids, got the text {users!r}; write [{users!r}].")
-    loaded = source if isinstance(source, tuple) else load(source)
+    loaded = source if isinstance(source, tuple) else load(source, places, trust)
     loaded[1].eval()
     report: dict[str, Any] = {"users": 0, "skipped": 0, "unknown": 0, "recommendations": 0, "embeddings": {}}
     with torch.no_grad():
@@ -125,34 +133,40 @@ def check_targets(
     )
 
 
-def load(checkpoint: str | os.PathLike[str]) -> Loaded:
+def load(checkpoint: str | os.PathLike[str], places: Mapping[str, Any] | None = None, trust: bool = False) -> Loaded:
     """Load a trained model with its data, as RecBole's ``load_data_and_model`` does.
 
-    Unlike there, a model that was trained on a GPU is loaded on a machine without one.
+    Unlike there, nothing in the file is executed, the data must be those of the training, and a model that was trained
+    on a GPU is loaded on a machine without one.
 
     Args:
-        checkpoint: The file. It is a pickle, as everywhere in RecBole: load only files that you trust.
+        checkpoint: The file.
+        places: Where things are here: ``data_path``, ``feature_path``, ``gpu_id``, ``eval_memory_mb``.
+        trust: Whether to read a pickle of RecBole's, which may run code that is in it.
 
     Returns:
         Config, model, data set, and the loaders of training, validation and test.
 
     Raises:
         FileNotFoundError: There is no such file.
+        ValueError: Not a checkpoint, a damaged one, one of other data, or an option that is no place.
     """
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint {str(path)!r} in {Path.cwd()}.")
-    content = torch.load(path, map_location="cpu", weights_only=False)
-    config = content["config"]
-    if config["device"].type == "cuda" and not torch.cuda.is_available():
-        config["device"] = torch.device("cpu")
+    source = str(checkpoint)
+    content = read_checkpoint(checkpoint, trust)
+    config = build_config(as_plain(content), source)
+    move(config, places or {}, source)
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
     loaders = data_preparation(config, dataset)
+    if content.get("fingerprint"):
+        check_data(content["fingerprint"], data_fingerprint(*map(dataset_of, loaders[:2])), source)
+    else:
+        getLogger().warning(
+            f"{source} does not say which data it was trained on; if the files have changed since, its lists are wrong."
+        )
     init_seed(config["seed"], config["reproducibility"])
     model = get_model(config["model"])(config, dataset_of(loaders[0])).to(config["device"])
-    model.load_state_dict(content["state_dict"])
-    model.load_other_parameter(content.get("other_parameter"))
+    load_parameters(model, content, source)
     return (config, model, dataset, *loaders)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ import torch
 from recbole.trainer import Trainer
 from recbole.utils import get_local_time, set_color
 
+from recbole_mm.data.fingerprint import changes, data_fingerprint
+from recbole_mm.trainer.checkpoint import read_checkpoint
 from recbole_mm.trainer.split import check_split
 
 __all__ = ["Stage", "StagedTrainer"]
@@ -55,9 +56,9 @@ class StagedTrainer(Trainer):
     The model counts the stages it has behind it in a persistent buffer ``finished_stages`` (a scalar integer), so
     that every checkpoint knows what it is. ``train_stage`` is ``all`` (or what ``all_stages`` says) or the name of one
     stage, which needs the stages before it. ``pre_model_path`` is a checkpoint to go on from: of a finished stage (then
-    the next one starts), or a ``<name>-resume.pth``, which is written before every epoch and removed at the end of
-    training. Going on from it gives the same parameters as a run that was never interrupted. ``resume_checkpoint`` does
-    the same.
+    the next one starts), or a ``<name>-resume.pth``, the state between two epochs
+    (:mod:`recbole_mm.host.recovery` writes it, and removes it after the test). Going on from it gives the same
+    parameters as a run that was never interrupted. ``resume_checkpoint`` does the same.
 
     Every stage has the file ``<name>-<stage>.pth``. The trainer's ``saved_model_file`` is the last stage's.
     """
@@ -84,6 +85,8 @@ class StagedTrainer(Trainer):
         self._train_data: Any = None
         self.train_stage: str = config["train_stage"]
         self._continue_from: str | None = config["pre_model_path"]
+        #: State of an interrupted stage, for the loop that goes on with it.
+        self.pending: dict[str, Any] | None = None
 
     def stages(self, train_data: Any, valid_data: Any) -> Sequence[Stage]:
         """The stages in order, named as in ``stage_names``."""
@@ -131,7 +134,7 @@ class StagedTrainer(Trainer):
                     train_data, data, verbose, saved, show_progress, callback_fn if ranked else None
                 )
                 if saved and self.best_valid_result is not None:
-                    best = torch.load(self.saved_model_file, map_location=self.device, weights_only=False)
+                    best = read_checkpoint(self.saved_model_file)
                     self.model.load_state_dict(best["state_dict"])
                     self.model.load_other_parameter(best.get("other_parameter"))
                 stage.leave()
@@ -139,8 +142,6 @@ class StagedTrainer(Trainer):
             self._stage = None
             if saved:
                 self._save_checkpoint(stage.epochs - 1, verbose=verbose)
-        if saved and os.path.isfile(self.resume_file):
-            os.remove(self.resume_file)
         last = stages[chosen[-1]]
         if valid_data and not (last.epochs and last.validate == self._rank_validation):
             score, result = self._rank_validation(valid_data, show_progress)
@@ -193,12 +194,25 @@ class StagedTrainer(Trainer):
             return None
         if not os.path.isfile(path):
             raise FileNotFoundError(f"pre_model_path: there is no file {path!r}.")
-        # Checkpoints of RecBole hold a pickled Config, so that only those from a trusted source may be loaded.
-        checkpoint = torch.load(path, map_location=self.device, weights_only=False)
+        checkpoint = read_checkpoint(path)
         self._check_origin(checkpoint)
+        interrupted = bool(checkpoint.get("stage"))
+        self._check_data(path, checkpoint.get("fingerprint") or {}, interrupted)
         self.model.load_state_dict(checkpoint["state_dict"])
         self.model.load_other_parameter(checkpoint.get("other_parameter"))
-        return checkpoint if checkpoint.get("stage") else None
+        if not interrupted:
+            return None
+        return {**checkpoint, "base": os.path.join(os.path.dirname(path), checkpoint["base"])}
+
+    def _check_data(self, path: str, fingerprint: dict[str, Any], interrupted: bool) -> None:
+        """Refuse parameters of other ids; an interrupted training goes on with the same features, too."""
+        wanted = fingerprint if interrupted else {"ids": fingerprint.get("ids", {})}
+        differ = changes(wanted, data_fingerprint(self._train_data.dataset)) if fingerprint else []
+        if differ:
+            raise ValueError(
+                f"pre_model_path: the data are not those that {path} was trained on: {'; '.join(differ)}. Put the "
+                "files of that training back, or train the earlier stages again."
+            )
 
     def changed_options(self, origin: Any) -> list[str]:
         """What differs between this run's options and ``origin`` beyond the options in the model's own yaml.
@@ -227,7 +241,7 @@ class StagedTrainer(Trainer):
             self._base = interrupted["base"]
         self.saved_model_file = f"{self._base}-{stage.name}.pth"
         if interrupted:
-            self.optimizer.load_state_dict(interrupted["optimizer"])
+            self.pending = interrupted["training"]
             self.start_epoch, self.cur_step = interrupted["epoch"] + 1, interrupted["cur_step"]
             self.best_valid_score = interrupted["best_valid_score"]
             self.best_valid_result = interrupted["best_valid_result"]
@@ -236,13 +250,10 @@ class StagedTrainer(Trainer):
                     f"pre_model_path: the interrupted run kept its best parameters in {self.saved_model_file!r}, "
                     "which is not there; go on from where it was started, or with that file put back."
                 )
-            _set_random_state(interrupted["random"], self._train_data)
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Loss:
         if self._stage is None:  # a single epoch outside of fit is what RecBole's own trainer makes of it
             return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
-        if self._saved:
-            self._write_resume_file(epoch_idx - 1)
         self.training_place = [epoch_idx, None]  # for the message about a loss that is not finite
         return self._stage.train_epoch(train_data, epoch_idx, show_progress)
 
@@ -253,49 +264,17 @@ class StagedTrainer(Trainer):
 
     @property
     def resume_file(self) -> str:
-        """Where the state before every epoch is written."""
+        """Where the state between two epochs is written."""
         return f"{self._base}-resume.pth"
 
-    def _write_resume_file(self, epoch: int) -> None:
-        state = {
-            "config": self.config,
-            "stage": self._stage.name if self._stage else None,
-            "base": self._base,
-            "epoch": epoch,
-            "cur_step": self.cur_step,
-            "best_valid_score": self.best_valid_score,
-            "best_valid_result": self.best_valid_result,
-            "state_dict": self.model.state_dict(),
-            "other_parameter": self.model.other_parameter(),
-            "optimizer": self.optimizer.state_dict(),
-            "random": _random_state(self._train_data),
-        }
-        # Written beside and moved: an interruption while writing leaves the previous state.
-        torch.save(state, self.resume_file + ".new", pickle_protocol=4)
-        os.replace(self.resume_file + ".new", self.resume_file)
+    @property
+    def stage_name(self) -> str | None:
+        """Name of the stage that runs."""
+        return self._stage.name if self._stage else None
+
+    def more_state(self) -> dict[str, Any]:
+        """What the state between two epochs has beside that of RecBole's trainers."""
+        return {"stage": self.stage_name, "base": os.path.basename(self._base)}
 
     def _add_train_loss_to_tensorboard(self, epoch_idx: int, losses: Loss, tag: str = "Loss/Train") -> None:
         super()._add_train_loss_to_tensorboard(epoch_idx, losses, f"{tag}/{self._stage.name}" if self._stage else tag)
-
-
-def _random_state(train_data: Any) -> dict[str, Any]:
-    """State of every generator that training may draw from."""
-    generator = getattr(train_data, "generator", None)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": np.random.get_state(),
-        "python": random.getstate(),
-        "loader": None if generator is None else generator.get_state(),
-    }
-
-
-def _set_random_state(state: dict[str, Any], train_data: Any) -> None:
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
-    np.random.set_state(state["numpy"])
-    random.setstate(state["python"])
-    generator = getattr(train_data, "generator", None)
-    if generator is not None and state["loader"] is not None:
-        generator.set_state(state["loader"].cpu())

@@ -262,5 +262,8 @@ class TestResume:
         with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
             checkpoint_origin("text.pth")
         torch.save({"weight": np.zeros(2)}, tmp_path / "other.pth")
+        with pytest.raises(ValueError, match="a pickle that runs code .* convert it once"):
+            checkpoint_origin("other.pth")
+        torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
         with pytest.raises(ValueError, match="not a checkpoint that RecBole's trainer wrote"):
             checkpoint_origin("other.pth")

@@ -1,0 +1,333 @@
+"""What RecBole's trainers write: a unique file, whole or not at all, in plain data that RecBole still understands.
+
+RecBole pickles its ``Config``, so that reading a checkpoint can run code. Here a checkpoint has the options as plain
+values, and RecBole's ``torch.load`` gets a ``Config`` that is built from them again. Beside what RecBole keeps it has
+the data's fingerprint (:mod:`recbole_mm.data.fingerprint`) and the state of the training
+(:mod:`recbole_mm.trainer.state`).
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import pickle
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.config import Config
+from recbole.utils import EvaluatorType, InputType, ModelType, get_model
+from torch import nn
+
+from recbole_mm.config import ColdStartOptions, resolve_eval_batch_size
+from recbole_mm.data.fingerprint import changes, data_fingerprint
+from recbole_mm.host.loaders import dataset_of
+from recbole_mm.paths import dataset_atomic_dir
+from recbole_mm.plain import from_plain, readable, to_plain
+from recbole_mm.trainer.checkpoint import FORMAT, read_checkpoint, write_checkpoint
+
+__all__ = [
+    "build_config",
+    "check_data",
+    "defaults",
+    "for_recbole",
+    "parameters_of",
+    "plain_config",
+    "run_suffix",
+    "with_defaults",
+    "write",
+]
+
+_ENUMS = {"MODEL_TYPE": ModelType, "MODEL_INPUT_TYPE": InputType, "eval_type": EvaluatorType}
+# How several processes found each other, and which device it was, is no property of what they made.
+_OF_THE_START = {"gpu_id", "local_rank", "nproc", "world_size", "ip", "port", "offset", "MODEL_TYPE"}
+
+_defaults: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar("defaults", default={})  # noqa: B039
+_checked: contextvars.ContextVar[Any] = contextvars.ContextVar("checked", default=None)
+
+
+def run_suffix() -> str:
+    """What makes the name of a run's files its own; drawn from the system, so that no random state moves."""
+    return secrets.token_hex(4)
+
+
+def plain_config(config: Any, modalities: list[str] | None = None) -> dict[str, Any]:
+    """The parts of a checkpoint that say how it was made.
+
+    Args:
+        config: RecBole's Config.
+        modalities: Names of the modalities in use, which take the place of ``modalities: ~``.
+
+    Returns:
+        ``config`` (every option with its final value), ``options`` (what the Config was made from, with all defaults)
+        and ``model_class``.
+    """
+    if not isinstance(config, Config):  # a mapping that a caller made up
+        return {"config": readable(dict(config)), "options": None, "model_class": None}
+    options = {**config.internal_config_dict, **config.external_config_dict}
+    options = {key: value for key, value in options.items() if key not in _OF_THE_START}
+    content = {"config": readable(config.final_config_dict), "options": readable(options)}
+    for part in content.values():
+        if modalities is not None and part.get("modalities") is None:
+            part["modalities"] = list(modalities)
+    cls = config.model_class
+    return {**content, "model_class": f"{cls.__module__}.{cls.__qualname__}"}
+
+
+def build_config(content: Mapping[str, Any], source: str = "checkpoint") -> Any:
+    """RecBole's Config as it was when a checkpoint was written, for this machine.
+
+    The device is one that is here, and data that came with the package are looked for where the package is now.
+
+    Args:
+        content: Content of the checkpoint.
+        source: Its name, for messages.
+
+    Returns:
+        The Config.
+
+    Raises:
+        ValueError: The model is not known.
+    """
+    final = dict(content["config"])
+    name, dataset = final["model"], final["dataset"]
+    try:
+        model_class = get_model(name)
+    except ValueError as error:
+        home = str(content.get("model_class") or "").rpartition(".")[0]
+        hint = f" Import {home} first, which registered it then." if home else ""
+        raise ValueError(f"{source} is of the model {name}, which is not known here: {error}{hint}") from error
+    for key, enum in _ENUMS.items():
+        if isinstance(final.get(key), str):
+            final[key] = enum[final[key]]
+    wanted = torch.device(str(final.get("device", "cpu")))
+    cuda = wanted.type == "cuda" and torch.cuda.is_available()
+    final.update(device=torch.device("cuda" if cuda else "cpu"), single_spec=True, local_rank=0)
+    if final.get("cold_start") is not None:
+        final["cold_start"] = ColdStartOptions(final["cold_start"])
+    final["data_path"] = _data_path(str(final["data_path"]), dataset)
+    config: Any = Config.__new__(Config)
+    config._init_parameters_category()
+    config.yaml_loader = config._build_yaml_loader()
+    config.file_config_dict, config.cmd_config_dict = {}, {}
+    config.variable_config_dict = config.external_config_dict = dict(content.get("options") or final)
+    config.internal_config_dict = {"MODEL_TYPE": final["MODEL_TYPE"]}
+    config.model, config.model_class, config.dataset = name, model_class, dataset
+    config.final_config_dict = final
+    return config
+
+
+def _data_path(path: str, dataset: str) -> str:
+    if os.path.exists(path):
+        return path
+    packaged = dataset_atomic_dir() / dataset
+    if any(packaged.glob(f"{dataset}*.inter")):
+        return str(packaged)
+    import recbole
+
+    example = Path(recbole.__file__).parent / "dataset_example" / dataset
+    return str(example) if example.is_dir() else path
+
+
+def for_recbole(content: Any) -> Any:
+    """What RecBole's own code expects of a checkpoint, from one of ours; anything else as it is."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        return content
+    found = {key: value if key in ("config", "state_dict") else from_plain(value) for key, value in content.items()}
+    found["config"] = build_config(found)
+    found["config"]._fingerprint = found.get("fingerprint")
+    data = _checked.get()
+    if data is not None and found.get("fingerprint"):
+        check_data(found["fingerprint"], data, "checkpoint")
+    return found
+
+
+def write(trainer: Any, state: Mapping[str, Any], file: str | os.PathLike[str]) -> None:
+    """Write a checkpoint of a trainer; RecBole's own functions call it in place of ``torch.save``.
+
+    Args:
+        trainer: The trainer.
+        state: What RecBole would write.
+        file: Where.
+    """
+    from recbole_mm.host import recovery
+
+    session = recovery.session_of(trainer)
+    fingerprint = session.fingerprint if session else None
+    rest = {key: value for key, value in state.items() if key not in ("config", "state_dict", "other_parameter")}
+    write_checkpoint(
+        {
+            **plain_config(state["config"], (fingerprint or {}).get("modalities")),
+            **to_plain(rest),
+            "state_dict": parameters_of(state["state_dict"]),
+            "other_parameter": _other(state.get("other_parameter")),
+            "fingerprint": fingerprint,
+            "training": session.capture(trainer) if session else None,
+        },
+        file,
+    )
+
+
+def parameters_of(state: Any) -> Any:
+    """A state dict in plain types; RecBole's decision trees have the name of a file instead."""
+    plain = isinstance(state, Mapping) and all(isinstance(value, torch.Tensor) for value in state.values())
+    return state if plain else to_plain(state, "state_dict")
+
+
+def _other(parts: Mapping[str, Any] | None) -> Any:
+    # Modules among them (FDSA, DIN) are parts of the model, so that the state dict has their parameters already.
+    if parts is None:
+        return None
+    return to_plain({key: part for key, part in parts.items() if not isinstance(part, nn.Module)}, "other_parameter")
+
+
+def check_data(expected: Mapping[str, Any], here: Any, source: str) -> None:
+    """Refuse data that are not those of a checkpoint.
+
+    Args:
+        expected: The checkpoint's fingerprint.
+        here: Fingerprint of the data at hand.
+        source: Name of the checkpoint.
+
+    Raises:
+        ValueError: They differ; the message says in what.
+    """
+    found = changes(expected, here)
+    if found:
+        raise ValueError(
+            f"The data are not those that {source} was trained on: {'; '.join(found)}. Its parameters would be used "
+            "for others than they were learnt for. Put the files of the training back (the same lines in "
+            "the same order), or train again."
+        )
+
+
+def check_prepared(config: Any, train_data: Any, valid_data: Any) -> None:
+    """Check what RecBole's ``data_preparation`` made for the Config of a checkpoint; others are let through."""
+    expected = vars(config).get("_fingerprint")
+    if expected:
+        check_data(expected, data_fingerprint(dataset_of(train_data), dataset_of(valid_data)), "the checkpoint")
+
+
+@contextmanager
+def checking(fingerprint: Mapping[str, Any] | None) -> Iterator[None]:
+    """While it lasts, RecBole's code reads checkpoints of data with this fingerprint only."""
+    token = _checked.set(fingerprint)
+    try:
+        yield
+    finally:
+        _checked.reset(token)
+
+
+@contextmanager
+def with_defaults(options: Mapping[str, Any] | None) -> Iterator[None]:
+    """While it lasts, a Config takes these options where its caller sets nothing: those of a run that goes on."""
+    token = _defaults.set(options or {})
+    try:
+        yield
+    finally:
+        _defaults.reset(token)
+
+
+def defaults() -> Mapping[str, Any]:
+    """The options of :func:`with_defaults`."""
+    return _defaults.get()
+
+
+def load_for_recbole(load: Any, file: Any, *args: Any, **options: Any) -> Any:
+    """``torch.load`` as RecBole's modules call it.
+
+    Args:
+        load: The true ``torch.load``.
+        file: What to read: a path or a stream.
+        *args: Its further arguments.
+        **options: Its options. Without ``weights_only`` a file of ours is read as plain data, any other one as RecBole
+            does, which may run code that is in it.
+    """
+    if not torch.cuda.is_available():
+        options.setdefault("map_location", "cpu")  # RecBole names no place, and the file may come from a GPU
+    if "weights_only" in options or hasattr(file, "read"):
+        options.setdefault("weights_only", False)
+        return for_recbole(load(file, *args, **options))
+    try:
+        content = load(file, *args, weights_only=True, **options)
+    except (pickle.UnpicklingError, RuntimeError):
+        content = load(file, *args, weights_only=False, **options)
+    return for_recbole(content)
+
+
+def set_options(file: str | os.PathLike[str], options: Mapping[str, Any]) -> None:
+    """Write other values of options into a checkpoint.
+
+    Args:
+        file: The checkpoint, one of ours.
+        options: The values.
+    """
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    for part in ("config", "options"):
+        content[part].update(options)
+    write_checkpoint(content, file)
+
+
+def as_plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint with its options as plain values, also where RecBole pickled its Config."""
+    if content.get("format") == FORMAT:
+        return dict(content)
+    other = _other(content.get("other_parameter"))
+    return {**content, **plain_config(content["config"]), "other_parameter": from_plain(other)}
+
+
+def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], trust: bool = False) -> None:
+    """Write a checkpoint that RecBole or an older version of this package pickled in plain data.
+
+    Args:
+        source: The pickle.
+        target: The new file; may be the same.
+        trust: Reading a pickle runs the code in it: ``True`` says that you know where it comes from.
+
+    Raises:
+        ValueError: Not trusted, or not a checkpoint.
+    """
+    content = as_plain(read_checkpoint(source, trust))
+    rest = {key: value for key, value in content.items() if key not in ("config", "options", "state_dict")}
+    rest["other_parameter"] = _other(rest.get("other_parameter"))
+    kept = {key: content[key] for key in ("config", "options")}
+    write_checkpoint({**kept, **to_plain(rest), "state_dict": parameters_of(content["state_dict"])}, target)
+
+
+def move(config: Any, places: Mapping[str, Any], source: str) -> None:
+    """Tell the Config of a checkpoint where things are on this machine.
+
+    Args:
+        config: The Config.
+        places: Options among ``data_path``, ``feature_path``, ``gpu_id`` and ``eval_memory_mb``; others may be repeated
+            with the value that they have.
+        source: Name of the checkpoint.
+
+    Raises:
+        ValueError: Another option, whose value is the checkpoint's.
+    """
+    final = config.final_config_dict
+    for key, value in places.items():
+        if key == "data_path":
+            final[key] = os.path.join(str(value), config.dataset)
+        elif key == "gpu_id":
+            os.environ["CUDA_VISIBLE_DEVICES"] = final[key] = str(value)
+            final["device"] = torch.device("cuda" if str(value) and torch.cuda.is_available() else "cpu")
+        elif key in ("feature_path", "eval_memory_mb"):
+            final[key] = value
+        elif final.get(key) != value:
+            raise ValueError(
+                f"{source} has its own options already, {key}={final.get(key)!r} among them; of those given here only "
+                f"{', '.join(PLACES)} can apply, which say where things are. Leave out {key}."
+            )
+    if "eval_memory_mb" in places:
+        asked = config.external_config_dict.get("eval_batch_size", "auto")
+        options = {**final, "eval_batch_size": asked}
+        final["eval_batch_size"] = resolve_eval_batch_size(options, config.model_class)
+
+
+#: Options that say where things are, not what a model is.
+PLACES = ("data_path", "feature_path", "gpu_id", "eval_memory_mb")

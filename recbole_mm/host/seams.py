@@ -1,0 +1,115 @@
+"""Where RecBole's trainers, names and logs are given what they lack: its source is edited, never copied."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import recbole.data.dataset.dataset as recbole_dataset
+import recbole.data.utils as recbole_data
+import recbole.trainer.trainer as recbole_trainers
+import recbole.utils.logger as recbole_logger
+import recbole.utils.utils as recbole_utils
+from recbole.trainer import Trainer
+
+from recbole_mm.host import checkpoint, recovery
+from recbole_mm.host.editing import edit
+from recbole_mm.host.wrapping import wrap
+
+__all__ = ["install"]
+
+
+def install() -> None:
+    """Make the changes; calling it again does nothing."""
+    if "recbole_mm" in vars(recbole_trainers):
+        return
+    _unique_names()
+    _checkpoints()
+    _epochs()
+    _checks()
+    _one_log_per_run()
+    _download()
+
+
+def _unique_names() -> None:
+    """RecBole names checkpoints, logs and curves by the second: runs that start together would share them."""
+    vars(recbole_utils)["run_suffix"] = checkpoint.run_suffix
+    edit(recbole_utils.get_local_time, {"return cur": 'return f"{cur}-{run_suffix()}"'})
+
+
+def _checkpoints() -> None:
+    """Every ``torch.save`` of a trainer writes plain data beside the file and puts it in its place."""
+    vars(recbole_trainers)["recbole_mm"] = recovery
+    save = "recbole_mm.save_checkpoint(self, state, "
+    edit(
+        Trainer._save_checkpoint, {"torch.save(state, saved_model_file, pickle_protocol=4)": f"{save}saved_model_file)"}
+    )
+    edit(
+        recbole_trainers.PretrainTrainer.save_pretrained_model,
+        {"torch.save(state, saved_model_file)": f"{save}saved_model_file)"},
+    )
+    edit(
+        recbole_trainers.DecisionTreeTrainer._save_checkpoint,
+        {"torch.save(state, self.saved_model_file)": f"{save}self.saved_model_file)"},
+    )
+
+
+def _epochs() -> None:
+    """The loops over the epochs go on from, and keep, the whole state of a training."""
+    nothing_left = "if saved and self.start_epoch >= self.epochs:"
+    for cls in (Trainer, recbole_trainers.NCLTrainer):
+        loop = "range(self.start_epoch, self.epochs)"
+        # RecBole would write a checkpoint of epoch -1 over the one that it was given.
+        never = f"{nothing_left[:-1]} and not self.start_epoch:"
+        edit(cls.fit, {loop: "recbole_mm.epochs(self, self.epochs)", nothing_left: never})
+    edit(
+        recbole_trainers.PretrainTrainer.pretrain,
+        {"range(self.start_epoch, self.pretrain_epochs)": "recbole_mm.epochs(self, self.pretrain_epochs)"},
+    )
+    for cls in recovery.trainer_classes():
+        for name in ("fit", "evaluate", "_valid_epoch", "resume_checkpoint"):
+            around = {"_valid_epoch": recovery.valid_epoch}.get(name) or getattr(recovery, name)
+            if name in vars(cls) and not (name == "resume_checkpoint" and cls is not Trainer):
+                wrap(cls, name, around)
+
+
+def _checks() -> None:
+    """Data that are prepared for the Config of a checkpoint are compared with those of its training."""
+    vars(recbole_data)["check_prepared"] = checkpoint.check_prepared
+    done = "return train_data, valid_data, test_data"
+    edit(recbole_data.data_preparation, {done: f"check_prepared(config, train_data, valid_data)\n    {done}"})
+
+
+def _one_log_per_run() -> None:
+    """The second run of a process gets a log, and so a folder of curves, of its own.
+
+    RecBole leaves that to ``logging.basicConfig``, which does nothing once there are handlers. Those of the last run
+    are taken away first; handlers of others stay.
+    """
+    wrap(recbole_logger, "init_logger", _init_logger)
+    from recbole import quick_start, utils
+
+    for place in (utils, quick_start.quick_start):
+        place.init_logger = recbole_logger.init_logger
+
+
+_handlers: list[logging.Handler] = []
+
+
+def _init_logger(original: Callable[..., Any], config: Any) -> Any:
+    root = logging.getLogger()
+    for handler in _handlers:
+        root.removeHandler(handler)
+        handler.close()
+    _handlers.clear()
+    before = set(root.handlers)
+    result = original(config)
+    _handlers.extend(handler for handler in root.handlers if handler not in before)
+    return result
+
+
+def _download() -> None:
+    """After a download RecBole waits for other processes, also where there are none."""
+    wait = "torch.distributed.barrier()"
+    edit(recbole_dataset.Dataset._download, {wait: f"torch.distributed.is_initialized() and {wait}"}, count=2)

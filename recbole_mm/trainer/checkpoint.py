@@ -1,0 +1,155 @@
+"""Checkpoint files: written whole or not at all, and read without executing what is in them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import types
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_mm.files import replacing
+from recbole_mm.plain import from_plain
+
+__all__ = ["FORMAT", "PARTS", "Options", "read_checkpoint", "write_checkpoint"]
+
+#: What says that a file is one of ours.
+FORMAT = "recbole_mm 1"
+#: Without these no file is a checkpoint of a trainer.
+PARTS = ("config", "epoch", "state_dict")
+
+# What a plain file may name, for pickles that torch's own reader does not take because of their protocol.
+_ALLOWED = {
+    ("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter"),
+    ("torch._utils", "_rebuild_sparse_tensor"), ("torch", "Size"), ("_codecs", "encode"),
+    ("torch.serialization", "_get_layout"),
+}  # fmt: skip
+
+
+def write_checkpoint(content: Mapping[str, Any], file: str | os.PathLike[str]) -> None:
+    """Write plain content (see :mod:`recbole_mm.plain`); the previous file stays until the new one is on the disk.
+
+    Args:
+        content: The content.
+        file: The file; its folder exists.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written to; the previous file is untouched.
+    """
+    try:
+        with replacing(file) as temporary:
+            torch.save({"format": FORMAT, **content}, temporary)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        if isinstance(error, RuntimeError) and not isinstance(error.__cause__ or error.__context__, OSError):
+            text = str(error)
+            if not any(word in text for word in ("write", "file", "No space", "PytorchStreamWriter")):
+                raise
+        raise OSError(
+            f"The checkpoint {os.fspath(file)} could not be written ({error}); what was there before is kept. Make "
+            "room, or choose another folder with checkpoint_dir."
+        ) from error
+
+
+def read_checkpoint(file: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
+    """Read a checkpoint without executing anything of it.
+
+    Args:
+        file: The file.
+        trust: Whether to read a pickle of RecBole's (or of an older version of this package), which runs whatever code
+            its author put into it.
+
+    Returns:
+        Its content, on the CPU; ``config`` is a mapping, or RecBole's own object in a pickle of RecBole's.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A folder, an empty or damaged file, one of another kind, or a pickle that is not trusted.
+    """
+    path = Path(file)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; a checkpoint is a file, such as {path / 'MODEL-....pth'}.")
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint {str(path)!r} in {Path.cwd()}.")
+    if not path.stat().st_size:
+        raise ValueError(f"{path} cannot be read as a checkpoint: it is empty. Take another one, or train again.")
+    content = _load(path, trust)
+    if not isinstance(content, dict) or not set(PARTS) <= set(content):
+        raise ValueError(
+            f"{path} is not a checkpoint that RecBole's trainer wrote: it has no {', '.join(_missing(content))}."
+        )
+    if content.get("format") != FORMAT:
+        return content
+    for key in set(content) - {"config", "state_dict", "format"}:
+        content[key] = from_plain(content[key])
+    content["config"] = Options(content["config"])
+    return content
+
+
+class Options(dict):
+    """The options in a checkpoint, read as RecBole's Config is: an option that is not there is ``None``."""
+
+    def __missing__(self, key: str) -> None:
+        return None
+
+
+def _missing(content: Any) -> list[str]:
+    return [part for part in PARTS if not isinstance(content, dict) or part not in content]
+
+
+def _load(path: Path, trust: bool) -> Any:
+    if not zipfile.is_zipfile(path):
+        kind = "it is no archive as torch.save writes it"
+        if path.read_bytes()[:2] == b"PK":
+            kind = "its end is missing, so that it was cut off while it was written or copied"
+        raise ValueError(f"{path} cannot be read as a checkpoint: {kind}. Take another one, or train again.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        pass
+    except Exception as error:
+        raise _damaged(path, error) from error
+    named: set[str] = set()
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_plain_pickle(named))
+    except pickle.UnpicklingError as error:
+        if not named:
+            raise _damaged(path, error) from error
+    except Exception as error:
+        raise _damaged(path, error) from error
+    if trust:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        except Exception as error:
+            raise _damaged(path, error) from error
+    raise ValueError(
+        f"{path} is a pickle that runs code when it is read ({', '.join(sorted(named))}), as RecBole and older "
+        "versions of recbole_mm write it. If you know where it comes from, convert it once: python -m recbole_mm "
+        f"convert checkpoint {path} --trust"
+    )
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} cannot be read as a checkpoint: it is damaged ({type(error).__name__}: {error}). Take another one, or "
+        "train again."
+    )
+
+
+def _plain_pickle(named: set[str]) -> types.ModuleType:
+    """A pickle module that reads plain data of any protocol and notes everything else that the file names."""
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if (module, name) in _ALLOWED or (module == "torch" and isinstance(getattr(torch, name, 0), torch.dtype)):
+                return super().find_class(module, name)
+            named.add(f"{module}.{name}")
+            raise pickle.UnpicklingError(f"{module}.{name}")
+
+    restricted = types.ModuleType("plain_pickle")
+    restricted.Unpickler = Unpickler  # type: ignore[attr-defined]
+    restricted.load = lambda stream, **options: Unpickler(stream, **options).load()  # type: ignore[attr-defined]
+    return restricted
