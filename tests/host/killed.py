@@ -16,7 +16,7 @@ from recbole_mm.experiment import quick_start
 from recbole_mm.host import recovery, registry
 from tests.options import QUICK
 
-OPTIONS = {**QUICK, "epochs": 3, "train_batch_size": 256}
+OPTIONS = {**QUICK, "epochs": 3, "train_batch_size": 1024, "embedding_size": 16}
 #: Options that make models of ours run in a second, and what RecBole's need beside them.
 SMALL: dict[str, dict[str, Any]] = {
     "MCPTR": {"pretrain_epochs": 2, "epochs": 2},
