@@ -153,9 +153,7 @@ def write(trainer: Any, state: Mapping[str, Any], file: str | os.PathLike[str]) 
         state: What RecBole would write.
         file: Where.
     """
-    from recbole_mm.host import recovery
-
-    session = recovery.session_of(trainer)
+    session = vars(trainer).get("_session")  # of recbole_mm.host.recovery
     fingerprint = session.fingerprint if session else None
     rest = {key: value for key, value in state.items() if key not in ("config", "state_dict", "other_parameter")}
     write_checkpoint(

@@ -92,8 +92,8 @@ def outcome(model: str, folder: str, resume: str | None = None, **options: Any) 
     settings = {**OPTIONS, **SMALL.get(model, {}), **options, "checkpoint_dir": folder}
     with trainers() as made:
         result = quick_start.run(model, "mm-toy", config_dict=settings, resume=resume)
-    del result["checkpoint"]
-    return result, made[-1]
+    kept = ("best_valid_score", "best_valid_result", "test_result", "split")
+    return {key: result[key] for key in kept}, made[-1]
 
 
 def difference(left: Any, right: Any) -> float:
