@@ -16,6 +16,7 @@ from recbole_mm.host.checkpoint import build_config
 from recbole_mm.host.names import recbole_folder
 from recbole_mm.host.recovery import best_file, find_unfinished, load_parameters
 from recbole_mm.paths import properties_dir
+from recbole_mm.plain import from_plain
 from recbole_mm.trainer.checkpoint import read_checkpoint
 from recbole_mm.trainer.state import random_state, set_random_state
 
@@ -98,7 +99,7 @@ def _rate_best_epoch(trainer: Any, file: Path) -> None:
 
     def fit_on(train_data: Any, valid_data: Any = None, *args: Any, **kwargs: Any) -> Any:
         if valid_data and trainer.eval_step > 0 and file.is_file():
-            random = random_state(trainer, (train_data, valid_data))
+            random = from_plain(random_state(trainer, (train_data, valid_data)))
             now = {name: value.clone() for name, value in trainer.model.state_dict().items()}
             other = trainer.model.other_parameter()
             load_parameters(trainer.model, read_checkpoint(file), str(file))
