@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from recbole_mm.cli.arguments import GENERAL, entry
 from recbole_mm.cli.catalogue import experiments, model_names
-from recbole_mm.cli.request import Request
+from recbole_mm.cli.request import Request, sibling
 
 __all__ = ["EXAMPLE", "FLAGS", "HELP", "OPTIONS", "list_names", "run"]
 
-HELP = "List the models, ours and RecBole's, and the files of options for special purposes."
+HELP = "List the models, ours and RecBole's, with what they can do, and the files of options for special purposes."
 EXAMPLE = "models"
 FLAGS = {"General": {name: GENERAL[name] for name in ("debug", "help")}}
 OPTIONS = False
 
 
 def run(request: Request) -> int:
-    """Print the models and the packaged files of options.
+    """Print the models with their tags, and the packaged files of options.
 
     Args:
         request: The command line.
@@ -23,11 +23,35 @@ def run(request: Request) -> int:
     Returns:
         Exit status 0.
     """
-    list_names()
+    _list_tags()
     print("\nFiles of options, for --config_files:")
     for name, meaning in experiments().items():
         print("\n".join(entry(name, meaning)))
     return 0
+
+
+def _list_tags() -> None:
+    """Print a line for each model: what its tags say."""
+    entries = sibling("host/tags.py").list_models(model_names()[0], sibling("host/names.py").recbole_folder())
+    row = "{:26} {:9} {:9} {:10} {:9} {:24} {}".format
+    print("new: ranks items, knows users that training has not seen; loss: what a row of training is;")
+    print("reads: what it uses besides interactions, and the fewest modalities of items; - stands for no or none\n")
+    title = None
+    for model in entries:
+        tags = model.tags
+        group = "recbole_mm" if model.ours else f"RecBole, {model.family}"
+        if group != title:
+            print(
+                ("\n" if title else "")
+                + row(f"{group}:", "new items", "new users", "sequential", "loss", "reads", "notes")
+            )
+            title = group
+        reads = ", ".join(tags.uses) + (f" ({tags.min_modalities}+)" if tags.min_modalities else "")
+        notes = [f"stages {', '.join(tags.stages)}"] if tags.stages else []
+        notes += ["several vectors per item"] if tags.patches else []
+        notes += ["contrastive_weight"] if tags.contrastive else []
+        can = ("yes" if able else "-" for able in (tags.ranks_new_items, tags.new_users, tags.sequential))
+        print(row(f"  {model.name}", *can, tags.loss or "-", reads or "-", "; ".join(notes)).rstrip())
 
 
 def list_names() -> int:

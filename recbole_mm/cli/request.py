@@ -153,8 +153,8 @@ def sibling(file: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise FileNotFoundError(f"recbole_mm: {_PACKAGE / file} is missing; install the package again.")
     module = module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: its dataclasses look for it there
     spec.loader.exec_module(module)
-    sys.modules[name] = module
     return module
 
 

@@ -76,9 +76,6 @@ def run(request: Request) -> int:
         return 0
     import yaml
 
-    for trial in found.trials:
-        value = "" if trial["value"] is None else f"{trial['value']:.4f}"
-        print(f"{trial['index']:4} {trial['state']:9} {value:8} {trial['params']} {trial['error'] or ''}".rstrip())
     file = output / f"{name}.yaml"
     how = f"valid {found.metric} {found.value}"
     head = f"# Best of {len(found.trials)} trials on {dataset}: {how}; study {found.study}.\n"

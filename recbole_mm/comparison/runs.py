@@ -13,6 +13,7 @@ from recbole_mm.comparison.tasks import run_task
 from recbole_mm.experiment.ablation import without_modality
 from recbole_mm.experiment.job import Job, versions
 from recbole_mm.experiment.processes import error_text, run_in_child
+from recbole_mm.experiment.remaining import duration
 from recbole_mm.experiment.store import Store, digest, neutral_settings
 from recbole_mm.host.registry import registered_models
 from recbole_mm.report.table import Row
@@ -77,7 +78,7 @@ class Runs:
                 space = free_space(name, spaces.get(name), settings)
                 self._tell(f"{name}: searching {', '.join(space) or 'nothing'}, {trials} trials")
                 plan = make_plan(job, self.protocol.fingerprint, space, trials, storage)
-                found = search(plan, self.store, self.in_process)
+                found = search(plan, self.store, self.in_process, lambda line: self._tell(f"{name}: {line}"))
             except Exception as error:
                 self.protocol.failures[name] = f"search: {error_text(error)}"
                 self._tell(f"{name}: failed: {self.protocol.failures[name]}")
@@ -115,13 +116,17 @@ class Runs:
 
     def _run(self, order: list[tuple[str, str, int]]) -> None:
         done = 0
+        to_do = {entry for entry in order if self._find(*entry)[2] is None}
+        if len(to_do) < len(order):
+            self._tell(f"{len(order)} runs, {len(order) - len(to_do)} of them done before")
 
         def one(entry: tuple[str, str, int]) -> None:
             nonlocal done
             text = self._one(*entry)
             with self._lock:
                 done += 1
-                self.say(f"[{done}/{len(order)}] {text}")
+                to_do.discard(entry)
+                self.say(f"[{done}/{len(order)}] {text}{self._left(to_do)}")
                 self.after_run()
 
         if self.jobs > 1:
@@ -146,13 +151,8 @@ class Runs:
         label = f"{name} ({variant}), seed {seed}" if variant else f"{name}, seed {seed}"
         with self._lock:
             row = self._row(name, variant)
-            job = self._job(name, variant, seed)
-        stem = f"{name}{'-' + variant.replace(' ', '-') if variant else ''}-{seed}"
-        run, permuted = (f"{stem}-{self._digest(entry)}" for entry in (job, replace(job, permute=True)))
-        record = self.store.load(run)
-        read = record is not None and record.get("status") == "finished"
-        if not read and (also := self.store.load(permuted)) and also.get("status") == "finished":
-            run, record, read = permuted, also, True  # an ablation comes after the test and changes nothing in it
+        run, job, record = self._find(name, variant, seed)
+        read = record is not None
         if not read:
             record = self._do(run, job)
         finished = record is not None and record["status"] == "finished"
@@ -174,6 +174,31 @@ class Runs:
         if self.keep_checkpoints and not record["checkpoint"]:
             how += f", without a checkpoint: delete {self.store.run_folder(run)} to train it again"
         return f"{label}: test {metric} {value} ({how})"
+
+    def _find(self, name: str, variant: str, seed: int) -> tuple[str, Job, dict[str, Any] | None]:
+        """Name and job of a run, and its record where it is finished."""
+        with self._lock:
+            job = self._job(name, variant, seed)
+        stem = f"{name}{'-' + variant.replace(' ', '-') if variant else ''}-{seed}"
+        run, permuted = (f"{stem}-{self._digest(entry)}" for entry in (job, replace(job, permute=True)))
+        # An ablation comes after the test and changes nothing in it.
+        for stored in (run, permuted):
+            record = self.store.load(stored)
+            if record is not None and record.get("status") == "finished":
+                return stored, job, record
+        return run, job, None
+
+    def _left(self, to_do: Iterable[tuple[str, str, int]]) -> str:
+        """An estimate for runs that are not done, from the mean of the finished ones of the model, else of all."""
+        seconds: dict[str, list[float]] = {}
+        for (name, _), row in self.rows.items():
+            times = (record["time"]["total"] for record in row.records.values() if "time" in record)
+            seconds.setdefault(name, []).extend(times)
+        every = [value for values in seconds.values() for value in values]
+        if not every:
+            return ""
+        left = sum(sum(times) / len(times) for name, _, _ in to_do for times in [seconds.get(name) or every])
+        return f", about {duration(left / (1 if self.in_process else self.jobs))} left" if left else ""
 
     def _do(self, run: str, job: Job) -> dict[str, Any] | None:
         folder = self.store.start(run)

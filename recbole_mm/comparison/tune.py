@@ -25,6 +25,7 @@ def tune(
     space: Mapping[str, Any] | str | Path | None = None,
     output: str | Path | None = None,
     in_process: bool = False,
+    verbose: bool = True,
 ) -> SearchResult:
     """Search the hyper-parameters of a model by its validation metric.
 
@@ -43,6 +44,7 @@ def tune(
         space: What is searched, or its file; without it ``properties/search/<model>.yaml``.
         output: Folder of the results; ``comparison/<dataset>`` when not given.
         in_process: Whether to run in this process instead of one of its own.
+        verbose: Whether to print a line per trial as it ends, and an estimate of the time left.
 
     Returns:
         The best options and all trials.
@@ -67,4 +69,4 @@ def tune(
     settings = protocol.settings[model]
     job = Job(model, dataset, settings, protocol.seed, protocol.seed)
     plan = make_plan(job, protocol.fingerprint, free_space(model, space, settings), trials, storage)
-    return search(plan, store, in_process)
+    return search(plan, store, in_process, (lambda line: print(line, flush=True)) if verbose else None)

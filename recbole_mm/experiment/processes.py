@@ -43,7 +43,12 @@ def error_text(error: BaseException) -> str:
 
 
 def run_in_child(
-    function: Callable[[Mapping[str, Any]], Any], task: Mapping[str, Any], folder: Path, models: Iterable[str]
+    function: Callable[[Mapping[str, Any]], Any],
+    task: Mapping[str, Any],
+    folder: Path,
+    models: Iterable[str],
+    look: Callable[[], object] | None = None,
+    seconds: float = 2.0,
 ) -> Any:
     """Call a function in a new process, which :mod:`recbole_mm.experiment.worker` runs.
 
@@ -55,6 +60,8 @@ def run_in_child(
         task: The task, in types that JSON has.
         folder: Existing folder for its files.
         models: Names of the models that it needs.
+        look: Called every now and then while it runs, and at the end.
+        seconds: How often.
 
     Returns:
         The answer of the function.
@@ -86,7 +93,7 @@ def run_in_child(
             stderr=subprocess.STDOUT,
         )
         try:
-            status = child.wait()
+            status = _wait(child, look, seconds)
         except BaseException:  # Ctrl-C: do not leave it behind
             child.kill()
             child.wait()
@@ -98,6 +105,18 @@ def run_in_child(
     if "error" in content:
         raise ChildError(content["error"], died=False)
     return content["result"]
+
+
+def _wait(child: subprocess.Popen[bytes], look: Callable[[], object] | None, seconds: float) -> int:
+    while look is not None:
+        try:
+            status = child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            look()
+        else:
+            look()
+            return status
+    return child.wait()
 
 
 def model_modules(models: Iterable[str]) -> list[str]:

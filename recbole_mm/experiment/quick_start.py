@@ -20,6 +20,7 @@ from recbole_mm.experiment.resume import AUTO, checkpoint_options, checkpoint_or
 from recbole_mm.experiment.split import describe_split
 from recbole_mm.host.checkpoint import with_defaults
 from recbole_mm.host.recovery import offer
+from recbole_mm.host.terminal import is_quiet, quiet_terminal
 from recbole_mm.host.watching import watch_run
 
 __all__ = ["Interrupted", "checkpoint_origin", "device_option", "run"]
@@ -113,7 +114,9 @@ def run(
         nproc=nproc, world_size=nproc if world_size == -1 else world_size, ip=ip, port=port, offset=group_offset
     )
     queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    torch.multiprocessing.spawn(_worker, args=(job, options, queue, imported_modules()), nprocs=nproc, join=True)
+    torch.multiprocessing.spawn(
+        _worker, args=(job, options, queue, imported_modules(), is_quiet()), nprocs=nproc, join=True
+    )
     return dict(queue.get())
 
 
@@ -135,12 +138,18 @@ def device_option(known: set[str], nproc: int = 1) -> dict[str, str]:
 
 
 def _worker(
-    rank: int, job: functools.partial[dict[str, Any]], options: dict[str, Any], queue: Any, modules: Sequence[str] = ()
+    rank: int,
+    job: functools.partial[dict[str, Any]],
+    options: dict[str, Any],
+    queue: Any,
+    modules: Sequence[str] = (),
+    quiet: bool = False,
 ) -> None:
     """One process of several. It lives in this package so that unpickling it registers the models in the process."""
     for module in modules:
         import_module(module)
-    result = job(config_dict={**options, "local_rank": rank})
+    with quiet_terminal(quiet):
+        result = job(config_dict={**options, "local_rank": rank})
     if rank == 0:
         queue.put(result)
 

@@ -6,6 +6,7 @@ it, as ever, and the terminal what tells a run: data, split, model, and a line p
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -17,15 +18,17 @@ from typing import Any
 import torch
 from recbole.config import Config
 from recbole.data.dataset import Dataset
+from recbole.trainer import trainer as recbole_trainer
 from recbole.utils import logger as recbole_logger
+from tqdm import tqdm
 
 from recbole_mm.host.editing import edit
 
-__all__ = ["quiet_terminal"]
+__all__ = ["is_quiet", "quiet_terminal"]
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _TRAINING = re.compile(r"epoch (\d+) training \[time: ([\d.]+)s, (.*)\]")
-_EVALUATING = re.compile(r"epoch (\d+) evaluating \[time: ([\d.]+)s, valid_score: (\S+)\]")
+_EVALUATING = re.compile(r"epoch (\d+) evaluating \[time: ([\d.]+)s, valid_score: ([^\s,\]]+)\]")
 # What is not shown: what the lines above say already, and what is printed at the end.
 _DROPPED = re.compile(
     r"\[|valid result|Saving current|FLOPs|Loading model structure|Finished training|best valid|test result"
@@ -38,9 +41,16 @@ class _Story(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._trained = ""
+        self._rank = 0
         self._metric = ""
-        self._best: str | None = None
+        self._bigger = True
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin a training, or a stage of one."""
+        self._trained = ""
+        self._best: float | None = None
+        self._from_start = False
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno != logging.INFO:
@@ -61,11 +71,19 @@ class _Story(logging.Filter):
         trained, evaluated = _TRAINING.match(text), _EVALUATING.match(text)
         if trained:
             self._flush()
+            if trained[1] == "0":
+                self._forget()
+                self._from_start = True
             self._trained = f"epoch {trained[1]} training {float(trained[2]):.1f} s, {trained[3]}"
         elif evaluated:
-            self._trained += ("; " if self._trained else "") + f"valid {self._metric} {evaluated[3].rstrip(',')}"
-        elif text.startswith("Saving current") and "valid" in self._trained:
-            self._trained += " (best so far)"
+            # RecBole says that it saves the epoch only afterwards, and not at all where nothing is saved.
+            score = float(evaluated[3])
+            better = self._best is None or (score >= self._best if self._bigger else score <= self._best)
+            self._best = score if better else self._best
+            # A training that goes on from a checkpoint has a best epoch that this log does not tell of.
+            best = " (best so far)" if better and self._from_start else ""
+            self._trained += ("; " if self._trained else "") + f"valid {self._metric} {evaluated[3]}{best}"
+            self._flush()
         elif text.startswith("Loading model structure"):
             self._flush()
         elif not _DROPPED.match(text):
@@ -74,7 +92,10 @@ class _Story(logging.Filter):
         return False
 
     def _options(self, config: Any) -> None:
+        self._rank = int(config["local_rank"] or 0)
         self._metric = str(config["valid_metric"]).lower()
+        self._bigger = bool(config["valid_metric_bigger"])
+        self._forget()
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.FileHandler):
                 self._say(f"log: {os.path.relpath(handler.baseFilename)}")
@@ -100,10 +121,16 @@ class _Story(logging.Filter):
         self._trained = ""
 
     def _say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        if self._rank == 0:  # the other processes would say the same
+            print(text, file=sys.stderr, flush=True)
 
 
 _stories: list[_Story] = []
+
+
+def is_quiet() -> bool:
+    """Whether a :func:`quiet_terminal` lasts, for processes that are started meanwhile."""
+    return bool(_stories)
 
 
 def _prepare(handler: logging.Handler) -> None:
@@ -127,9 +154,13 @@ def quiet_terminal(quiet: bool = True) -> Iterator[None]:
         edit(recbole_logger.init_logger, {"sh.setLevel(level)": "sh.setLevel(level); prepare_terminal(sh)"})
     story = _Story()
     _stories.append(story)
+    drawn = recbole_trainer.tqdm
+    # `disable=None` leaves out bars where the output is no terminal.
+    recbole_trainer.tqdm = functools.partial(tqdm, leave=False, disable=None)
     try:
         yield
     finally:
+        recbole_trainer.tqdm = drawn
         story._flush()
         _stories.remove(story)
         for handler in logging.getLogger().handlers:

@@ -8,47 +8,27 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from recbole.config import Config
 
-from recbole_mm.config import known_keys, suggest
-from recbole_mm.config.protocol import PROTOCOL_OPTIONS
 from recbole_mm.experiment.job import Job, prepare, score_of, train, without_arguments
 from recbole_mm.experiment.processes import ChildError, run_in_child
-from recbole_mm.experiment.store import Store, digest, neutral_settings, to_json
+from recbole_mm.experiment.store import Store, to_json
 from recbole_mm.files import write_atomically
+from recbole_mm.search.plan import Plan, free_space, make_plan
+from recbole_mm.search.progress import Progress
 from recbole_mm.search.sampler import import_optuna
 from recbole_mm.search.space import Space, read_space
-from recbole_mm.search.trials import ATTEMPTS, Trials, count_settled, open_storage
+from recbole_mm.search.trials import ATTEMPTS, Trials, open_storage, settled_trials
 
 if TYPE_CHECKING:
     import optuna
 
 __all__ = ["Plan", "SearchResult", "free_space", "make_plan", "search", "search_task"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A search of one model.
-
-    Attributes:
-        job: What a trial trains; the trial's options come on top.
-        space: The search space as in its file.
-        trials: Budget.
-        storage: Database of the study; ``None`` for a file in the store.
-        study: Name of the study.
-    """
-
-    job: Job
-    space: dict[str, Any]
-    trials: int
-    storage: str | None
-    study: str
 
 
 @dataclass
@@ -83,62 +63,16 @@ class SearchResult:
     budget: int = 0
 
 
-def free_space(model: str, source: Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]) -> Space:
-    """The search space of a model without what the caller has set: a trial's value would silently replace it.
-
-    Args:
-        model: Name of the model.
-        source: The space that the caller gives, or its file; ``None`` for the one that comes with the package.
-        settings: Options that the caller has set.
-
-    Returns:
-        The space.
-
-    Raises:
-        ValueError: The caller sets an option and wants it searched, too.
-    """
-    space = read_space(model, source)
-    fixed = sorted(set(space) & (set(settings) - {*PROTOCOL_OPTIONS, "eval_batch_size"}))
-    if fixed and source is not None:
-        raise ValueError(
-            f"Search space of {model}: {', '.join(fixed)} is set as an option already; leave one of them out."
-        )
-    return {name: dimension for name, dimension in space.items() if name not in fixed}
-
-
-def make_plan(job: Job, fingerprint: str, space: Space, trials: int, storage: str | None) -> Plan:
-    """Name the study so that the same search, here or on another machine, finds the same trials.
-
-    Args:
-        job: What a trial trains.
-        fingerprint: Hash of the files of the data set.
-        space: The search space.
-        trials: Budget; it is no part of the name, so a search can be continued with a larger one.
-        storage: Database, or ``None``.
-
-    Returns:
-        The plan.
-
-    Raises:
-        ValueError: The space has an option that must be the same for every model, or that nothing knows.
-    """
-    common = sorted(set(space) & {*PROTOCOL_OPTIONS, "seed", "eval_batch_size"})
-    if common:
-        raise ValueError(f"Search space of {job.model}: {', '.join(common)} must be the same for all models.")
-    for key in sorted(set(space) - known_keys()):
-        raise ValueError(f"Search space of {job.model}: there is no option {key!r}.{suggest(key, known_keys())}")
-    content = to_json({name: asdict(dimension) for name, dimension in space.items()})
-    what = {**asdict(job), "settings": neutral_settings(job.settings), "space": content, "data": fingerprint}
-    return Plan(job, content, trials, storage, f"{job.dataset}-{job.model}-{digest(what)}")
-
-
-def search(plan: Plan, store: Store, in_process: bool = False) -> SearchResult:
+def search(
+    plan: Plan, store: Store, in_process: bool = False, say: Callable[[str], None] | None = None
+) -> SearchResult:
     """Carry out a plan, or go on with it.
 
     Args:
         plan: The plan.
         store: Where the study and its result are kept.
         in_process: Whether to run in this process.
+        say: Takes a line per trial.
 
     Returns:
         The best options and all trials; also in ``search/<study>.json`` of the store.
@@ -153,8 +87,13 @@ def search(plan: Plan, store: Store, in_process: bool = False) -> SearchResult:
     folder.mkdir(parents=True, exist_ok=True)
     storage = plan.storage or f"sqlite:///{folder / 'study.db'}"
     task = {"plan": {**asdict(plan), "storage": storage}}
+    look: Callable[[], object] = lambda: None  # noqa: E731 - nobody listens
+    if say is not None:
+        metric = str(plan.job.settings.get("valid_metric", "MRR@10")).lower()
+        look = Progress(storage, plan.study, plan.trials, metric, say).update
+        look()
     if in_process:
-        answer = search_task(task)
+        answer = search_task(task, look)
     else:
         work = folder / f"{plan.study}-{socket.gethostname()}-{os.getpid()}"  # others may work on the same study
         deaths, settled = 0, 0
@@ -162,11 +101,11 @@ def search(plan: Plan, store: Store, in_process: bool = False) -> SearchResult:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
             try:
-                answer = run_in_child(search_task, task, work, [plan.job.model])
+                answer = run_in_child(search_task, task, work, [plan.job.model], look)
                 break
             except ChildError as error:
                 # A trial that kills its process, for lack of memory say, must not take the others along.
-                before, settled = settled, count_settled(storage, plan.study) if error.died else 0
+                before, settled = settled, _count_settled(storage, plan.study) if error.died else 0
                 deaths = 1 if settled > before else deaths + 1
                 if not error.died or deaths > 2 * ATTEMPTS:
                     raise
@@ -180,11 +119,12 @@ def search(plan: Plan, store: Store, in_process: bool = False) -> SearchResult:
     return result
 
 
-def search_task(task: Mapping[str, Any]) -> dict[str, Any]:
+def search_task(task: Mapping[str, Any], after: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Run trials of a study until its budget is used up.
 
     Args:
         task: ``plan``, the fields of :class:`Plan`.
+        after: Called after every trial.
 
     Returns:
         The fields of :class:`SearchResult`.
@@ -202,7 +142,7 @@ def search_task(task: Mapping[str, Any]) -> dict[str, Any]:
         defaults,
         budget=plan.trials,
     )
-    trials.run(lambda trial: _objective(trial, plan.job, space), plan.trials)
+    trials.run(lambda trial: _objective(trial, plan.job, space), plan.trials, after)
     done = trials.finished(plan.trials)
     best = trials.best(plan.trials)
     return {
@@ -241,6 +181,10 @@ def _objective(trial: optuna.Trial, job: Job, space: Space) -> float:
     finally:
         del prepared
         gc.collect()  # models and loaders refer to each other; many trials share this process
+
+
+def _count_settled(storage: str, study: str) -> int:
+    return len(settled_trials(open_storage(storage), study))
 
 
 def _without_password(url: str) -> str:

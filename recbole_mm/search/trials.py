@@ -20,7 +20,7 @@ from recbole_mm.search.sampler import import_optuna, make_sampler
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Trials", "count_settled", "open_storage"]
+__all__ = ["Trials", "open_storage", "settled_trials"]
 
 BEAT_SECONDS = 30.0
 STALE_SECONDS = 150.0
@@ -51,13 +51,13 @@ def open_storage(url: str) -> Any:
     raise AssertionError("unreachable")
 
 
-def count_settled(url: str, name: str) -> int:
-    """How many trials of a study are done, for a process that runs none; 0 for a study that does not exist yet."""
-    storage = open_storage(url)
+def settled_trials(storage: Any, name: str) -> list[optuna.trial.FrozenTrial]:
+    """The trials of a study that are done, for a process that runs none; none for a study that does not exist yet."""
     try:
-        return sum(map(_is_settled, storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)))
+        trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
     except KeyError:
-        return 0
+        return []
+    return [trial for trial in trials if _is_settled(trial)]
 
 
 class Trials:
@@ -98,7 +98,9 @@ class Trials:
         )
         self._id = storage.get_study_id_from_name(name)
 
-    def run(self, objective: Callable[[optuna.Trial], float], budget: int) -> None:
+    def run(
+        self, objective: Callable[[optuna.Trial], float], budget: int, after: Callable[[], object] = lambda: None
+    ) -> None:
         """Run trials until the budget is used up, by this process or by others.
 
         A trial whose objective raises is kept as failed, with the reason, and counts. One that was given to another
@@ -107,6 +109,7 @@ class Trials:
         Args:
             objective: Runs one trial: takes what it needs from it and returns the value, or raises ``TrialPruned``.
             budget: Number of trials of the whole study.
+            after: Called after every trial.
         """
         while (trial := self._claim(budget)) is not None:
             states = self._optuna.trial.TrialState
@@ -130,6 +133,7 @@ class Trials:
             except (RuntimeError, ValueError):
                 if not self._storage.get_trial(trial._trial_id).state.is_finished():
                     raise
+            after()
 
     def finished(self, budget: int | None = None) -> list[optuna.trial.FrozenTrial]:
         """Trials that are done (complete, pruned, or failed for good), in their order.

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from recbole.trainer import trainer as recbole_trainer
 from recbole.utils import set_color
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
 
 from recbole_mm.nn.meta.tasks import TaskTable
 from recbole_mm.trainer.fusion_data import FusionData
@@ -196,4 +196,4 @@ class MMLTrainer(StagedTrainer):
     def _progress(self, batches: Sequence[Tensor], name: str, epoch: int, show: bool) -> Iterator[Tensor]:
         if not show:
             return iter(batches)
-        return iter(tqdm(batches, ncols=100, desc=set_color(f"{name} {epoch:>5}", "pink")))
+        return iter(recbole_trainer.tqdm(batches, ncols=100, desc=set_color(f"{name} {epoch:>5}", "pink")))
