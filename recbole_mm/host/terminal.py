@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -158,7 +159,10 @@ def quiet_terminal(quiet: bool = True) -> Iterator[None]:
     # `disable=None` leaves out bars where the output is no terminal.
     recbole_trainer.tqdm = functools.partial(tqdm, leave=False, disable=None)
     try:
-        yield
+        with warnings.catch_warnings():
+            # Of numpy and torch about how RecBole calls them: nothing that a user could mend.
+            warnings.filterwarnings("ignore", module=r"recbole\.")
+            yield
     finally:
         recbole_trainer.tqdm = drawn
         story._flush()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,9 @@ def test_models_are_compared(here, capsys, tmp_path):
     arguments = ["--models=Pop,BPR", "--dataset=mm-toy", "--seeds=2", "--valid_metric=Recall@10", "--output=out"]
     assert main([*arguments, *OPTIONS]) == 0
     printed = capsys.readouterr().out
-    assert "[4/4] BPR, seed 2021" in printed and "| BPR |" in printed and str(tmp_path / "out") in printed
+    assert re.search(r"\[1/4\] Pop, seed 2020: test .*, about \d+ s left", printed)
+    assert re.search(r"\[4/4\] BPR, seed 2021: test .* s\)$", printed, re.MULTILINE)
+    assert "| BPR |" in printed and str(tmp_path / "out") in printed
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert table["model"].tolist() == ["Pop", "BPR"] and table["runs"].tolist() == [2, 2]
 

@@ -16,6 +16,8 @@ from recbole_mm.comparison import runs
 from recbole_mm.comparison.compare import compare
 from recbole_mm.experiment.job import Job
 from recbole_mm.experiment.split import describe_split
+from recbole_mm.experiment.store import Store
+from recbole_mm.report.table import Row
 from recbole_mm.serving.export import load
 from tests.options import QUICK
 
@@ -262,6 +264,23 @@ def test_a_finished_run_without_the_wanted_checkpoint_is_named(tmp_path, capsys)
     compare(["Pop"], "mm-toy", config_dict=QUICK, seeds=1, output=folder, in_process=True, verbose=False)
     compare(["Pop"], "mm-toy", config_dict=QUICK, seeds=1, output=folder, in_process=True, keep_checkpoints=True)
     assert f"done before, without a checkpoint: delete {folder}/runs/Pop-2020-" in capsys.readouterr().out
+
+
+def test_an_estimate_of_the_time_left(tmp_path):
+    """The mean of the finished runs of a model, else of all; two at a time take half."""
+
+    def left(to_do, jobs=1):
+        state = runs.Runs(["A", "B"], None, Store(tmp_path), [1, 2], None, False, jobs, False, False, print)
+        state.rows["A", ""] = Row("A", "", {1: {"time": {"total": 100.0}}, 2: {"time": {"total": 200.0}}})
+        state.rows["A", "image permuted"] = Row("A", "image permuted", {1: {"test": {}}})
+        state.rows["B", ""] = Row("B", "", {1: {"time": {"total": 600.0}}} if "known" in to_do else {})
+        return state._left([entry for entry in to_do if entry != "known"])
+
+    assert left([("A", "", 3), ("A", "without image", 1)]) == ", about 5 min left"
+    assert left([("A", "", 3), ("B", "", 2), "known"]) == ", about 12 min left"
+    assert left([("B", "", 1), ("B", "", 2)]) == ", about 5 min left"  # nothing of B is known
+    assert left([("A", "", 3), ("A", "", 4)], jobs=2) == ", about 2 min left"
+    assert left([]) == ""
 
 
 def test_no_checkpoint_of_any_stage_stays(tmp_path):

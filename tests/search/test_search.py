@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -97,6 +98,37 @@ def test_the_search_finds_what_a_run_with_its_options_repeats(tmp_path):
     assert "test" not in json.dumps(stored["trials"])
 
 
+def test_a_line_per_trial_as_it_ends(capsys, tmp_path):
+    """Value, best so far, the options that are not those of the first trial, the time, and an estimate of the rest."""
+    arguments = {"config_dict": QUICK, "space": SPACE, "output": tmp_path, "in_process": True}
+    found = tune("BPR", "mm-toy", trials=3, **arguments)
+    lines = capsys.readouterr().out.splitlines()
+    values = [trial["value"] for trial in found.trials]
+    assert [line.split(" complete: valid recall@10 ")[0] for line in lines] == ["trial 1/3", "trial 2/3", "trial 3/3"]
+    for index, line in enumerate(lines):
+        assert f"recall@10 {values[index]:.4f}" in line and re.search(r" \(\d+ s\)", line)
+        first = values.index(max(values[: index + 1]))
+        assert ("best so far" if first == index else f"best {values[first]:.4f} of trial {first + 1};") in line
+        assert ("about" in line) == (index < 2)
+        changed = {
+            key for key in SPACE if index == 0 or found.trials[index]["params"][key] != found.trials[0]["params"][key]
+        }
+        assert set(re.findall(r"(\w+)=", line)) == changed
+    tune("BPR", "mm-toy", trials=4, **arguments)
+    again = capsys.readouterr().out.splitlines()
+    assert [line.endswith("done before") for line in again] == [True, True, True, False]
+    tune("BPR", "mm-toy", trials=4, verbose=False, **arguments)
+    assert not capsys.readouterr().out
+
+
+def test_a_search_whose_database_cannot_be_asked_goes_on(monkeypatch, tmp_path):
+    def settled(storage, name):
+        raise OSError("the database is out of reach")
+
+    monkeypatch.setattr("recbole_mm.search.progress.settled_trials", settled)
+    assert len(tune("BPR", "mm-toy", config_dict=QUICK, trials=1, space=SPACE, output=tmp_path, in_process=True).trials)
+
+
 def test_a_smaller_budget_takes_no_more_trials_of_a_larger_search(tmp_path):
     """Otherwise a model that was searched before would be chosen from more trials than the others."""
     arguments = {"config_dict": QUICK, "space": SPACE, "output": tmp_path, "in_process": True}
@@ -125,7 +157,7 @@ def test_trials_that_kill_their_process_do_not_stop_the_others(monkeypatch, tmp_
 
         Trials(open_storage(plan["storage"]), plan["study"], True, 1).run(objective, plan["trials"])
 
-    def run_in_child(function, task, folder, models):
+    def run_in_child(function, task, folder, models, look):
         child = multiprocessing.get_context("fork").Process(target=killed_at, args=(task["plan"], deadly))
         child.start()
         child.join()
@@ -155,10 +187,13 @@ def test_the_password_of_a_database_is_not_in_the_results():
     assert module._without_password("sqlite:////tmp/study.db") == "sqlite:////tmp/study.db"
 
 
-def test_a_search_in_its_own_process_is_the_same(tmp_path):
+def test_a_search_in_its_own_process_is_the_same(capsys, tmp_path):
     arguments = {"config_dict": QUICK, "trials": 2, "space": SPACE}
     here = tune("BPR", "mm-toy", output=tmp_path / "here", in_process=True, **arguments)
+    lines = capsys.readouterr().out.splitlines()
     own = tune("BPR", "mm-toy", output=tmp_path / "own", **arguments)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trial")]
+    assert [line.split(" (")[0] for line in lines] == [line.split(" (")[0] for line in said]
     assert outcome(here) == outcome(own) and here.study == own.study
     assert {trial["worker"] for trial in own.trials} != {trial["worker"] for trial in here.trials}
 

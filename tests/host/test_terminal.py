@@ -1,0 +1,124 @@
+"""What the terminal shows of a run: a few lines by default, and all of RecBole's log in its file."""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+from recbole.trainer import Trainer
+
+from recbole_mm.cli.main import main
+from recbole_mm.experiment import quick_start
+from recbole_mm.host.terminal import _Story, is_quiet, quiet_terminal
+
+RUN = ["--model=BPR", "--dataset=mm-toy", "--epochs=3", "--use_gpu=False"]
+
+
+def shell(arguments: list[str]) -> int:
+    """The program with RecBole's handlers: RecBole adds them only where there are none, and pytest has some."""
+    root = logging.getLogger()
+    before = list(root.handlers)
+    root.handlers[:] = []
+    try:
+        return main(arguments)
+    finally:
+        for handler in root.handlers:
+            handler.close()
+        root.handlers[:] = before
+
+
+@pytest.fixture(autouse=True)
+def _program(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["run_recbole_mm.py"])
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval=None: 0.0)
+
+
+def _log_file() -> str:
+    (file,) = Path("log").rglob("*.log")
+    return re.sub(r"\x1b\[[0-9;]*m", "", file.read_text(encoding="utf-8"))
+
+
+def test_a_line_per_validation_when_it_is_done(capsys, monkeypatch):
+    train, seen = Trainer._train_epoch, []
+
+    def watched(self, *args, **kwargs):
+        seen.append(capsys.readouterr().err.splitlines())
+        return train(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "_train_epoch", watched)
+    assert shell(RUN) == 0
+    seen.append(capsys.readouterr().err.splitlines())
+    begin, *epochs = seen
+    assert [line.split(":")[0] for line in begin] == ["log", "data set", "split", "model"]
+    # Nothing waits for the next epoch, and no bar is drawn where the output is no terminal.
+    pattern = r"epoch {} training [\d.]+ s, train loss: [\d.]+; valid mrr@10 [\d.]+( \(best so far\))?"
+    for index, lines in enumerate(epochs):
+        assert len(lines) == 1 and re.fullmatch(pattern.format(index), lines[0]), lines
+    assert epochs[0][0].endswith("(best so far)")
+    text = _log_file()
+    assert "learning_rate = 0.001" in text and "Trainable parameters" in text and text.count("valid result") == 3
+    assert "best so far" not in text and "best valid" in text
+
+
+def test_verbose_brings_all_back(capsys):
+    assert shell([*RUN, "--verbose"]) == 0
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err)
+    for text in ("learning_rate = 0.001", "Trainable parameters", "valid result", "Train     0", "Evaluate"):
+        assert text in shown
+    missing = [line for line in _log_file().splitlines() if line.split("INFO")[-1].strip() not in shown]
+    assert missing == []
+
+
+def test_the_best_epoch_is_the_trainers():
+    said = []
+    story = _Story()
+    story._say = said.append
+    line = "epoch {} evaluating [time: 0.01s, valid_score: {}]".format
+
+    def run(scores, first=0, bigger=True):
+        story._bigger = bigger
+        said.clear()
+        for epoch, score in enumerate(scores, first):
+            story._text(f"epoch {epoch} training [time: 0.10s, train loss: 0.5]")
+            story._text(line(epoch, score))
+        return ["best" in text for text in said]
+
+    assert run([0.1, 0.3, 0.2, 0.3]) == [True, True, False, True]  # RecBole takes the last of equal ones
+    assert run([0.5, 0.7, 0.4], bigger=False) == [True, False, True]
+    story._forget()
+    assert run([0.1, 0.2], first=5) == [False, False]  # a resumed training has a best epoch from before
+
+
+def test_processes_of_several_gpus_are_quiet_too(monkeypatch):
+    """``_worker`` is what ``--nproc`` starts; the second process says nothing that the first says."""
+    quiet = []
+    job = lambda config_dict: quiet.append((is_quiet(), config_dict["local_rank"]))  # noqa: E731
+    started = {}
+    monkeypatch.setattr(quick_start, "_check_devices", lambda nproc: None)
+    monkeypatch.setattr("torch.multiprocessing.spawn", lambda *a, **k: started.update(args=k["args"]))
+    monkeypatch.setattr("torch.multiprocessing.get_context", lambda kind: type("C", (), {"SimpleQueue": _Queue}))
+    for wanted in (True, False):
+        with quiet_terminal(wanted):
+            quick_start.run("BPR", "mm-toy", nproc=2)
+        assert not is_quiet()
+        quick_start._worker(1, partial(job), *started["args"][1:])
+    assert quiet == [(True, 1), (False, 1)]
+
+
+class _Queue:
+    def get(self):
+        return {}
+
+    def put(self, result):
+        pass
+
+
+def test_the_second_process_says_nothing(capsys):
+    story = _Story()
+    story._rank = 1
+    story._text("epoch 0 training [time: 0.10s, train loss: 0.5]")
+    story._text("epoch 0 evaluating [time: 0.10s, valid_score: 0.5]")
+    assert capsys.readouterr().err == ""
