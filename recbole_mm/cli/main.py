@@ -39,8 +39,8 @@ __all__ = [
 
 # Not `from recbole_mm.cli import train`, which imports the package around this folder, and with it torch.
 COMMANDS: dict[str, ModuleType] = {
-    word: import_module(f"recbole_mm.cli.{word}")
-    for word in ("train", "compare", "search", "export", "convert", "models", "repairs", "version")
+    word: import_module(f"recbole_mm.cli.{'import_tables' if word == 'import' else word}")
+    for word in ("train", "compare", "search", "export", "import", "convert", "models", "repairs", "version")
 }
 """The commands by the word that names them."""
 
@@ -110,14 +110,15 @@ def answer(
         Exit status: that of ``act``, 2 after a mistake of the caller, 130 after Ctrl-C, 143 after SIGTERM.
     """
     known = FLAGS if known is None else known
+    positional = getattr(COMMANDS.get(word or ""), "POSITIONAL", None)
     try:
         with terminable():
-            return act(take_apart(arguments, known, word))
+            return act(take_apart(arguments, known, word, positional))
     except BrokenPipeError:  # the reader of our output has seen enough, as in `... --list-models | head`
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - flushed when the interpreter ends
         return 0
     except KeyboardInterrupt as interrupt:
-        return _interrupted(interrupt, take_apart(arguments, known, word))
+        return _interrupted(interrupt, take_apart(arguments, known, word, positional))
     except Exception as error:
         if "--debug" in arguments or not _expected(error):
             raise
@@ -171,6 +172,8 @@ def _interrupted(interrupt: KeyboardInterrupt, request: Request) -> int:
     print("\nTerminated." if terminated else "\nInterrupted.", end=" ", file=sys.stderr)
     if {"models", "trials"} & set(request.flags) or request.word in ("compare", "search"):
         print("What is finished is kept; the same command again goes on.", file=sys.stderr)
+    elif request.word == "import":
+        print("Nothing was written.", file=sys.stderr)
     elif checkpoint is None:
         print("No checkpoint was written yet.", file=sys.stderr)
     else:
@@ -187,7 +190,7 @@ def _expected(error: Exception) -> bool:
         return True
     frames = traceback.extract_tb(error.__traceback__)
     raised_in = Path(frames[-1].filename).parts if frames else ()
-    kinds: tuple[type[Exception], ...] = (ValueError, FileNotFoundError, NotImplementedError)
+    kinds: tuple[type[Exception], ...] = (ValueError, FileNotFoundError, FileExistsError, NotImplementedError)
     if "configurator.py" in raised_in:
         kinds += (TypeError, RuntimeError, SyntaxError)
     written = isinstance(error, KeyError) and " " in str(error.args[0] if error.args else "")

@@ -30,11 +30,13 @@ class Flag:
         help: What it does.
         value: What stands for the value in ``--help``; ``None`` for a switch without one.
         default: Value when it is not given; ``None`` for none.
+        many: Whether it may be repeated; its values are put together with a blank between them.
     """
 
     help: str
     value: str | None = None
     default: str | None = None
+    many: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ class Request:
         return [_option_file(name) for name in names if name]
 
 
-def parse(arguments: Sequence[str], known: Mapping[str, Flag], word: str | None = None) -> Request:
+def parse(
+    arguments: Sequence[str], known: Mapping[str, Flag], word: str | None = None, positional: str | None = None
+) -> Request:
     """Take a command line apart: ``--key=value`` or ``--key value``, and switches.
 
     Nothing is dropped silently, as RecBole drops ``--key value``.
@@ -84,6 +88,7 @@ def parse(arguments: Sequence[str], known: Mapping[str, Flag], word: str | None 
         arguments: The arguments, without the command.
         known: The arguments that are ours.
         word: The command.
+        positional: Name of the one word that needs no ``--key``, which becomes a flag; ``None`` for none.
 
     Returns:
         Flags and options.
@@ -98,6 +103,9 @@ def parse(arguments: Sequence[str], known: Mapping[str, Flag], word: str | None 
         argument = pending.pop(0)
         if argument == "-h":
             argument = "--help"
+        if positional is not None and not argument.startswith("-") and positional not in flags:
+            flags[positional] = argument
+            continue
         if not argument.startswith("--") or len(argument) == 2 or argument.startswith("--="):
             raise CommandLineError(
                 f"{argument!r} belongs to no argument: write --key=value. "
@@ -116,6 +124,8 @@ def parse(arguments: Sequence[str], known: Mapping[str, Flag], word: str | None 
                 f"--{key}= has no value (is it a shell variable that is not set?); give one or leave it out."
             )
         target = flags if key in known else options
+        if key in known and known[key].many and key in flags:
+            value = f"{flags.pop(key)} {value}"
         if target.setdefault(key, value) != value:
             raise CommandLineError(f"--{key} is given twice, as {target[key]!r} and as {value!r}; give it once.")
     defaults = {name: flag.default for name, flag in known.items() if flag.default is not None}

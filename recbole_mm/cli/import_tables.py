@@ -1,0 +1,118 @@
+"""``import``: a table of clicks becomes a data set, with products, vectors and a split if there are any."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+
+from recbole_mm.cli.arguments import GENERAL
+from recbole_mm.cli.request import CommandLineError, Flag, Request, program
+
+__all__ = ["EXAMPLE", "FLAGS", "HELP", "OPTIONS", "POSITIONAL", "USAGE", "run"]
+
+HELP = (
+    "Make a data set of a table of clicks (csv, tsv, jsonl, parquet, also packed), with tables of items and users, "
+    "vectors that exist already, and a split that exists already."
+)
+USAGE = "NAME --interactions=FILE [--argument=value ...]"
+EXAMPLE = "import shop --interactions=clicks.csv --items=products.csv --vectors=image=emb.npy,ids.txt"
+FLAGS = {
+    "Tables": {
+        "interactions": Flag("the clicks", "FILE"),
+        "items": Flag("the products, a row each", "FILE"),
+        "users": Flag("the users, a row each", "FILE"),
+        **{
+            part: Flag(f"the {title} part of a split that exists already", "FILE")
+            for part, title in (("train", "training"), ("valid", "validation"), ("test", "test"))
+        },
+        "vectors": Flag(
+            "MATRIX.npy,IDS.txt, FILE.npz, TABLE.parquet:COLUMN or a folder; may be repeated", "MODALITY=...", many=True
+        ),
+    },
+    "Columns (found by their usual names when not given)": {
+        role: Flag(meaning, "COLUMN")
+        for role, meaning in (
+            ("user", "the user of a click"),
+            ("item", "the item"),
+            ("time", "when it was: dates, or seconds, milliseconds or days since 1970"),
+            ("rating", "a rating"),
+            ("label", "a label, 0 or 1"),
+        )
+    },
+    "How to read them": {
+        "types": Flag("token, token_seq, float, float_seq, text or drop; may be repeated", "COLUMN=TYPE", many=True),
+        "time_format": Flag("how dates are written where they are not in ISO form, such as %d.%m.%Y", "FORMAT"),
+        "separator": Flag("what separates columns, where it is not to be found out; tab for a tab", "CHARACTER"),
+        "header": Flag("names of the columns, where the file of clicks has no header line", "A,B,C"),
+        "duplicates": Flag("rows of one product or user that differ: error, first or last", "WHICH", "error"),
+        "drop_unseen": Flag("drop validation and test rows of users or items that training lacks"),
+    },
+    "What is written": {
+        "data_path": Flag("folder of data sets; FOLDER/NAME is written (default: dataset)", "FOLDER", "dataset"),
+        "replace": Flag("overwrite a data set of this name"),
+    },
+    "General": {name: GENERAL[name] for name in ("debug", "help")},
+}
+#: It has no options of RecBole, and one word of its own.
+OPTIONS = False
+POSITIONAL = "NAME"
+
+
+def run(request: Request) -> int:
+    """Import tables, and print what was read, kept and left out and the command that trains on the data set.
+
+    Args:
+        request: The command line.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        CommandLineError: An argument cannot be meant as it is written.
+        FileNotFoundError: A file is missing.
+        FileExistsError: There is a data set of this name, and no ``--replace``.
+        KeyError: A column that was named is not there.
+        ValueError: A table is damaged, or a value is not what its column needs.
+    """
+    flags = request.flags
+    if "NAME" not in flags:
+        raise CommandLineError("Which name shall the data set have? Write import NAME --interactions=FILE.")
+    vectors, types = _pairs(flags.get("vectors", ""), "vectors"), _pairs(flags.get("types", ""), "types")
+    from recbole_mm.data.convert.tables import import_tables
+
+    same = ("interactions", "items", "users", "train", "valid", "test", "user", "item", "time", "rating", "label")
+    folder = str(request.flag("data_path"))
+    report = import_tables(
+        flags["NAME"],
+        **{key: flags.get(key) for key in (*same, "time_format")},
+        vectors=vectors,
+        types=types,
+        separator={"tab": "\t", "\\t": "\t"}.get(flags.get("separator", ""), flags.get("separator")),
+        header=[name.strip() for name in flags["header"].split(",")] if "header" in flags else None,
+        duplicates=str(request.flag("duplicates")),
+        drop_unseen="drop_unseen" in flags,
+        replace="replace" in flags,
+        data_path=folder,
+        progress=sys.stderr.isatty(),
+    )
+    print(report)
+    command = [f"--model={'MMGCN' if vectors else 'LightGCN'}", f"--dataset={report.name}"]
+    if "data_path" in flags:
+        command.append(f"--data_path={folder}")
+    print(f"train with it: {program()} {shlex.join(command)}")
+    return 0
+
+
+def _pairs(text: str, flag: str) -> dict[str, str]:
+    """``image=a.npy,ids.txt text=b.npz`` as a mapping; a blank belongs to a value unless a new pair follows."""
+    pairs: dict[str, str] = {}
+    for pair in re.split(r"\s+(?=[^\s=/\\]+=)", text.strip()):
+        key, equals, value = pair.partition("=")
+        if pair and not (key and equals and value):
+            expected = "image=emb.npy,ids.txt" if flag == "vectors" else "price=float"
+            raise CommandLineError(f"--{flag}: expected NAME=VALUE such as {expected}, got {pair!r}.")
+        if pairs.setdefault(key, value) != value:
+            raise CommandLineError(f"--{flag}: {key} is given twice, as {pairs[key]!r} and as {value!r}.")
+    pairs.pop("", None)
+    return pairs
