@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recbole_mm.cli.request import Flag
+from recbole_mm.cli.request import Flag, program, sibling
 
 __all__ = ["EXAMPLE", "FLAGS", "HELP", "OPTIONS", "USAGE", "WORDS", "hand_over"]
 
 HELP = "Convert a data set from or to the layout of the MMRec toolbox, or an old checkpoint."
 USAGE = "mmrec|to-mmrec SOURCE TARGET --name NAME [--argument ...], or checkpoint FILE [--trust]"
 EXAMPLE = "convert mmrec raw/baby dataset --name baby"
+_ARGUMENTS = sibling("data/convert/arguments.py")
+#: Of the data sets as their parser has them, for the help; they are read there.
 FLAGS = {
-    "Layouts": {
-        "name": Flag("name of the data set; TARGET/NAME is written", "NAME"),
-        "force": Flag("overwrite the files of an earlier conversion"),
+    **{
+        title: {argument.name: Flag(argument.help, argument.value, many=argument.many) for argument in arguments}
+        for title, arguments in (("Data sets, both ways", _ARGUMENTS.BOTH), ("Data sets, from MMRec", _ARGUMENTS.MMREC))
     },
     "Of a checkpoint": {
         "trust": Flag("read a pickle of RecBole's, which runs the code in it, and write plain data in its place"),
-    },
-    "Of mmrec only": {
-        "feature": Flag("features of items, row k for item k; may be repeated", "MODALITY=FILE"),
-        "user-feature": Flag("features of users, row k for user k; may be repeated", "MODALITY=FILE"),
-        "memory-map": Flag("write .npy with .ids, for matrices of gigabytes"),
-        "user-column": Flag("name of a column, if it is unusual; also item, rating, time and split", "NAME"),
     },
 }
 #: It has no options of RecBole, and reads its own words.
@@ -39,4 +35,4 @@ def hand_over(arguments: Sequence[str]) -> int:
         return checkpoint(arguments[1:])
     from recbole_mm.data.convert.command import main
 
-    return main(arguments)
+    return main(arguments, f"{program()} convert")

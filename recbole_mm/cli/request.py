@@ -156,7 +156,7 @@ def sibling(file: str) -> ModuleType:
     Args:
         file: Its path within the package.
     """
-    name = f"_recbole_mm_{Path(file).stem}"
+    name = "_recbole_mm_" + Path(file).with_suffix("").as_posix().replace("/", "_")
     if name in sys.modules:
         return sys.modules[name]
     spec = spec_from_file_location(name, _PACKAGE / file)
