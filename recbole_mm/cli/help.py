@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Mapping
 from types import ModuleType
 
@@ -36,7 +37,7 @@ def command_help(word: str, command: ModuleType) -> int:
     """Print what a command does, its arguments in groups, and an example that runs."""
     usage = getattr(command, "USAGE", "[--argument=value ...]")
     print(f"usage: {program()} {word} {usage}\n")
-    print("\n".join(line.strip() for line in entry("", command.HELP, column=2, width=100)))
+    print(textwrap.fill(command.HELP, 98))
     for title, flags in command.FLAGS.items():
         print(f"\n{title}:")
         print("\n".join(describe(flags)))

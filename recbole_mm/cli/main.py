@@ -40,7 +40,19 @@ __all__ = [
 # Not `from recbole_mm.cli import train`, which imports the package around this folder, and with it torch.
 COMMANDS: dict[str, ModuleType] = {
     word: import_module(f"recbole_mm.cli.{'import_tables' if word == 'import' else word}")
-    for word in ("train", "compare", "search", "export", "import", "convert", "models", "repairs", "version")
+    for word in (
+        "train",
+        "compare",
+        "search",
+        "export",
+        "import",
+        "extract",
+        "inspect",
+        "convert",
+        "models",
+        "repairs",
+        "version",
+    )  # fmt: skip
 }
 """The commands by the word that names them."""
 
