@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -205,6 +206,7 @@ def test_convert_runs_through_the_command(tmp_path, capsys):
     folder.mkdir()
     rows = ["0\t0\t0", "0\t1\t0", "1\t0\t0", "1\t2\t0", "0\t2\t1", "1\t1\t2"]
     (folder / "baby.inter").write_text("\n".join(["userID\titemID\tx_label", *rows, ""]))
+    np.save(folder / "image_feat.npy", np.ones((3, 2)))
     assert main(["convert", "mmrec", str(folder), "dataset", "--name", "baby"]) == 0
     assert "use: --dataset=baby" in capsys.readouterr().out and (tmp_path / "dataset/baby/baby.inter").is_file()
     assert main(["convert", "mmrec", "no-folder", "dataset", "--name", "other"]) == 1
