@@ -57,7 +57,8 @@ def tune(
     Example:
         >>> import recbole_mm
         >>> space, options = {"n_layers": [1, 2]}, {"epochs": 1}
-        >>> found = recbole_mm.tune("MMGCN", "mm-toy", config_dict=options, trials=2, space=space, in_process=True)
+        >>> how = {"trials": 2, "space": space, "in_process": True, "verbose": False}
+        >>> found = recbole_mm.tune("MMGCN", "mm-toy", config_dict=options, **how)
         >>> found.params["n_layers"] in (1, 2), len(found.trials)
         (True, 2)
     """
