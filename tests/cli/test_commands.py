@@ -217,7 +217,7 @@ def test_convert_runs_through_the_command(tmp_path, capsys):
 
 def test_the_help_of_convert_is_what_its_parser_reads():
     parser = make_parser("convert")
-    both, forward = (COMMANDS["convert"].FLAGS[title] for title in ("Both ways", "From MMRec only"))
+    both, forward = (COMMANDS["convert"].FLAGS[title] for title in ("Data sets, both ways", "Data sets, from MMRec"))
     assert tuple(COLUMNS) == ROLES and {f"{role}-column" for role in ROLES} <= set(forward)
     for name, flag in {**both, **forward}.items():
         given = f"--{name}" if flag.value is None else f"--{name}=x"
