@@ -12,8 +12,8 @@ def duration(seconds: float) -> str:
         seconds: The length.
 
     Example:
-        >>> [duration(seconds) for seconds in (0.4, 59, 150, 7000, 500_000)]
-        ['1 s', '59 s', '3 min', '1 h 57 min', '5 d 19 h']
+        >>> [duration(seconds) for seconds in (0.4, 59, 160, 7000, 500_000)]
+        ['1 s', '59 s', '3 min', '1 h 57 min', '5 d 18 h']
     """
     if seconds < 60:
         return f"{max(round(seconds), 1)} s"
