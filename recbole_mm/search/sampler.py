@@ -42,7 +42,7 @@ def make_sampler(seed: int, name: str, defaults: dict[str, Any], budget: int) ->
 
     Args:
         seed: Seed of the run.
-        name: Name of the study; it stands for model, data set and space.
+        name: Stands for model, data set and space.
         defaults: Values of trial 0.
         budget: Trials of the search.
 

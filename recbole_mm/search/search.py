@@ -17,7 +17,7 @@ from recbole.config import Config
 
 from recbole_mm.experiment.job import Job, prepare, score_of, train, without_arguments
 from recbole_mm.experiment.processes import ChildError, run_in_child
-from recbole_mm.experiment.store import Store, to_json
+from recbole_mm.experiment.store import Store, digest, to_json
 from recbole_mm.files import write_atomically
 from recbole_mm.search.plan import Plan, free_space, make_plan
 from recbole_mm.search.progress import Progress
@@ -134,14 +134,10 @@ def search_task(task: Mapping[str, Any], after: Callable[[], object] = lambda: N
     with without_arguments():
         config = Config(model=plan.job.model, dataset=plan.job.dataset, config_dict=dict(plan.job.settings))
     defaults = {name: d.stored(config[name]) for name, d in space.items() if name in config and d.holds(config[name])}
-    trials = Trials(
-        open_storage(str(plan.storage)),
-        plan.study,
-        config["valid_metric_bigger"],
-        plan.job.seed,
-        defaults,
-        budget=plan.trials,
-    )
+    # Not the study's name: it has a hash of the whole data, and the test part must not move a search.
+    points = digest({"dataset": plan.job.dataset, "model": plan.job.model, "space": plan.space})
+    bigger, storage = config["valid_metric_bigger"], open_storage(str(plan.storage))
+    trials = Trials(storage, plan.study, bigger, plan.job.seed, defaults, budget=plan.trials, points=points)
     trials.run(lambda trial: _objective(trial, plan.job, space), plan.trials, after)
     done = trials.finished(plan.trials)
     best = trials.best(plan.trials)

@@ -71,6 +71,7 @@ class Trials:
         defaults: Values of trial 0, where an option's own default lies in its search space.
         warmup: Epochs that a trial has before it may be pruned.
         budget: Trials that the search is allowed, which says how many of them only explore.
+        points: What the sampled points depend on beside the seed; the study's name where not given.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Trials:
         defaults: Mapping[str, Any] | None = None,
         warmup: int = 5,
         budget: int = 20,
+        points: str | None = None,
     ) -> None:
         optuna = import_optuna()
         self._optuna = optuna
@@ -93,7 +95,7 @@ class Trials:
             storage=storage,
             load_if_exists=True,
             direction="maximize" if bigger else "minimize",
-            sampler=make_sampler(seed, name, dict(defaults or {}), budget),
+            sampler=make_sampler(seed, points or name, dict(defaults or {}), budget),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=warmup),
         )
         self._id = storage.get_study_id_from_name(name)

@@ -267,11 +267,11 @@ def test_chunks_do_not_change_scores():
 
 
 def test_a_positive_item_never_shows_in_its_own_user_tokens():
-    before = tiny_model("UVCAN", PAIRS, FEATURES, **SMALL)
+    before = tiny_model("UVCAN", PAIRS, FEATURES, **SMALL, feature_norm="none")
     moved = {m: f.copy() for m, f in FEATURES.items()}
     for feature in moved.values():
         feature[2] += 3.0
-    after = tiny_model("UVCAN", PAIRS, moved, **SMALL)
+    after = tiny_model("UVCAN", PAIRS, moved, **SMALL, feature_norm="none")
     users, items = torch.tensor([2, 3, 3]), torch.tensor([3, 3, 1])  # (1, 2), (2, 2), (2, 0) counted from 1
     tokens = []
     for model in (before, after):
