@@ -83,7 +83,9 @@ def continue_from(trainer: Any, file: str | os.PathLike[str]) -> None:
     trainer.resume_checkpoint(str(file))
     if staged:  # a trainer of several stages knows what is left
         return
-    if trainer.start_epoch >= trainer.epochs:
+    # A run that was killed between its last epoch and the end of its test has still to be tested.
+    untested = Path(file).with_suffix(".last").is_file()
+    if trainer.start_epoch >= trainer.epochs and not untested:
         raise ValueError(
             f"resume: {file} was written after epoch {trainer.start_epoch - 1} and epochs={trainer.epochs}, so there "
             f"is nothing left to train. Pass epochs above {trainer.start_epoch}."

@@ -132,6 +132,8 @@ def evaluate(original: Callable[..., Any], trainer: Any, eval_data: Any, *args: 
     if best and not given and session is not None and session.saved and not session.running:
         for file in {session.file, last_file(trainer)} if hasattr(trainer, "resume_file") else {session.file}:
             file.unlink(missing_ok=True)
+            for left in file.parent.glob(f".{file.stem}.*.tmp*"):  # of a process that was killed while it wrote
+                left.unlink(missing_ok=True)
     return result
 
 
@@ -302,12 +304,16 @@ def find_unfinished(config: Any) -> Path | None:
             getLogger().warning(f"resume: {error}")
             continue
         modalities = (content.get("fingerprint") or {}).get("modalities")
-        here = {**wanted, "modalities": wanted.get("modalities") or modalities}
-        if _comparable(content) == here and not is_alive(content.get("process") or {}):
+        here = dict(wanted)
+        if modalities is not None:
+            here.setdefault("modalities", modalities)
+        owner = content.get("process") or {}
+        # What this process left itself was broken off: it is here, making the next trainer.
+        if _comparable(content) == here and (owner == process_note() or not is_alive(owner)):
             return file
     return None
 
 
 def _comparable(content: dict[str, Any]) -> dict[str, Any]:
     places = {"data_path", "feature_path", "checkpoint_dir", "state", "show_progress", "use_gpu", "gpu_id", "device"}
-    return {key: value for key, value in content["config"].items() if key not in places}
+    return {key: value for key, value in content["config"].items() if key not in places and value is not None}
