@@ -12,6 +12,7 @@ import torch
 from recbole_mm.comparison.compare import compare
 from recbole_mm.comparison.protocol import make_protocol
 from recbole_mm.experiment.job import Job, prepare
+from recbole_mm.serving.masking import left_out
 from recbole_mm.serving.scoring import Scorer
 from tests.options import QUICK, SEQUENTIAL
 
@@ -62,7 +63,8 @@ def test_the_notes_say_what_is_new() -> None:
     protocol = make_protocol(["BPR"], "mm-toy", None, {**QUICK, "cold_start": {"entity": "item", "by": "time"}})
     assert protocol.notes == [
         "Cold start: 20% of the items, chosen by time, have no training row; evaluated are the interactions of cold "
-        "items, ranked among all items.",
+        "items, ranked among all items. Multimodal models read the features of the new at evaluation only (cold_features: "
+        "inductive).",
         "BPR cannot rank new items: it has no features. Its figures on new items say nothing about the model.",
     ]
 
@@ -86,14 +88,18 @@ def test_only_candidates_are_recommended(candidates: str) -> None:
     entry = prepared("BPR", options, ("BPR",))
     cold = set(entry.train_data._dataset.cold_start.items.tolist())
     allowed = {"cold": cold, "warm": set(range(1, 81)) - cold, "all": set(range(1, 81))}[candidates]
-    scores = Scorer(entry.config, entry.model, [entry.train_data]).scores(np.arange(1, 121))
+    scores = Scorer(entry.config, entry.model, *left_out(entry.config, [entry.train_data], "history")).scores(
+        np.arange(1, 121)
+    )
     assert set(torch.isfinite(scores).any(dim=0).nonzero().squeeze(1).tolist()) == allowed
 
 
 def test_recommendations_leave_the_support_set_out() -> None:
     entry = prepared("BPR", {"entity": "user"}, ("BPR",))
     cold = entry.train_data._dataset.cold_start
-    scores = Scorer(entry.config, entry.model, [entry.train_data]).scores(cold.users)
+    scores = Scorer(entry.config, entry.model, *left_out(entry.config, [entry.train_data], "history")).scores(
+        cold.users
+    )
     for row, user in enumerate(cold.users.tolist()):
         support = cold.support["item_id"][cold.support["user_id"] == user]
         assert torch.isinf(scores[row, support]).all() and torch.isfinite(scores[row]).sum() > 20
