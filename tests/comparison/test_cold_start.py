@@ -63,8 +63,8 @@ def test_the_notes_say_what_is_new() -> None:
     protocol = make_protocol(["BPR"], "mm-toy", None, {**QUICK, "cold_start": {"entity": "item", "by": "time"}})
     assert protocol.notes == [
         "Cold start: 20% of the items, chosen by time, have no training row; evaluated are the interactions of cold "
-        "items, ranked among all items. Multimodal models read the features of the new at evaluation only (cold_features: "
-        "inductive).",
+        "items, ranked among all items. Multimodal models read the features of the new at evaluation only "
+        "(cold_features: inductive).",
         "BPR cannot rank new items: it has no features. Its figures on new items say nothing about the model.",
     ]
 
