@@ -144,7 +144,7 @@ def test_topk_is_the_length_of_the_lists_or_a_list_for_the_metrics(monkeypatch, 
     from recbole_mm.serving import export as exporting
 
     seen = []
-    monkeypatch.setattr(exporting, "export", lambda *arguments: seen.append(arguments[2]) or _report())
+    monkeypatch.setattr(exporting, "export", lambda *arguments, **places: seen.append(arguments[2]) or _report())
     monkeypatch.setattr(cli_training, "train_here", lambda request: seen.append(request.options) or {"checkpoint": "c"})
     for topk in ("7", "[5, 10]"):
         assert main(["--model=BPR", "--export=t.csv", f"--topk={topk}"]) == 0
