@@ -211,6 +211,7 @@ def test_wheel_holds_the_package_and_its_data_and_nothing_else(wheel):
     source = wheel.parent / "source"
     code = [
         *source.glob("recbole_mm/**/*.py"),
+        *source.glob("recbole_mm/report/templates/*.html"),
         source / "recbole_mm" / "py.typed",
         *(source / name for name in SCRIPTS),
     ]
