@@ -1,0 +1,39 @@
+"""From clicks to features and their inspection, from the shell."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from recbole_mm.cli.main import main
+
+OWN = """
+import numpy as np
+
+class Own:
+    name, dim, fingerprint = "own", 2, "0"
+
+    def encode(self, texts):
+        return np.array([[len(text), 1.0] for text in texts], dtype=np.float32)
+"""
+
+
+def test_extract_and_inspect(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("jinja2")
+    (tmp_path / "own_text.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    choose = np.random.default_rng(0).integers
+    (tmp_path / "clicks.csv").write_text("user,item\n" + "".join(f"u{k % 9},i{choose(12)}\n" for k in range(90)))
+    (tmp_path / "items.csv").write_text("item,title\n" + "".join(f"i{k},A title number {'x' * k}\n" for k in range(12)))
+    assert main(["import", "shop", "--interactions=clicks.csv", "--items=items.csv", "--types=title=text"]) == 0
+    assert main(["extract", "shop", "--text=title", "--encoder=own_text:Own"]) == 0
+    assert "12 vectors of width 2" in capsys.readouterr().out
+    assert main(["extract", "shop", "--text=title", "--encoder=own_text:Own"]) == 2
+    assert "--replace" in capsys.readouterr().err
+    assert main(["inspect", "shop"]) == 0 and (tmp_path / "shop-features.html").is_file()
+    capsys.readouterr()
+    assert main(["inspect", "shop", "--format=json", "--strict"]) in (0, 1)
+    assert json.loads(capsys.readouterr().out)["modalities"]["text"]["with"] == 12
+    assert main(["inspect"]) == 2 and main(["extract"]) == 2 and main(["inspect", "shop", "--format=xml"]) == 2
