@@ -26,6 +26,7 @@ from recbole_mm.extract.encoders import Encoder, make_encoder
 from recbole_mm.extract.partial import Partial
 from recbole_mm.extract.pictures import read_picture
 from recbole_mm.extract.sounds import read_sound
+from recbole_mm.files import write_atomically
 
 __all__ = ["Extracted", "extract"]
 
@@ -278,7 +279,4 @@ def _write_provenance(
         "versions": versions,
         "failed": failed,
     }
-    file = stem.with_name(f"{stem.name}.json")
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
+    write_atomically(stem.with_name(f"{stem.name}.json"), json.dumps(note, indent=1, ensure_ascii=False) + "\n")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from pathlib import Path
 from typing import Any
 
+from recbole_mm.files import write_atomically
 from recbole_mm.report.inspection.inspect import Inspection
 
 __all__ = ["write_page"]
@@ -36,9 +36,7 @@ def write_page(found: Inspection, file: Path) -> Path:
     text = environment.get_template("inspection.html").render(
         found=found, counts=found.interactions, pictures=_pictures(found), widest=_widest(found.interactions)
     )
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    write_atomically(file, text)
     return file
 
 
