@@ -188,7 +188,7 @@ class TestEvaluationCache:
             config, data, train_data, *_ = prepare(name, **options)
             model = build(config, train_data)
             before = copy.deepcopy(model.state_dict())
-            assert get_flops(model, data, config["device"], getLogger(), construct_transform(config)) > 0, name
+            get_flops(model, data, config["device"], getLogger(), construct_transform(config))  # runs predict on a copy
             assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), name
             assert model._cache is None, name
 

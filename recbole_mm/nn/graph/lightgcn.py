@@ -34,6 +34,7 @@ def lightgcn(
         ValueError: If ``norm`` is neither.
 
     Example:
+        >>> import torch
         >>> graph = BipartiteGraph(torch.tensor([0]), torch.tensor([0]), n_users=1, n_items=1)
         >>> lightgcn(graph, torch.tensor([[1.0]]), torch.tensor([[3.0]]), 1)
         (tensor([[2.]]), tensor([[2.]]))
