@@ -160,13 +160,19 @@ def _with_word(word: str, command: ModuleType, known: Mapping[str, Flag], reques
     if "list-models" in request.flags:
         return int(COMMANDS["models"].list_names())
     for name in request.options:
-        owners = [other for other, module in COMMANDS.items() if any(name in group for group in module.FLAGS.values())]
-        if owners:
+        # An option of RecBole's may also be an argument of a command that takes no options: --data_path of import.
+        takers = {other: module for other, module in COMMANDS.items() if _takes_options(module)}
+        owners = [other for other, module in takers.items() if any(name in group for group in module.FLAGS.values())]
+        if owners and _takes_options(command):
             raise CommandLineError(f"--{name} is no argument of {word}; it belongs to {', '.join(owners)}.")
-    if request.options and not command.__dict__.get("OPTIONS", True):
+    if request.options and not _takes_options(command):
         raise CommandLineError(f"{word} has no argument --{next(iter(request.options))}; see {word} --help.")
     check_use({**request.flags, **dict.fromkeys(getattr(command, "IMPLIED", ()), "")})
     return int(command.run(request))
+
+
+def _takes_options(command: ModuleType) -> bool:
+    return bool(command.__dict__.get("OPTIONS", True))
 
 
 def _unknown(word: str) -> int:

@@ -15,7 +15,7 @@ import pytest
 from recbole_mm.cli import main as exported
 from recbole_mm.cli import training
 from recbole_mm.cli.main import COMMANDS, main
-from recbole_mm.cli.request import sibling
+from recbole_mm.cli.request import Request, sibling
 from recbole_mm.comparison import compare as comparison
 from recbole_mm.data.convert.arguments import ROLES, make_parser
 from recbole_mm.data.convert.mmrec_layout import COLUMNS
@@ -225,3 +225,12 @@ def test_the_help_of_convert_is_what_its_parser_reads():
         if name in forward:
             with pytest.raises(SystemExit):
                 parser.parse_args(["to-mmrec", "a", "b", "--name=n", given])
+
+
+@pytest.mark.parametrize("word", ["train", "compare", "search", "export"])
+def test_places_of_data_are_options_of_what_trains(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are arguments of import, extract and inspect as well."""
+    seen: list[Request] = []
+    monkeypatch.setattr(COMMANDS[word], "run", lambda request: seen.append(request) or 0)
+    assert main([word, "--data_path=here", "--feature_path=there", "--device=cpu"]) == 0
+    assert seen[0].options == {"data_path": "here", "feature_path": "there", "device": "cpu"}
