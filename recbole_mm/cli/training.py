@@ -13,6 +13,7 @@ from recbole.utils import argument_list as lists
 from recbole_mm.cli.options import arguments_of, read_experiment
 from recbole_mm.cli.request import Request, program
 from recbole_mm.config import SHARED_OPTIONS
+from recbole_mm.experiment.capabilities import capability_notes
 from recbole_mm.experiment.quick_start import run
 from recbole_mm.host.names import registered
 from recbole_mm.host.terminal import quiet_terminal
@@ -72,6 +73,8 @@ def _report(model: str, dataset: str, result: Mapping[str, Any]) -> str:
     sliced = slice_table(test, max(places, *map(_places, split_result(test)[1].values()), 0))
     if sliced:
         lines += ["\ntest by slice, and what a random ranking of the same candidates is expected to score", sliced, ""]
+    asked = result.get("config") or {}
+    lines += [f"note: {note}" for note in capability_notes([model], asked.get("cold_start"), asked.get("slices"))]
     return "\n".join([*lines, f"checkpoint: {result['checkpoint'] or '(none written)'}"])
 
 

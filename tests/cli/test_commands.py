@@ -166,6 +166,15 @@ def test_a_floor_beside_values_that_are_all_zero():
     assert re.search(r"^cold_items +5 +9 +0\.0000 +0\.1234$", text, re.MULTILINE), text
 
 
+def test_what_a_model_cannot_rank_stands_beside_its_figures():
+    result = {"best_valid_result": None, "test_result": {"recall@10": 0.1}, "checkpoint": ""}
+    asked = {"config": {"cold_start": None, "slices": ["cold_items"]}}
+    note = "note: BPR cannot rank new items: it has no features. Its figures on new items say nothing about the model."
+    assert note in training._report("BPR", "x", {**result, **asked})
+    assert "note:" not in training._report("MMGCN", "x", {**result, **asked})
+    assert "note:" not in training._report("BPR", "x", result)
+
+
 def test_no_help_waits_for_torch():
     """Whatever the machine's speed: what is imported counts, not the time."""
     code = (
