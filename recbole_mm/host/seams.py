@@ -63,6 +63,7 @@ def _epochs() -> None:
         # RecBole would write a checkpoint of epoch -1 over the one that it was given.
         never = f"{nothing_left[:-1]} and not self.start_epoch:"
         edit(cls.fit, {loop: "recbole_mm.epochs(self, self.epochs)", nothing_left: never})
+    wrap(recbole_trainers.TraditionalTrainer, "__init__", _one_epoch)
     edit(
         recbole_trainers.PretrainTrainer.pretrain,
         {"range(self.start_epoch, self.pretrain_epochs)": "recbole_mm.epochs(self, self.pretrain_epochs)"},
@@ -72,6 +73,12 @@ def _epochs() -> None:
             around = {"_valid_epoch": recovery.valid_epoch}.get(name) or getattr(recovery, name)
             if name in vars(cls) and not (name == "resume_checkpoint" and cls is not Trainer):
                 wrap(cls, name, around)
+
+
+def _one_epoch(original: Callable[..., Any], trainer: Any, *args: Any, **more: Any) -> None:
+    """Pop and ItemKNN have one epoch, and would never be validated or saved with ``eval_step=2``."""
+    original(trainer, *args, **more)
+    trainer.eval_step = min(trainer.eval_step, trainer.epochs)
 
 
 def _checks() -> None:

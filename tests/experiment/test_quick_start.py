@@ -267,3 +267,9 @@ class TestResume:
         torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
         with pytest.raises(ValueError, match="not a checkpoint that RecBole's trainer wrote"):
             checkpoint_origin("other.pth")
+
+
+@pytest.mark.parametrize("model", ["Pop", "ItemKNNCBF"])
+def test_a_model_of_one_epoch_is_validated_however_rarely_others_are(model: str) -> None:
+    result = run(model, "mm-toy", config_dict={**QUICK, "epochs": 10, "eval_step": 5})
+    assert result["best_valid_score"] > 0 and result["checkpoint"]
