@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from recbole_mm.cli.arguments import EXPERIMENT, GENERAL, MODEL
@@ -19,6 +18,7 @@ FLAGS = {
         "export": Flag("write the --topk=20 best items of each user: .parquet, .csv or .npz", "FILE"),
         "export_embeddings": Flag("write the user and item embeddings: .npz or .parquet", "FILE"),
         "export_users": Flag("users to export, separated by commas, or @FILE with one a line", "USERS"),
+        "export_items": Flag("candidates (new, in stock, ...): separated by commas, or @FILE with one a line", "ITEMS"),
         "export_seen": Flag("leave out all|history|none of a user's items (default: as the test)", "WHICH"),
     },
     "Of which model": {
@@ -41,7 +41,7 @@ def run(request: Request) -> int:
 
     Raises:
         CommandLineError: An argument cannot be meant as it is written.
-        ValueError: A format that cannot be written, or an unknown user.
+        ValueError: A format that cannot be written, a file without ids, or candidates of which none is known.
     """
     file, embeddings = request.flag("export"), request.flag("export_embeddings")
     if file is None and embeddings is None:
@@ -49,23 +49,24 @@ def run(request: Request) -> int:
     if "model" in request.flags:
         check_model(request.flags["model"], request)
     import_models(request)
-    from recbole_mm.cli.training import train_here
     from recbole_mm.serving.export import check_targets
     from recbole_mm.serving.export import export as export_model
 
-    users, topk, seen = _users(request), _topk(request), request.flag("export_seen")
+    users, items = _ids(request, "export_users"), _ids(request, "export_items")
+    topk, seen = _topk(request), request.flag("export_seen")
     check_targets(file, embeddings, topk, seen)  # before a training of hours, not after it
     # A plain number is the length of the lists; RecBole's option of that name, for its metrics, is written as a list.
     options = {key: text for key, text in request.options.items() if key != "topk" or not text.strip().isdigit()}
     checkpoint = request.flag("checkpoint")
     places: dict[str, Any] = {}
     if checkpoint is None:
-        checkpoint = train_here(replace(request, options=options))["checkpoint"]
+        checkpoint = _train(replace(request, options=options), items)
     else:
         places = _places(request, options)
-    report = export_model(checkpoint, file, topk, users, embeddings, seen, places=places)
+    report = export_model(checkpoint, file, topk, users, embeddings, seen, places=places, items=items)
     if file is not None:
-        print(f"{file}: {report['recommendations']:,} recommendations for {report['users']:,} users")
+        new = f", {report['new']:,} of them of new products" if report["new"] else ""
+        print(f"{file}: {report['recommendations']:,} recommendations for {report['users']:,} users{new}")
     if embeddings is not None:
         sizes = ", ".join(f"{rows:,} {entity}s x {width}" for entity, (rows, width) in report["embeddings"].items())
         print(f"{embeddings}: {sizes}")
@@ -102,13 +103,27 @@ def _topk(request: Request) -> int:
     return max(int(word) for word in numbers)
 
 
-def _users(request: Request) -> list[str] | None:
-    text = request.flag("export_users")
+def _ids(request: Request, flag: str) -> list[str] | None:
+    """Raw ids of an argument: a list, or a file with one a line."""
+    text = request.flag(flag)
     if text is None:
         return None
-    if not text.startswith("@"):
-        return [word for word in text.split(",") if word]
-    file = Path(text[1:])
-    if not file.is_file():
-        raise FileNotFoundError(f"--export_users: there is no file {str(file)!r}.")
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if text.startswith("@"):
+        from recbole_mm.serving.asked import read_ids
+
+        return read_ids(text[1:], f"--{flag}")
+    found = [word.strip() for word in text.split(",") if word.strip()]
+    if not found:
+        raise CommandLineError(f"--{flag}: expected ids separated by commas, or @FILE, got {text!r}.")
+    return found
+
+
+def _train(request: Request, items: list[str] | None) -> str:
+    """Train the model of the command line; candidates that are not there are told of before."""
+    from recbole_mm.cli.training import train_here
+    from recbole_mm.host.loaders import dataset_of
+    from recbole_mm.host.watching import watch_run
+    from recbole_mm.serving.asked import asked_items
+
+    with watch_run(data=lambda config, train, *_: asked_items(items, dataset_of(train))):
+        return str(train_here(request)["checkpoint"])

@@ -128,7 +128,7 @@ def make_protocol(
             f"are the interactions of {cold.evaluate} {cold.entity}s{ranked}. Multimodal models read the "
             f"features of the new {_COLD_FEATURES[given.get('cold_features', 'inductive')]}."
         )
-    notes += capability_notes(types, given.get("cold_start"), given.get("slices"))
+    notes += capability_notes(types, given.get("cold_start"), given.get("slices"), bool(given.get("new_items")))
     shared["eval_batch_size"] = given.get("eval_batch_size", "auto")
     if any(mode != "full" for mode in _modes(shared["eval_args"])) and ModelType.CONTEXT not in kinds:
         notes.append(
@@ -267,6 +267,8 @@ def _check_own(own: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> N
             *PROTOCOL_OPTIONS,
             "cold_start",
             "cold_features",
+            "negative_items",
+            "new_items",
             "slices",
             "slice_tail",
             "seed",

@@ -245,6 +245,8 @@ class Runs:
             return (
                 f"it ranks other candidates ({split['items']:,} items) than the models before it ({known['items']:,})"
             )
+        if known.get("negatives") != split.get("negatives"):
+            return "it draws its negatives from other items (negative_items) than the models before it"
         return ""
 
     def _add_permuted(self, name: str, seed: int, record: Mapping[str, Any], users: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "COLD_FEATURES",
     "FEATURE_DTYPES",
     "FEATURE_NORMS",
+    "NEGATIVE_ITEMS",
     "MISSING_FEATURES",
     "SHARED_OPTIONS",
     "active_weights",
@@ -24,6 +25,7 @@ __all__ = [
 
 FEATURE_NORMS = ("auto", "none", "l2", "zscore", "zscore_l2")
 MISSING_FEATURES = ("zero", "mean", "knn", "error", "drop")
+NEGATIVE_ITEMS = ("seen", "all")
 COLD_FEATURES = ("inductive", "transductive")
 FEATURE_DTYPES = ("float16", "bfloat16", "float32")  # the models compute in float32, so wider tables gain nothing
 
@@ -161,6 +163,11 @@ def _check_path(key: str, value: Any) -> None:
         raise ValueError(f"{key}: expected the path of a folder, or ~ for the usual places, got {value!r}.")
 
 
+def _check_truth(key: str, value: Any) -> None:
+    if value not in (None, True, False) or isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError(f"{key}: expected True or False (without quotes), got {value!r}.")
+
+
 def _check_eval_batch_size(key: str, value: Any) -> None:
     if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ValueError(f"{key}: expected 'auto' or a positive integer, got {value!r} ({type(value).__name__}).")
@@ -180,5 +187,7 @@ SHARED_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "slices": lambda key, value: slice_names(value),
     "slice_tail": lambda key, value: tail_share(value),
     "cold_features": _choice(COLD_FEATURES),
+    "negative_items": lambda key, value: value is None or _choice(NEGATIVE_ITEMS)(key, value),
+    "new_items": _check_truth,
     "cold_start": lambda key, value: read_cold_start(value, key),
 }

@@ -12,7 +12,9 @@ from recbole_mm.host.tags import tags_of
 __all__ = ["capability_notes"]
 
 
-def capability_notes(models: Iterable[str | type], cold_start: Any, slices: Any = None) -> list[str]:
+def capability_notes(
+    models: Iterable[str | type], cold_start: Any, slices: Any = None, new_items: bool = False
+) -> list[str]:
     """Why some figures of some models say nothing about the model.
 
     Such a model is not refused, and no figure is computed wrongly. But it ranks by vectors that nothing has trained:
@@ -22,6 +24,7 @@ def capability_notes(models: Iterable[str | type], cold_start: Any, slices: Any 
         models: Names or classes.
         cold_start: The option.
         slices: The option.
+        new_items: Whether items that nobody had are ranked, as the option of that name asks.
 
     Returns:
         A line for each model that is asked about new items or new users and knows nothing of them.
@@ -39,4 +42,6 @@ def capability_notes(models: Iterable[str | type], cold_start: Any, slices: Any 
         for entity, reason in (("item", tags.why_no_new_items(name)), ("user", tags.why_no_new_users(name))):
             if entity in asked and reason is not None:
                 notes.append(f"{reason}. Its figures on new {entity}s say nothing about the model.")
+        if new_items and tags.why_no_new_items(name) is not None:
+            notes.append(f"{tags.why_no_new_items(name)}. Products that nobody had stand in its lists by chance.")
     return notes

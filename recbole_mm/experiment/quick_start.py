@@ -17,7 +17,7 @@ from recbole_mm.config.names import read_options
 from recbole_mm.experiment.capabilities import capability_notes
 from recbole_mm.experiment.own_models import import_module, imported_modules
 from recbole_mm.experiment.resume import AUTO, checkpoint_options, checkpoint_origin, continue_from
-from recbole_mm.experiment.split import describe_split
+from recbole_mm.experiment.split import describe_split, never_had
 from recbole_mm.host.checkpoint import with_defaults
 from recbole_mm.host.recovery import offer
 from recbole_mm.host.terminal import is_quiet, quiet_terminal
@@ -169,7 +169,8 @@ def _run_here(
         if options.get("cold_start") is not None:
             options["cold_start"] = dict(options["cold_start"])
         about.update(config=options, split=describe_split(*loaders)["hash"])
-        for note in capability_notes([config.model_class], options.get("cold_start"), options.get("slices")):
+        asked = options.get("cold_start"), options.get("slices"), never_had(loaders) > 0
+        for note in capability_notes([config.model_class], *asked):
             getLogger().warning(note)
 
     def prepare(trainer: Any) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from recbole_mm.data.negatives import seen_items
 from recbole_mm.data.pairs import distinct, target_pairs, training_pairs
 from recbole_mm.host.loaders import dataset_of
 
-__all__ = ["describe_split", "known_pairs", "mask_seen_items"]
+__all__ = ["describe_split", "known_pairs", "mask_seen_items", "never_had"]
 
 
 def describe_split(train_data: Any, valid_data: Any, test_data: Any) -> dict[str, Any]:
@@ -29,7 +30,8 @@ def describe_split(train_data: Any, valid_data: Any, test_data: Any) -> dict[str
 
     Returns:
         ``hash`` of all parts, ``parts`` (hash of each), ``candidates`` (hash of the items that are ranked), and the
-        numbers of ``users``, ``items``, ``train``, ``valid`` and ``test`` pairs.
+        numbers of ``users``, ``items``, ``train``, ``valid`` and ``test`` pairs; where ``negative_items`` leaves items
+        out, ``negatives`` (hash of those that training may draw).
     """
     dataset = dataset_of(train_data)
     users, items = (dataset.field2id_token[field] for field in (dataset.uid_field, dataset.iid_field))
@@ -43,11 +45,13 @@ def describe_split(train_data: Any, valid_data: Any, test_data: Any) -> dict[str
         pairs["support"] = distinct(*cold.known["valid"])
         ranked = np.delete(items, [0, *cold.excluded])
     parts = {name: _hash_pairs(*part, users, items) for name, part in pairs.items()}
+    drawn = getattr(dataset, "negative_items", None)
     whole = hashlib.sha256("\n".join(parts[name] for name in sorted(parts)).encode("ascii")).hexdigest()
     return {
         "hash": whole[:16],
         "parts": {name: value[:16] for name, value in parts.items()},
         "candidates": _hash_tokens(ranked)[:16],
+        **({} if drawn is None else {"negatives": _hash_tokens(items[drawn])[:16]}),
         "users": dataset.user_num - 1,
         "items": dataset.item_num - 1,
         **{name: len(pairs[name][0]) for name in ("train", "valid", "test")},
@@ -68,6 +72,16 @@ def known_pairs(parts: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     if cold is not None:
         pairs.append(cold.known["valid" if len(parts) == 1 else "test"])
     return distinct(np.concatenate([pair[0] for pair in pairs]), np.concatenate([pair[1] for pair in pairs]))
+
+
+def never_had(loaders: Sequence[Any]) -> int:
+    """Number of items of the data set that are in no part of the split.
+
+    Args:
+        loaders: Of the training, validation and test part.
+    """
+    seen = seen_items(*(dataset_of(loader) for loader in loaders))
+    return int(len(seen) - 1 - seen.sum())
 
 
 def mask_seen_items(train_dataset: Any, valid_data: Any, test_data: Any = None) -> None:

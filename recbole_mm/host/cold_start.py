@@ -1,4 +1,7 @@
-"""Makes RecBole split, sample and rank by the option ``cold_start``; without the option nothing of it changes."""
+"""Makes RecBole split, sample and rank by the option ``cold_start``, and draw the negatives of ``negative_items``.
+
+Without ``cold_start``, and with a training interaction of every item, nothing changes.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ from recbole_mm.data.cold_start import (
     next_item_rows,
     user_roles,
 )
+from recbole_mm.data.negatives import negative_pool
 from recbole_mm.host.limited_sampler import limited_samplers
 from recbole_mm.host.wrapping import wrap
 
@@ -47,7 +51,16 @@ def install() -> None:
     def create_samplers(create: Any, config: Any, dataset: Any, built_datasets: Any) -> Any:
         samplers = create(config, dataset, built_datasets)
         cold = getattr(built_datasets[0], "cold_start", None)
-        return samplers if cold is None else limited_samplers(config, cold, built_datasets, samplers)
+        negatives = built_datasets[0].negative_items = negative_pool(built_datasets[0], config["negative_items"])
+        if cold is None and negatives is None:
+            return samplers
+        if negatives is not None and samplers[0] is not None:
+            unseen = built_datasets[0].item_num - 1 - len(negatives)
+            getLogger().info(
+                f"negative_items: seen - {unseen:,} of {unseen + len(negatives):,} items have no training interaction "
+                "and are not drawn as negatives (negative_items: all draws them, too)."
+            )
+        return limited_samplers(config, cold, built_datasets, samplers, negatives)
 
     def collate_fn(collate: Any, self: Any, index: Any) -> Any:
         batch = collate(self, index)

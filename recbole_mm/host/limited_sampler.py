@@ -1,4 +1,4 @@
-"""RecBole's samplers of negatives, limited to the items of a cold-start protocol."""
+"""RecBole's samplers of negatives, limited to the items of a cold-start protocol and of ``negative_items``."""
 
 from __future__ import annotations
 
@@ -35,17 +35,24 @@ class LimitedRepeatableSampler(_Limited, RepeatableSampler):
     """RecBole's ``RepeatableSampler``, which never draws the row's own item, from fewer items."""
 
 
-def limited_samplers(config: Any, cold: ColdStartSplit, parts: Sequence[Any], samplers: Sequence[Any]) -> tuple:
+def limited_samplers(
+    config: Any,
+    cold: ColdStartSplit | None,
+    parts: Sequence[Any],
+    samplers: Sequence[Any],
+    negatives: np.ndarray | None = None,
+) -> tuple:
     """Limit the samplers of training, validation and test.
 
-    In training no new item is drawn, at evaluation nothing but candidates; support interactions count as the user's
-    past. A full ranking reads the past from the samplers too.
+    In training nothing but ``negatives`` is drawn and no new item, at evaluation nothing but candidates; support
+    interactions count as the user's past. A full ranking reads the past from the samplers too.
 
     Args:
         config: RecBole's Config.
-        cold: The protocol's split.
+        cold: The protocol's split; ``None`` without one, which leaves validation and test as they are.
         parts: The training, validation and test part.
         samplers: What RecBole made for them, ``None`` where nothing is sampled.
+        negatives: Internal ids of the items to draw in training; ``None`` for every one.
 
     Returns:
         The samplers in the same order.
@@ -59,15 +66,17 @@ def limited_samplers(config: Any, cold: ColdStartSplit, parts: Sequence[Any], sa
     limited: list[Any] = []
     for phase, part, sampler in zip(("train", "valid", "test"), parts, samplers):
         arguments = config[f"{phase}_neg_sample_args"]
-        if sampler is None:
-            limited.append(None)
+        if sampler is None or cold is None and phase != "train":
+            limited.append(sampler)
             continue
-        if phase == "train":
-            pool = np.setdiff1d(items, cold.items)
+        if cold is None:
+            pool = items if negatives is None else negatives
+        elif phase == "train":
+            pool = np.setdiff1d(items if negatives is None else negatives, cold.items)
         else:
             pool = items if cold.candidates is None else np.flatnonzero(cold.candidates)
         popular = arguments["distribution"] == "popularity"
-        if popular and phase != "train" and np.isin(cold.items, pool).any():
+        if popular and cold is not None and phase != "train" and np.isin(cold.items, pool).any():
             raise ValueError(
                 f"eval_args mode {config['eval_args']['mode']}: new items have no popularity to draw them by. Use "
                 "full or uniN with cold_start, or candidates: warm."
@@ -79,7 +88,7 @@ def limited_samplers(config: Any, cold: ColdStartSplit, parts: Sequence[Any], sa
         if popular:
             new._build_alias_table()
         if kind is LimitedSampler:
-            users, known = cold.known.get(phase, (items[:0], items[:0]))
+            users, known = (items[:0], items[:0]) if cold is None else cold.known.get(phase, (items[:0], items[:0]))
             for user, item in zip(users.tolist(), known.tolist()):
                 new.used_ids[user].add(item)
             if arguments.get("sample_num", "none") != "none":

@@ -27,7 +27,7 @@ from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_mm.config import ColdStartOptions, check_config, resolve_eval_batch_size
-from recbole_mm.host import checkpoint, cold_start, evaluation, finite, literals, seams, slices, watching
+from recbole_mm.host import checkpoint, cold_start, evaluation, finite, literals, new_items, seams, slices, watching
 from recbole_mm.host.names import recbole_model_files, recbole_models, registered
 from recbole_mm.paths import dataset_atomic_dir, properties_dir
 
@@ -45,6 +45,8 @@ DATASET_OPTIONS = (
     "feature_dtype",
     "feature_path",
     "cold_start",
+    "new_items",
+    "negative_items",
 )
 
 _PACKAGES = {
@@ -210,6 +212,7 @@ def install() -> None:
     finite.install()
     literals.install()
     cold_start.install()
+    new_items.install()
     watching.install()
     seams.install()
     load = Config._load_internal_config_dict

@@ -21,7 +21,7 @@ class _Watcher(NamedTuple):
 
 
 # A variable of the thread (and of the asyncio task): runs at the same time must not be told of what others make.
-_watcher: ContextVar[_Watcher | None] = ContextVar("recbole_mm_watcher", default=None)
+_watchers: ContextVar[tuple[_Watcher, ...]] = ContextVar("recbole_mm_watchers", default=())
 
 
 def install() -> None:
@@ -43,6 +43,8 @@ def watch_run(
 ) -> Iterator[list[Any]]:
     """Be told of what ``run_recbole`` makes while the block lasts, in this thread only.
 
+    Within such a block there may be another one; both are told, the outer one first.
+
     Args:
         data: Called with the Config and the training, validation and test loader, before a model is made.
         before: Called with the Config and the model before their trainer is made.
@@ -57,29 +59,31 @@ def watch_run(
         made.append(trainer)
         after(trainer)
 
-    token = _watcher.set(_Watcher(data, before, note))
+    token = _watchers.set((*_watchers.get(), _Watcher(data, before, note)))
     try:
         yield made
     finally:
-        _watcher.reset(token)
+        _watchers.reset(token)
 
 
 def _data_preparation(original: Callable[..., Any], config: Any, dataset: Any) -> Any:
-    loaders, watcher = original(config, dataset), _watcher.get()
-    if watcher is not None:
+    loaders = original(config, dataset)
+    for watcher in _watchers.get():
         watcher.data(config, *loaders)
     return loaders
 
 
 def _get_trainer(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    trainer_class, watcher = original(*args, **kwargs), _watcher.get()
-    if watcher is None:
+    trainer_class, watchers = original(*args, **kwargs), _watchers.get()
+    if not watchers:
         return trainer_class
 
     def build(config: Any, model: Any) -> Any:
-        watcher.before(config, model)
+        for watcher in watchers:
+            watcher.before(config, model)
         trainer = trainer_class(config, model)
-        watcher.after(trainer)
+        for watcher in watchers:
+            watcher.after(trainer)
         return trainer
 
     return build

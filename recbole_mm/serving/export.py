@@ -13,13 +13,14 @@ import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 from torch import Tensor
-from tqdm import tqdm
 
 from recbole_mm.data.fingerprint import data_fingerprint
 from recbole_mm.host.checkpoint import as_plain, build_config, check_data, move
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.host.recovery import load_parameters
-from recbole_mm.serving.masking import SEEN, left_out, training_counts
+from recbole_mm.serving.asked import check_ids
+from recbole_mm.serving.lists import export_lists
+from recbole_mm.serving.masking import SEEN, left_out
 from recbole_mm.serving.scoring import Scorer
 from recbole_mm.serving.tables import (
     EMBEDDING_FORMATS,
@@ -27,7 +28,6 @@ from recbole_mm.serving.tables import (
     Table,
     check_format,
     write_embeddings,
-    write_topk,
 )
 from recbole_mm.serving.vectors import score_vectors
 from recbole_mm.trainer.checkpoint import read_checkpoint
@@ -47,6 +47,7 @@ def export(
     progress: bool = True,
     places: Mapping[str, Any] | None = None,
     trust: bool = False,
+    items: Iterable[Any] | None = None,
 ) -> dict[str, Any]:
     """Write recommendations and embeddings of a trained model.
 
@@ -57,10 +58,14 @@ def export(
         source: Checkpoint of a training, or what RecBole's ``load_data_and_model`` returns (config, model, data set,
             three loaders).
         file: Where the recommendations go: ``.parquet`` or ``.csv`` (a row per recommendation: ``user_id``, ``rank``,
-            ``item_id``, ``score``, ``known_items``) or ``.npz`` (matrices). ``known_items`` is the number of items that
-            the model knew of the user from training; with 0 the list is nobody's own.
+            ``item_id``, ``score``, ``known_items``, ``new``, ``ranked_by``) or ``.npz`` (matrices). ``known_items`` is
+            the number of items that the model knew of the user from training; with 0 the list is nobody's own. ``new``
+            marks items without a training interaction. ``ranked_by`` is the model, or ``popularity`` where it has
+            nothing to go on from: then the list is that of the most popular candidates, and ``score`` counts their
+            training interactions.
         topk: How many items per user.
-        users: Raw ids of the users, a list or the like; all when not given.
+        users: Raw ids of the users, a list or the like; all when not given. Ids that the data set does not have are
+            counted and named in the log, and get the most popular candidates.
         embeddings: Where the user and item embeddings go (``.npz`` or ``.parquet``), for models that have them.
         seen: Which items are left out: ``all`` that the user has interacted with; ``history``, those of training and
             validation; ``none``. When not given, the lists are those that RecBole's test evaluates: a general model's
@@ -69,14 +74,17 @@ def export(
         progress: Whether to show a progress bar.
         places: Where the data are here, see :func:`load`.
         trust: Whether a pickle of RecBole's is read, see :func:`load`.
+        items: Raw ids of the candidates (what is new, in stock, of a category); all when not given. Unknown ids are
+            counted and named in the log.
 
     Returns:
-        ``users`` (number of users written), ``skipped`` (users without a history, of a sequential model), ``unknown``
-        (users written of whom the model knew nothing), ``recommendations``, ``embeddings`` (entity to shape).
+        ``users`` (number of users written), ``popular`` (those of them with a list by popularity), ``unknown`` (those
+        that the model ranked and knew nothing of), ``recommendations``, ``new`` (recommendations of items without a
+        training interaction), ``embeddings`` (entity to shape).
 
     Raises:
-        ValueError: Nothing to write, an unknown user, a format that cannot be written, scores that are not finite, or a
-            model without embeddings whose inner products rank as it does.
+        ValueError: Nothing to write, no candidate that is known, a format that cannot be written, scores that are not
+            finite, or a model without embeddings whose inner products rank as it does.
         FileNotFoundError: No checkpoint, or no folder to write to.
 
     Example:
@@ -87,17 +95,17 @@ def export(
         (2, 10)
         >>> with open("lists.csv") as lists:
         ...     print(lists.readline().strip())
-        user_id,rank,item_id,score,known_items
+        user_id,rank,item_id,score,known_items,new,ranked_by
     """
     topk_file, embedding_file = check_targets(file, embeddings, topk, seen)
-    if isinstance(users, str):
-        raise ValueError(f"users: expected a list of raw ids, got the text {users!r}; write [{users!r}].")
+    whose, candidates = check_ids("users", users), check_ids("items", items)
     loaded = source if isinstance(source, tuple) else load(source, places, trust)
     loaded[1].eval()
-    report: dict[str, Any] = {"users": 0, "skipped": 0, "unknown": 0, "recommendations": 0, "embeddings": {}}
+    report: dict[str, Any] = dict.fromkeys(("users", "popular", "unknown", "recommendations", "new"), 0)
+    report["embeddings"] = {}
     with torch.no_grad():
         if topk_file is not None:
-            report.update(_export_topk(loaded, topk_file, topk, users, seen, progress))
+            report.update(export_lists(loaded, topk_file, topk, whose, candidates, seen, progress))
         if embedding_file is not None:
             tables = _embeddings(loaded)
             write_embeddings(embedding_file, tables)
@@ -168,55 +176,6 @@ def load(checkpoint: str | os.PathLike[str], places: Mapping[str, Any] | None = 
     model = get_model(config["model"])(config, dataset_of(loaders[0])).to(config["device"])
     load_parameters(model, content, source)
     return (config, model, dataset, *loaders)
-
-
-def _export_topk(
-    loaded: Loaded, file: Path, topk: int, users: Iterable[Any] | None, seen: str | None, progress: bool
-) -> dict[str, int]:
-    config, model, _, *loaders = loaded
-    dataset = dataset_of(loaders[0])
-    item_tokens = np.asarray(dataset.field2id_token[dataset.iid_field]).astype(str)
-    user_tokens = np.asarray(dataset.field2id_token[dataset.uid_field]).astype(str)
-    scorer = Scorer(config, model, *left_out(config, loaders, seen), dataset_of(loaders[2]) if seen is None else None)
-    known = training_counts(dataset)
-    asked = np.arange(1, dataset.user_num) if users is None else _user_ids(users, dataset)
-    ids = asked[scorer.can_score(asked)]
-    k = min(topk, dataset.item_num - 1)
-    found = 0
-    with (
-        write_topk(file, (len(ids), k), (user_tokens.dtype, item_tokens.dtype)) as add,
-        tqdm(total=len(ids), unit="user", desc=f"top-{k}", disable=not progress, ncols=100) as bar,
-    ):
-        for start in range(0, len(ids), scorer.batch_users):
-            batch = ids[start : start + scorer.batch_users]
-            scores, items = torch.topk(scorer.scores(batch), k, dim=1)
-            values, chosen = scores.float().cpu().numpy(), item_tokens[items.cpu().numpy()]
-            left = values > -np.inf
-            found += int(left.sum())
-            add((user_tokens[batch], np.where(left, chosen, ""), np.where(left, values, np.nan), known[batch]))
-            bar.update(len(batch))
-    skipped = len(asked) - len(ids)
-    if skipped:
-        getLogger().warning(f"{skipped:,} users have no history that {config['model']} could go on from; left out.")
-    unknown = int((known[ids] == 0).sum())
-    if unknown:
-        getLogger().warning(
-            f"{unknown:,} of the {len(ids):,} users have no training interaction: {config['model']} knows nothing of "
-            "them, and their lists are marked by known_items 0."
-        )
-    return {"users": len(ids), "skipped": skipped, "unknown": unknown, "recommendations": found}
-
-
-def _user_ids(users: Iterable[Any], dataset: Any) -> np.ndarray:
-    known = dataset.field2token_id[dataset.uid_field]
-    tokens = list(dict.fromkeys(str(user) for user in users))
-    unknown = [token for token in tokens if known.get(token, 0) == 0]
-    if unknown:
-        raise ValueError(
-            f"users: {len(unknown):,} of {len(tokens):,} are not in the (filtered) data set, such as {unknown[0]!r}. "
-            f"Give raw ids as in the .inter file, such as {dataset.field2id_token[dataset.uid_field][1]!r}."
-        )
-    return np.array([known[token] for token in tokens], dtype=np.int64)
 
 
 def _embeddings(loaded: Loaded) -> dict[str, Table]:

@@ -35,12 +35,22 @@ class Scorer:
         left_out: Bool matrix ``(n_users, n_items)`` of the pairs that get the score minus infinity.
         asked: Part of a sequential model whose rows are to be answered: a user who has some is scored after the history
             of the first of them.
+        candidates: Items that may be recommended, a bool array over internal ids; ``None`` for all.
 
     Attributes:
         batch_users: How many users to score at once.
+        never: Internal ids of the items that nobody is recommended, the padding first.
     """
 
-    def __init__(self, config: Any, model: Any, known: Sequence[Any], left_out: csr_matrix, asked: Any = None) -> None:
+    def __init__(
+        self,
+        config: Any,
+        model: Any,
+        known: Sequence[Any],
+        left_out: csr_matrix,
+        asked: Any = None,
+        candidates: np.ndarray | None = None,
+    ) -> None:
         self._config, self._model = config, model
         self._dataset = dataset_of(known[0])
         self._sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
@@ -49,7 +59,9 @@ class Scorer:
         self._left_out = left_out
         self._last = self._last_rows(known, asked) if self._sequential else None
         cold = getattr(self._dataset, "cold_start", None)
-        self._never = torch.tensor([0, *(() if cold is None else cold.excluded.tolist())])
+        never = {0, *(() if cold is None else cold.excluded.tolist())}
+        never |= set() if candidates is None else set(np.flatnonzero(~candidates).tolist())
+        self.never = torch.tensor(sorted(never))
         memory = float(config["eval_memory_mb"] or 512) * 2**20
         self.batch_users = max(int(memory // (_BYTES_PER_SCORE * n_items)), 1)
 
@@ -71,11 +83,22 @@ class Scorer:
         Raises:
             ValueError: The model gave NaN or infinity.
         """
-        scores = self.raw_scores(users).clone()
+        return self.mask(self.raw_scores(users).clone(), users)
+
+    def mask(self, scores: Tensor, users: np.ndarray) -> Tensor:
+        """Give minus infinity to what the users are not recommended.
+
+        Args:
+            scores: Scores of all items, ``(b, n_items)``; changed in place.
+            users: Internal user ids, ``(b,)``.
+
+        Returns:
+            The same scores.
+        """
         seen = self._left_out[users].tocoo()
         device = scores.device
         scores[torch.from_numpy(seen.row).long().to(device), torch.from_numpy(seen.col).long().to(device)] = -torch.inf
-        scores[:, self._never.to(device)] = -torch.inf
+        scores[:, self.never.to(device)] = -torch.inf
         return scores
 
     def raw_scores(self, users: np.ndarray) -> Tensor:

@@ -9,17 +9,40 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["check_format", "write_embeddings", "write_topk"]
+__all__ = ["POPULAR", "Batch", "check_format", "write_embeddings", "write_topk"]
 
 TOPK_FORMATS = (".parquet", ".csv", ".npz")
 EMBEDDING_FORMATS = (".parquet", ".npz")
+#: In the column ``ranked_by`` where no model ranked the list.
+POPULAR = "popularity"
 _ROWS = 65_536
 
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+class Batch(NamedTuple):
+    """Lists of some users.
+
+    Attributes:
+        users: Raw ids, ``(b,)``.
+        items: Raw ids of the items from the best, ``(b, k)``, empty where a list is shorter.
+        scores: Their scores, NaN where there is no item.
+        known: Number of items of each user that the model knew, ``(b,)``.
+        new: Whether each item has no training interaction, ``(b, k)``.
+        by: What ranked the lists: the name of the model, or `POPULAR`.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    scores: np.ndarray
+    known: np.ndarray
+    new: np.ndarray
+    by: str
+
+
+_COLUMNS = ("user_id", "rank", "item_id", "score", "known_items", "new", "ranked_by")
 Add = Callable[[Batch], None]
 Table = tuple[np.ndarray, Callable[[slice], np.ndarray], int]
 
@@ -50,22 +73,22 @@ def check_format(file: str | os.PathLike[str], formats: tuple[str, ...]) -> Path
 
 
 @contextmanager
-def write_topk(file: Path, shape: tuple[int, int], types: tuple[np.dtype, np.dtype]) -> Iterator[Add]:
+def write_topk(file: Path, shape: tuple[int, int], types: tuple[np.dtype, np.dtype, np.dtype]) -> Iterator[Add]:
     """Open a table of recommendations.
 
-    ``.parquet`` and ``.csv`` have a row per recommendation: ``user_id``, ``rank`` (from 1), ``item_id``, ``score`` and
-    ``known_items``, the number of the user's items that the model knew. ``.npz`` has ``user_id`` and ``known_items``
-    ``(n,)`` and ``item_id``, ``score`` ``(n, k)``, with an empty id and NaN where a user has fewer than ``k`` items
-    left.
+    ``.parquet`` and ``.csv`` have a row per recommendation: ``user_id``, ``rank`` (from 1), ``item_id``, ``score``,
+    ``known_items`` (the number of the user's items that the model knew), ``new`` (whether the item has no training
+    interaction) and ``ranked_by`` (the model, or ``popularity``). ``.npz`` has ``user_id``, ``known_items`` and
+    ``ranked_by`` ``(n,)`` and ``item_id``, ``score`` and ``new`` ``(n, k)``, with an empty id and NaN where a user has
+    fewer than ``k`` items left.
 
     Args:
         file: The file; its ending is the format.
         shape: Number of users that will come, and length of the lists.
-        types: Types of the raw user and item ids.
+        types: Types of the raw user and item ids and of ``ranked_by``.
 
     Yields:
-        A function that takes a batch: raw user ids ``(b,)``, raw item ids ``(b, k)`` (empty for none), scores, and the
-        number of known items of each user ``(b,)``.
+        A function that takes a :class:`Batch`.
     """
     with _whole(file) as temporary:
         writer = {".parquet": _parquet_topk, ".csv": _csv_topk, ".npz": _npz_topk}[file.suffix]
@@ -97,18 +120,19 @@ def _whole(file: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _rows(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A batch in rows: users, ranks, items, scores, numbers of known items."""
-    users, items, scores, known = batch
-    row, rank = np.nonzero(items != "")
-    return users[row], (rank + 1).astype(np.int32), items[row, rank], scores[row, rank].astype(np.float32), known[row]
+def _rows(batch: Batch) -> tuple[np.ndarray, ...]:
+    """A batch in rows, an array for each of the columns."""
+    row, rank = np.nonzero(batch.items != "")
+    ids = batch.users[row], (rank + 1).astype(np.int32), batch.items[row, rank]
+    scores = batch.scores[row, rank].astype(np.float32)
+    return (*ids, scores, batch.known[row].astype(np.int64), batch.new[row, rank], np.full(len(row), batch.by))
 
 
 @contextmanager
 def _parquet_topk(file: Path, shape: Any, types: Any) -> Iterator[Add]:
     pa, pq = _pyarrow()
-    types = [("user_id", pa.string()), ("rank", pa.int32()), ("item_id", pa.string()), ("score", pa.float32())]
-    schema = pa.schema([*types, ("known_items", pa.int64())])
+    kinds = pa.string(), pa.int32(), pa.string(), pa.float32(), pa.int64(), pa.bool_(), pa.string()
+    schema = pa.schema(list(zip(_COLUMNS, kinds)))
     with pq.ParquetWriter(file, schema) as writer:
         yield lambda batch: writer.write_table(pa.table([pa.array(column) for column in _rows(batch)], schema=schema))
 
@@ -117,13 +141,13 @@ def _parquet_topk(file: Path, shape: Any, types: Any) -> Iterator[Add]:
 def _csv_topk(file: Path, shape: Any, types: Any) -> Iterator[Add]:
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["user_id", "rank", "item_id", "score", "known_items"])
+        writer.writerow(_COLUMNS)
         yield lambda batch: writer.writerows(zip(*(column.tolist() for column in _rows(batch))))
 
 
 @contextmanager
-def _npz_topk(file: Path, shape: tuple[int, int], types: tuple[np.dtype, np.dtype]) -> Iterator[Add]:
-    """Three matrices on disk, packed into one archive at the end: memory holds one batch."""
+def _npz_topk(file: Path, shape: tuple[int, int], types: tuple[np.dtype, np.dtype, np.dtype]) -> Iterator[Add]:
+    """The matrices on disk, packed into one archive at the end: memory holds one batch."""
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export") as folder:
         columns = {
             name: np.lib.format.open_memmap(f"{folder}/{name}.npy", "w+", dtype, size)
@@ -132,15 +156,18 @@ def _npz_topk(file: Path, shape: tuple[int, int], types: tuple[np.dtype, np.dtyp
                 ("item_id", types[1], shape),
                 ("score", np.dtype(np.float32), shape),
                 ("known_items", np.dtype(np.int64), shape[:1]),
+                ("new", np.dtype(np.bool_), shape),
+                ("ranked_by", types[2], shape[:1]),
             )
         }
         done = 0
 
         def add(batch: Batch) -> None:
             nonlocal done
+            end = done + len(batch.users)
             for column, values in zip(columns.values(), batch):
-                column[done : done + len(values)] = values
-            done += len(batch[0])
+                column[done:end] = values
+            done = end
 
         yield add
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:

@@ -73,6 +73,7 @@ def measure(names: list[str]) -> dict[str, dict[str, float]]:
                 config_dict={
                     **options, "epochs": 1, "metric_decimal_place": DIGITS, "state": "ERROR", "show_progress": False,
                     "use_gpu": False, "gpu_id": "", "seed": 2020, "reproducibility": True,
+                    "negative_items": "all",  # what RecBole, which does not know this option, draws
                 },
             )  # fmt: skip
             parts = {"valid": found["best_valid_result"], "test": found["test_result"]}

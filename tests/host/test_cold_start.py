@@ -33,7 +33,7 @@ def new_tokens(dataset: Any) -> set[str]:
 class TestWithoutTheOption:
     @pytest.mark.parametrize("model", ["BPR", "SASRec"])
     def test_nothing_is_added(self, model: str) -> None:
-        made = loaders(config(model))
+        made = loaders(config(model, negative_items="all"))
         for loader in made:
             assert not hasattr(loader._dataset, "cold_start")
             assert type(loader._sampler).__name__ in ("Sampler", "RepeatableSampler", "NoneType")

@@ -90,7 +90,7 @@ def test_a_sequential_model_goes_on_after_the_last_known_item(trained, tmp_path)
     checkpoint = trained("SASRec", **SEQUENTIAL)
     report = export(checkpoint, tmp_path / "all.parquet", topk=5, seen="all", progress=False)
     single = INTERACTIONS.groupby(USER).size().eq(1).sum()
-    assert (report["users"], report["skipped"]) == (120 - single, single)
+    assert (report["users"], report["popular"]) == (120, single)
     config, model, dataset, _, _, test_data = load_data_and_model(checkpoint)
     model.eval()
     user = test_data._dataset.inter_feat["user_id"][3].item()
@@ -179,7 +179,8 @@ def test_a_model_without_embeddings_says_so(trained, tmp_path):
         ({"file": "topk.csv", "topk": 0}, "positive integer"),
         ({"file": "topk.csv", "seen": "train"}, "none, history, all"),
         ({"file": "a.npz", "embeddings": "./a.npz"}, "give two files"),
-        ({"file": "topk.csv", "users": ["nobody"]}, "'nobody'.*raw ids"),
+        ({"file": "topk.csv", "items": ["nothing"]}, "none of the 1 .*'nothing'.*raw ids"),
+        ({"file": "topk.csv", "users": []}, "one raw id at least"),
         ({"file": "topk.csv", "users": "196"}, "list of raw ids, got the text '196'"),  # not users 1, 9 and 6
     ],
 )
