@@ -23,9 +23,10 @@ from recbole_mm.files import write_atomically
 __all__ = ["Store", "digest", "neutral_settings", "to_json"]
 
 #: Options that say where and how a run is done, not what is computed: another machine's results are the same.
+#: ``worker`` and the saved loaders are not among them: they decide which random numbers a batch is drawn with.
 _WHERE = {
-    "checkpoint_dir", "data_path", "dataset_save_path", "dataloaders_save_path", "feature_path", "gpu_id", "log_wandb",
-    "save_dataloaders", "save_dataset", "show_progress", "state", "use_gpu", "wandb_project", "worker",
+    "checkpoint_dir", "data_path", "dataset_save_path", "feature_path", "gpu_id", "log_wandb", "save_dataset",
+    "show_progress", "state", "use_gpu", "wandb_project",
 }  # fmt: skip
 
 # How long a lock may be empty: its owner, if it lives, is between making it and filling it.

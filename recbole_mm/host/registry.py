@@ -27,7 +27,18 @@ from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_mm.config import ColdStartOptions, check_config, resolve_eval_batch_size
-from recbole_mm.host import checkpoint, cold_start, evaluation, finite, literals, new_items, seams, slices, watching
+from recbole_mm.host import (
+    atomic,
+    checkpoint,
+    cold_start,
+    evaluation,
+    finite,
+    literals,
+    new_items,
+    seams,
+    slices,
+    watching,
+)
 from recbole_mm.host.names import recbole_model_files, recbole_models, registered
 from recbole_mm.paths import dataset_atomic_dir, properties_dir
 
@@ -211,6 +222,7 @@ def install() -> None:
     slices.install()
     finite.install()
     literals.install()
+    atomic.install()
     cold_start.install()
     new_items.install()
     watching.install()
@@ -312,9 +324,29 @@ def _finish(config: Any) -> None:
         options["eval_batch_size"] = resolve_eval_batch_size(options, config.model_class)
     if options.get("cold_start") is not None:
         options["cold_start"] = ColdStartOptions(options["cold_start"])
+    given = config.external_config_dict.get("data_path")
+    if given and os.path.normpath(given) != "dataset":  # RecBole's default says nothing, also where it is written out
+        options["data_path"] = _given_path(str(given), config.dataset, options["data_path"])
     if os.path.exists(options["data_path"]):
         return
     folder = dataset_atomic_dir() / config.dataset
     if any(folder.glob(f"{config.dataset}*.inter")):
         getLogger().info(f"There is no data set in {options['data_path']}; using the one of recbole_mm in {folder}.")
         options["data_path"] = str(folder)
+
+
+def _given_path(given: str, dataset: str, chosen: str) -> str:
+    """Folder of a data set in the ``data_path`` that was asked for, never another one in its place.
+
+    RecBole takes its own example for ``ml-100k`` whatever the option says, and we have packaged data sets.
+    """
+    asked = os.path.join(given, dataset)
+    if os.path.exists(asked):
+        return chosen if os.path.realpath(asked) == os.path.realpath(chosen) else asked
+    packaged = dataset_atomic_dir() / dataset
+    if dataset != "ml-100k" and not any(packaged.glob(f"{dataset}*.inter")):
+        return asked  # RecBole downloads it, or says that it is missing
+    raise FileNotFoundError(
+        f"data_path: there is no folder {asked!r} in {os.getcwd()}. Expected {dataset}.inter in it; leave data_path "
+        f"out for the {dataset} that comes with {'RecBole' if dataset == 'ml-100k' else 'recbole_mm'}."
+    )

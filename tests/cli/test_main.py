@@ -344,6 +344,22 @@ class TestHyper:
         done = shell("--model=BPR", script=self.SCRIPT, timeout=60)
         assert done.returncode == 2 and "usage" in done.stdout
 
+    def test_what_nobody_reads_is_not_searched(self, tmp_path, monkeypatch, capsys):
+        pytest.importorskip("hyperopt")
+        monkeypatch.syspath_prepend(str(ROOT))
+        import run_hyper_mm
+
+        for line, words in (
+            ("learning_rat choice [0.01,0.001]", "Did you mean 'learning_rate'"),
+            ("knn_k choice [5,10]", "knn_k is an option of other models"),
+        ):
+            (tmp_path / "space.txt").write_text(line + "\n", encoding="utf-8")
+            monkeypatch.setattr(
+                sys, "argv", ["run_hyper_mm.py", "--model=BPR", "--dataset=mm-toy", "--params_file=space.txt"]
+            )
+            assert run_hyper_mm.main() == 2 and words in capsys.readouterr().err
+        assert not (tmp_path / "hyper.result").exists() and not (tmp_path / "saved").exists()
+
     @pytest.mark.slow
     def test_search(self, tmp_path):
         pytest.importorskip("hyperopt")

@@ -6,6 +6,7 @@ import copy
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from recbole.quick_start import load_data_and_model, run_recbole
@@ -215,7 +216,8 @@ def test_nothing_is_written_unless_asked():
 
 def test_without_validation_data_the_last_parameters_count():
     trainer, built = trainer_for()
-    trainer.fit(built.train_data)
+    score, result = trainer.fit(built.train_data)
+    assert (score, result) == (-np.inf, None) and trainer.best_valid_result is None  # the fusion loss is no such score
     assert int(built.model.finished_stages) == 3
     assert trainer.evaluate(built.test_data)["recall@10"] >= 0
 

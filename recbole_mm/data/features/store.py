@@ -25,6 +25,10 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 16 * 2**20
+_SPELLING = (
+    "Check that the ids are spelt as in the atomic files (leading zeros, .0 of a number, case, blanks), unless a "
+    "filter of the data set has left these out."
+)
 
 
 def align(file: FeatureFile, vocabulary: Mapping[str, int], dtype: torch.dtype = torch.float32) -> FeatureTable:
@@ -60,6 +64,7 @@ def align(file: FeatureFile, vocabulary: Mapping[str, int], dtype: torch.dtype =
         f"{len(rows):,} of {n - 1:,} {file.entity}s have a row, {n - 1 - len(rows):,} do not; "
         f"{len(tokens) - len(rows):,} rows match no {file.entity}"
     )
+    _warn_about_strangers(file, tokens, ids, vocabulary)
     return FeatureTable(file.modality, file.entity, feature, observed)
 
 
@@ -157,6 +162,20 @@ def _check_overlap(file: FeatureFile, tokens: np.ndarray, ids: np.ndarray, vocab
             f"{file.path}: none of its {len(tokens):,} ids is among the {len(vocabulary) - 1:,} {file.entity}s of the "
             "data set. " + _contrast(file.entity, tokens, vocabulary)
         )
+
+
+def _warn_about_strangers(
+    file: FeatureFile, tokens: np.ndarray, ids: np.ndarray, vocabulary: Mapping[str, int]
+) -> None:
+    """Half of the ids without an entity: a filter has left the others out, or they are spelt otherwise."""
+    strangers = tokens[ids == 0]
+    lacking = len(vocabulary) - 1 - int((ids > 0).sum())
+    if 2 * len(strangers) < len(tokens):
+        return
+    getLogger().warning(
+        f"{file.path}: {len(strangers):,} of its {len(tokens):,} ids match no {file.entity} of the data set, such as "
+        f"{strangers[:3].tolist()}, and {lacking:,} {file.entity}s have no row. {_SPELLING}"
+    )
 
 
 def _contrast(entity: str, tokens: np.ndarray, vocabulary: Mapping[str, int]) -> str:

@@ -1,0 +1,143 @@
+"""RecBole's data sets check an atomic file before they read it, and the columns that their kind of model needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDataset
+from recbole.utils import FeatureSource, FeatureType, InputType
+
+from recbole_mm.data.atomic import check_atomic, check_numbers, read_header
+from recbole_mm.host.wrapping import wrap
+
+__all__ = ["install"]
+
+
+def install() -> None:
+    """Make the changes; calling it again does nothing."""
+    wrap(Dataset, "_load_feat", _load_feat)
+    wrap(Dataset, "_load_inter_feat", _load_inter_feat)
+    wrap(Dataset, "_set_alias", _set_alias)
+    wrap(Dataset, "_set_label_by_threshold", _set_label_by_threshold)
+    wrap(KnowledgeBasedDataset, "_check_kg", _check_graph("kg", ("head_id", "relation_id", "tail_id")))
+    wrap(KnowledgeBasedDataset, "_check_link", _check_graph("link", ("item_id", "entity_id")))
+
+
+def _load_feat(original: Callable[..., Any], dataset: Any, filepath: str, source: Any) -> Any:
+    """RecBole's reader, after a look at the file; what it cannot read all the same is looked for line by line."""
+    if dataset._get_load_and_unload_col(source)[0] == set():  # nothing of it is loaded
+        return original(dataset, filepath, source)
+    config, path = dataset.config, Path(filepath)
+    separator, encoding = str(config["field_separator"]), str(config["encoding"] or "utf-8")
+    check_atomic(path, separator, encoding, _needed(dataset, source))
+    try:
+        return original(dataset, filepath, source)
+    except (ValueError, TypeError) as error:
+        check_numbers(path, separator, encoding, str(config["seq_separator"]))
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _needed(dataset: Any, source: Any) -> list[tuple[str, str]]:
+    names = {
+        FeatureSource.INTERACTION: ("USER_ID_FIELD", "ITEM_ID_FIELD"),
+        FeatureSource.USER: ("USER_ID_FIELD",),
+        FeatureSource.ITEM: ("ITEM_ID_FIELD",),
+        FeatureSource.KG: ("HEAD_ENTITY_ID_FIELD", "RELATION_ID_FIELD", "TAIL_ENTITY_ID_FIELD"),
+        "link": ("ITEM_ID_FIELD", "ENTITY_ID_FIELD"),
+    }
+    fields = ((dataset.config[option], option) for option in names.get(source, ()))
+    return [(field, option) for field, option in fields if field]
+
+
+def _load_inter_feat(original: Callable[..., Any], dataset: Any, token: str, folder: str) -> Any:
+    result = original(dataset, token, folder)
+    _check_columns(dataset, token, Path(folder))
+    _check_time(dataset, token, Path(folder))
+    return result
+
+
+def _check_columns(dataset: Any, token: str, folder: Path) -> None:
+    """Users and items that ``load_col`` leaves out are missed by RecBole in the middle of something else."""
+    for field in (dataset.uid_field, dataset.iid_field):
+        if field and (dataset.inter_feat is None or field not in dataset.inter_feat):
+            raise ValueError(
+                f"load_col leaves out {field} of {token}.inter: got {dataset.config['load_col']!r}. Name it there, "
+                "such as load_col: {inter: [user_id, item_id]}."
+            )
+
+
+def _check_time(dataset: Any, token: str, folder: Path) -> None:
+    """Sequential models, and a split by time, sort by a column that the default ``load_col`` does not load."""
+    config, field = dataset.config, dataset.time_field
+    if config["benchmark_filename"] is not None or (field and field in dataset.inter_feat):
+        return
+    if isinstance(dataset, SequentialDataset):
+        why = f"{config['model']} is a sequential model and needs the time field"
+    elif (config["eval_args"] or {}).get("order") == "TO":
+        why = "eval_args with order: TO needs the time field"
+    else:
+        return
+    header = read_header(folder / f"{token}.inter", str(config["field_separator"]), str(config["encoding"] or "utf-8"))
+    if not field:
+        raise ValueError(f"{why}: set TIME_FIELD to the column that holds it (there is {', '.join(header)}).")
+    if field in header:
+        columns = [str(column) for column in dataset.inter_feat.columns]
+        wanted = f"load_col: {{inter: [{', '.join([*columns, field])}]}}"
+        raise ValueError(f"{why} {field!r}, and load_col does not load it; set {wanted}.")
+    raise ValueError(
+        f"{why} {field!r}, and {folder / token}.inter has no such column (there is {', '.join(header)}). Add it, as "
+        f"{field}:float, or name another one with TIME_FIELD."
+    )
+
+
+def _set_alias(original: Callable[..., Any], dataset: Any, alias_name: str, default_value: Any) -> None:
+    """Histories in the files hold items: their column gets the vocabulary of the items, declared or not.
+
+    RecBole gives every column a vocabulary of its own unless ``alias_of_item_id`` names it, so that the items of a
+    history would be other items.
+    """
+    original(dataset, alias_name, default_value)
+    column = f"{dataset.iid_field}{dataset.config['LIST_SUFFIX'] or '_list'}"
+    if alias_name != "item_id" or dataset.field2type.get(column) != FeatureType.TOKEN_SEQ:
+        return
+    if column not in dataset.alias[alias_name]:
+        getLogger().warning(
+            f"The histories in {column} hold items, and alias_of_item_id does not name the column: taken as "
+            f"alias_of_item_id: [{column}], so that they have the ids of {dataset.iid_field}."
+        )
+        dataset.alias[alias_name] = np.append(dataset.alias[alias_name], column)
+
+
+def _check_graph(part: str, columns: tuple[str, ...]) -> Callable[..., Any]:
+    """The columns of a knowledge graph are there, but ``load_col`` may leave them out."""
+
+    def check(original: Callable[..., Any], dataset: Any, frame: Any) -> None:
+        needed = [field for field, _ in _needed(dataset, FeatureSource.KG if part == "kg" else part)]
+        if frame is None or any(field not in frame for field in needed):
+            raise ValueError(
+                f"{dataset.config['model']} reads the knowledge graph, and load_col leaves out columns of the .{part} "
+                f"file: got {dataset.config['load_col']!r}. Add {part}: [{', '.join(needed or columns)}] to it."
+            )
+        original(dataset, frame)
+
+    return check
+
+
+def _set_label_by_threshold(original: Callable[..., Any], dataset: Any) -> None:
+    """A threshold makes labels, which are read only where pairs are classified; elsewhere it does nothing."""
+    config, threshold = dataset.config, dataset.config["threshold"]
+    if threshold:
+        sampled = (config["train_neg_sample_args"] or {}).get("distribution", "none") not in ("none", "None", None)
+        trained = config["MODEL_INPUT_TYPE"] == InputType.POINTWISE and not sampled
+        if not trained or any(mode != "labeled" for mode in config["eval_args"]["mode"].values()):
+            who = f"{config['model']} is not trained on" if not trained else "a ranking of items does not read"
+            field, value = next(iter(threshold.items()))
+            getLogger().warning(
+                f"threshold={threshold} makes labels, which {who}: pairs below it count as liked ones. To leave them "
+                f"out, set val_interval: {{{field}: '[{value},inf)'}} in its place."
+            )
+    original(dataset)
