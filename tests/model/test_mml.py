@@ -17,6 +17,7 @@ from recbole_mm.nn.attention.sequence import INITIAL_SCALE, MASKED, NORM_EPSILON
 from recbole_mm.nn.meta.replacement import draw_replacement
 from recbole_mm.nn.meta.tasks import TaskTable
 from tests.model.conftest import MODALITIES, build, config_for, total_loss, train_steps
+from tests.model.sasrec_names import under_sasrecs_names
 
 TINY = {
     "embedding_size": 8,
@@ -65,30 +66,6 @@ def tasks(built, n_users=6, seed=0):
     return support.batch(users, pool), query.batch(users, pool)
 
 
-def under_sasrecs_names(learner, take):
-    """What ``take`` finds in an ID learner's parameters, under the names of RecBole's SASRec."""
-    encoder = learner.encoder
-    found = {
-        "item_embedding.weight": take(learner.item_embedding),
-        "position_embedding.weight": take(encoder.position),
-        "LayerNorm.weight": take(encoder.norm_weight),
-        "LayerNorm.bias": take(encoder.norm_bias),
-    }
-    for index, layer in enumerate(encoder.layers):
-        attention = f"trm_encoder.layer.{index}.multi_head_attention"
-        block = f"trm_encoder.layer.{index}.feed_forward"
-        for kind in ("weight", "bias"):
-            parts = take(getattr(layer, f"query_key_value_{kind}")).chunk(3)
-            for name, part in zip(("query", "key", "value"), parts):
-                found[f"{attention}.{name}.{kind}"] = part
-            found[f"{attention}.dense.{kind}"] = take(getattr(layer, f"output_{kind}"))
-            found[f"{attention}.LayerNorm.{kind}"] = take(getattr(layer, f"attention_norm_{kind}"))
-            found[f"{block}.dense_1.{kind}"] = take(getattr(layer, f"expand_{kind}"))
-            found[f"{block}.dense_2.{kind}"] = take(getattr(layer, f"contract_{kind}"))
-            found[f"{block}.LayerNorm.{kind}"] = take(getattr(layer, f"feed_forward_norm_{kind}"))
-    return found
-
-
 def test_id_learner_without_feature_attention_is_recboles_sasrec():
     built = tiny(feature_attention=0.0, n_layers=2)
     learner = built.model.learners["id"]
@@ -96,7 +73,8 @@ def test_id_learner_without_feature_attention_is_recboles_sasrec():
     options = {"hidden_size": 8, "n_layers": 2, "inner_size": 12, "MAX_ITEM_LIST_LENGTH": 10, "loss_type": "BPR"}
     config = config_for("SASRec", train_neg_sample_args={"distribution": "uniform", "sample_num": 1}, **options)
     sasrec = get_model("SASRec")(config, built.train_data.dataset).double().eval()
-    sasrec.load_state_dict(under_sasrecs_names(learner, lambda parameter: parameter.detach().clone()))
+    parts = learner.item_embedding, learner.encoder
+    sasrec.load_state_dict(under_sasrecs_names(*parts, lambda parameter: parameter.detach().clone()))
     batch = built.batch()
     last = built.model(batch["item_id_list"], batch["item_length"])["id"]
     torch.testing.assert_close(last, sasrec(batch["item_id_list"], batch["item_length"]), rtol=1e-9, atol=1e-11)
@@ -107,7 +85,7 @@ def test_id_learner_without_feature_attention_is_recboles_sasrec():
     torch.testing.assert_close(loss, expected, rtol=1e-8, atol=1e-9)
     loss.backward()
     expected.backward()
-    gradients = under_sasrecs_names(learner, lambda parameter: parameter.grad)
+    gradients = under_sasrecs_names(*parts, lambda parameter: parameter.grad)
     for name, parameter in sasrec.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-6, atol=1e-9, msg=name)
 

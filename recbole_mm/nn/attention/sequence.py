@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MASKED", "SequenceEncoder", "causal_bias"]
+__all__ = ["MASKED", "EncoderLayer", "SequenceEncoder", "causal_bias", "normalised", "rows_at", "transformed"]
 
 MASKED = -1e5
 """Logit of a position that must not be looked at. Finite, so that a window without any item gives no NaN."""
@@ -87,7 +87,7 @@ class SequenceEncoder(nn.Module):
         self.norm_weight = nn.Parameter(torch.ones(dim))
         self.norm_bias = nn.Parameter(torch.zeros(dim))
         self.layers = nn.ModuleList(
-            [_Layer(dim, n_heads, inner_size, hidden_dropout, attention_dropout) for _ in range(n_layers)]
+            [EncoderLayer(dim, n_heads, inner_size, hidden_dropout, attention_dropout) for _ in range(n_layers)]
         )
 
     def forward(self, embedded: Tensor, bias: Tensor) -> Tensor:
@@ -100,14 +100,34 @@ class SequenceEncoder(nn.Module):
         Returns:
             Shape ``(batch, length, dim)``; what stands at padded positions has no meaning.
         """
-        state = _norm(embedded + self.position[: embedded.shape[-2]], self.norm_weight, self.norm_bias)
-        state = F.dropout(state, self.hidden_dropout, self.training)
+        state = self._enter(embedded)
         for layer in self.layers:
             state = layer(state, bias)
         return state
 
+    def last(self, embedded: Tensor, bias: Tensor, place: Tensor) -> Tensor:
+        """States of one position per sequence: those of :meth:`forward`, without the rest of the last layer.
 
-class _Layer(nn.Module):
+        Args:
+            embedded: Item vectors. Shape ``(batch, length, dim)``.
+            bias: Additive attention logits. Shape ``(batch, length, length)``.
+            place: The positions. Shape ``(batch,)``.
+
+        Returns:
+            Shape ``(batch, dim)``.
+        """
+        state = self._enter(embedded)
+        for layer in self.layers[:-1]:
+            state = layer(state, bias)
+        final: EncoderLayer = self.layers[-1]  # type: ignore[assignment]
+        return final.at(state, rows_at(bias, place), place)
+
+    def _enter(self, embedded: Tensor) -> Tensor:
+        state = normalised(embedded + self.position[: embedded.shape[-2]], self.norm_weight, self.norm_bias)
+        return F.dropout(state, self.hidden_dropout, self.training)
+
+
+class EncoderLayer(nn.Module):
     """One post-norm transformer layer."""
 
     query_key_value_weight: Tensor
@@ -143,29 +163,58 @@ class _Layer(nn.Module):
             self.register_parameter(f"{name}_bias", nn.Parameter(torch.zeros(dim)))
 
     def forward(self, state: Tensor, bias: Tensor) -> Tensor:
-        mixed = _linear(self._attend(state, bias), self.output_weight, self.output_bias)
+        """States of every position from those below, ``(batch, length, dim)``."""
+        return self._blocks(state, self._attend(state, bias))
+
+    def at(self, state: Tensor, bias: Tensor, place: Tensor) -> Tensor:
+        """The same for one position per sequence, ``(batch, dim)``, with its logits' term ``(batch, length)``."""
+        own, dim = rows_at(state, place), state.shape[-1]
+        weight, offset = self.query_key_value_weight, self.query_key_value_bias
+        query = self._heads(transformed(own, weight[:dim], offset[:dim]).unsqueeze(1), 1)[0]
+        key, value = self._heads(transformed(state, weight[dim:], offset[dim:]), 2)
+        logits = self._logits(query, key) + bias[:, None, None, :]
+        return self._blocks(own, self._weigh(logits, value).squeeze(1))
+
+    def _blocks(self, state: Tensor, attended: Tensor) -> Tensor:
+        mixed = transformed(attended, self.output_weight, self.output_bias)
         mixed = F.dropout(mixed, self.hidden_dropout, self.training)
-        state = _norm(state + mixed, self.attention_norm_weight, self.attention_norm_bias)
-        inner = F.gelu(_linear(state, self.expand_weight, self.expand_bias))
-        inner = F.dropout(_linear(inner, self.contract_weight, self.contract_bias), self.hidden_dropout, self.training)
-        return _norm(state + inner, self.feed_forward_norm_weight, self.feed_forward_norm_bias)
+        state = normalised(state + mixed, self.attention_norm_weight, self.attention_norm_bias)
+        inner = F.gelu(transformed(state, self.expand_weight, self.expand_bias))
+        inner = transformed(inner, self.contract_weight, self.contract_bias)
+        inner = F.dropout(inner, self.hidden_dropout, self.training)
+        return normalised(state + inner, self.feed_forward_norm_weight, self.feed_forward_norm_bias)
 
     def _attend(self, state: Tensor, bias: Tensor) -> Tensor:
-        batch, length, dim = state.shape
-        heads = _linear(state, self.query_key_value_weight, self.query_key_value_bias)
-        heads = heads.view(batch, length, 3, self.n_heads, dim // self.n_heads)
-        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
-        logits = query @ key.transpose(-1, -2) / math.sqrt(dim // self.n_heads) + bias.unsqueeze(1)
+        heads = transformed(state, self.query_key_value_weight, self.query_key_value_bias)
+        query, key, value = self._heads(heads, 3)
+        return self._weigh(self._logits(query, key) + bias.unsqueeze(1), value)
+
+    def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """``(batch, length, parts * dim)`` to ``parts`` tensors ``(batch, n_heads, length, dim / n_heads)``."""
+        batch, length, width = projected.shape
+        heads = projected.view(batch, length, parts, self.n_heads, width // (parts * self.n_heads))
+        return heads.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _logits(self, query: Tensor, key: Tensor) -> Tensor:
+        return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+
+    def _weigh(self, logits: Tensor, value: Tensor) -> Tensor:
         weight = F.dropout(logits.softmax(dim=-1), self.attention_dropout, self.training)
-        return (weight @ value).transpose(1, 2).reshape(batch, length, dim)
+        return (weight @ value).transpose(1, 2).flatten(2)
 
 
-def _linear(state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def rows_at(tensor: Tensor, place: Tensor) -> Tensor:
+    """Row ``place[b]`` of the second dimension for every ``b``, ``(batch, ...)``."""
+    return tensor[torch.arange(len(place), device=tensor.device), place]
+
+
+def transformed(state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A linear map on rows: two dimensions, so that vmap over the weights is one batched product."""
     return F.linear(state.flatten(0, -2), weight, bias).view(*state.shape[:-1], weight.shape[0])
 
 
-def _norm(state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def normalised(state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Layer normalisation with SASRec's epsilon."""
     # Gain and offset are applied outside: second derivatives of layer_norm with weights come out wrong under vmap and
     # grad (torch 2.13), those without are right.
     return F.layer_norm(state, weight.shape, eps=NORM_EPSILON) * weight + bias

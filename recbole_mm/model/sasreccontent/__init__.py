@@ -1,0 +1,5 @@
+"""The model SASRecContent."""
+
+from recbole_mm.model.sasreccontent.sasreccontent import SASRecContent
+
+__all__ = ["SASRecContent"]
