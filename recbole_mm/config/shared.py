@@ -12,6 +12,7 @@ from recbole_mm.config.slices import check_slices, slice_names, tail_share
 
 __all__ = [
     "COLD_FEATURES",
+    "DENSE_BACKENDS",
     "FEATURE_DTYPES",
     "FEATURE_NORMS",
     "NEGATIVE_ITEMS",
@@ -27,6 +28,7 @@ FEATURE_NORMS = ("auto", "none", "l2", "zscore", "zscore_l2")
 MISSING_FEATURES = ("zero", "mean", "knn", "error", "drop")
 NEGATIVE_ITEMS = ("seen", "all")
 COLD_FEATURES = ("inductive", "transductive")
+DENSE_BACKENDS = ("auto", "torch", "onednn")
 FEATURE_DTYPES = ("float16", "bfloat16", "float32")  # the models compute in float32, so wider tables gain nothing
 
 
@@ -189,5 +191,7 @@ SHARED_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "cold_features": _choice(COLD_FEATURES),
     "negative_items": lambda key, value: value is None or _choice(NEGATIVE_ITEMS)(key, value),
     "new_items": _check_truth,
+    "dense_backend": _choice(DENSE_BACKENDS),
+    "optimizer_fused": _choice(("auto", "never")),
     "cold_start": lambda key, value: read_cold_start(value, key),
 }

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
-from recbole.data.interaction import Interaction
 
 from recbole_mm.config.shared import FEATURE_DTYPES, MISSING_FEATURES, active_weights, check_modalities, modality_names
 from recbole_mm.data.features.files import FeatureFile, discover, search_folders
@@ -29,7 +28,7 @@ class MultimodalMixin:
     when the data set is made and read when first asked for. The training, validation and test parts share what was
     read; a pickled data set carries none of it and reads the files again.
 
-    Batches are those of RecBole to the last bit, only faster, and nothing is drawn from a global random state.
+    Batches are those of RecBole to the last bit, and nothing is drawn from a global random state.
     """
 
     config: Any
@@ -82,18 +81,6 @@ class MultimodalMixin:
             )
         feature = tables[field].feature
         return (feature.float() if feature.dtype == torch.bfloat16 else feature).numpy()
-
-    def __getitem__(self, index: Any, join: bool = True) -> Interaction:
-        rows = _take(self.inter_feat, index)
-        return self.join(rows) if join else rows
-
-    def join(self, df: Interaction) -> Interaction:
-        """Add the columns of the users and items in ``df``, as RecBole does."""
-        if self.user_feat is not None and self.uid_field in df:
-            df.update(_take(self.user_feat, df[self.uid_field]))
-        if self.item_feat is not None and self.iid_field in df:
-            df.update(_take(self.item_feat, df[self.iid_field]))
-        return df
 
     def _data_filtering(self) -> None:
         if self._option("missing_feature", MISSING_FEATURES) == "drop":
@@ -207,13 +194,3 @@ class _SharedFeatures:
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return (_SharedFeatures, ())
-
-
-def _take(table: Interaction, index: Any) -> Interaction:
-    """Rows of a table; RecBole turns index arrays into lists first, which is what makes it slow."""
-    if isinstance(index, np.ndarray) and index.ndim == 1 and index.dtype.kind in "bi":
-        # A reversed view or the other byte order is nothing that torch can share.
-        index = torch.from_numpy(np.ascontiguousarray(index, dtype=index.dtype.newbyteorder("=")))
-    if isinstance(index, torch.Tensor) and index.dim() == 1 and index.dtype in (torch.int64, torch.int32, torch.bool):
-        return Interaction({name: column[index.to(column.device)] for name, column in table.interaction.items()})
-    return table[index]

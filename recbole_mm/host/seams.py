@@ -13,7 +13,7 @@ import recbole.utils.logger as recbole_logger
 import recbole.utils.utils as recbole_utils
 from recbole.trainer import Trainer
 
-from recbole_mm.host import checkpoint, recovery
+from recbole_mm.host import checkpoint, drawing, optimizer, recovery
 from recbole_mm.host.editing import edit
 from recbole_mm.host.wrapping import wrap
 
@@ -30,6 +30,8 @@ def install() -> None:
     _checks()
     _one_log_per_run()
     _download()
+    drawing.install()
+    optimizer.install()
 
 
 def _unique_names() -> None:

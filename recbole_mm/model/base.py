@@ -15,10 +15,11 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_mm.config import ModelOptions
-from recbole_mm.config.shared import COLD_FEATURES, FEATURE_NORMS, MISSING_FEATURES, active_weights
+from recbole_mm.config.shared import COLD_FEATURES, DENSE_BACKENDS, FEATURE_NORMS, MISSING_FEATURES, active_weights
 from recbole_mm.data.features.prepare import chosen_norm, mean_cosine
 from recbole_mm.data.features.store import FeatureTable, prepare
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
+from recbole_mm.nn.linear import linear, set_default_backend
 from recbole_mm.nn.loss import first_occurrence, info_nce_loss
 
 __all__ = ["FeatureBank", "MultimodalModelMixin", "MultimodalRecommender", "MultimodalSequentialRecommender"]
@@ -133,6 +134,7 @@ class MultimodalModelMixin:
     user_features: FeatureBank
     modality_names: tuple[str, ...]
     known_items: Tensor | None
+    dense_backend: str
 
     def _set_up_multimodal(self, config: Any, dataset: Any) -> None:
         name = type(self).__name__
@@ -155,6 +157,10 @@ class MultimodalModelMixin:
         _check_usable_names((*store.item, *store.user, *store.inter))
         self.options, self.modality_names = ModelOptions(config, name), store.available
         self.interactions = _training_interactions(dataset, self.n_users, self.n_items)  # type: ignore[attr-defined]
+        # A checkpoint from before the option has none.
+        known_option = "dense_backend" in config
+        self.dense_backend = self.options.choice("dense_backend", DENSE_BACKENDS) if known_option else "auto"
+        set_default_backend(self.dense_backend)
         norm = self.options.per_modality("feature_norm", store.available, "choice", FEATURE_NORMS, default="none")
         missing = self.options.choice("missing_feature", MISSING_FEATURES)
         weight = _relative_weights(active_weights(config["modality_weight"], store.available), store.item)
@@ -235,7 +241,8 @@ class MultimodalModelMixin:
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of every item for the given users, flattened from ``(batch, n_items)``."""
         users, items = self.representations()
-        return (users[interaction[self.USER_ID]] @ items.T).view(-1)  # type: ignore[attr-defined]
+        scores = linear(users[interaction[self.USER_ID]], items, backend=self.dense_backend)  # type: ignore[attr-defined]
+        return scores.view(-1)
 
     def modality_contrast(self, rows: Mapping[str, Tensor], items: Tensor) -> Tensor:
         r"""Symmetric InfoNCE between the modality representations of the batch's distinct items.

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph.lightgcn import lightgcn
+from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import frobenius_penalty
 from recbole_mm.nn.rows import batch_rows
 
@@ -59,7 +60,7 @@ class BM3(MultimodalRecommender):
         self.user_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_users, dim)))
         self.item_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_items, dim)))
         self.predictor = nn.Linear(dim, dim)
-        self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.features.dims.items()})
+        self.project = nn.ModuleDict({m: Linear(width, dim) for m, width in self.features.dims.items()})
         for layer in (self.predictor, *self.project.values()):
             nn.init.xavier_normal_(layer.weight)  # type: ignore[arg-type]
         new = int((self.graph.item_degree[1:] == 0).sum())

@@ -14,6 +14,7 @@ from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph.item_graph import ItemGraph, base_shares, content_graph, mix_graphs, modality_shares
 from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.graph.user_graph import add_peers, neighbour_table, sum_hops
+from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss
 from recbole_mm.nn.rows import unit_rows
 
@@ -72,7 +73,7 @@ class DRAGON(MultimodalRecommender):
         self.register_buffer("weight", weight.view(1, -1, 1), persistent=False)
         self.project, self.preference = nn.ModuleDict(), nn.ParameterDict()
         for modality, width in self.features.dims.items():
-            self.project[modality] = nn.Sequential(nn.Linear(width, 4 * dim), nn.LeakyReLU(), nn.Linear(4 * dim, dim))
+            self.project[modality] = nn.Sequential(Linear(width, 4 * dim), nn.LeakyReLU(), Linear(4 * dim, dim))
             self.preference[modality] = nn.Parameter(nn.init.xavier_normal_(torch.empty(self.n_users, dim)))
         self.alpha = nn.Parameter(nn.init.xavier_normal_(torch.empty(self.n_users, len(names))).softmax(dim=1))
 

@@ -13,6 +13,7 @@ from recbole_mm.data.cooccurrence import cooccurrence
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.graph.user_graph import add_peers, neighbour_table, sum_hops
+from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
 from recbole_mm.nn.rows import unit_rows
 
@@ -74,7 +75,7 @@ class DualGNN(MultimodalRecommender):
         self.register_buffer("fusion_weight", weight.view(1, -1, 1), persistent=False)
         self.project, self.preference = nn.ModuleDict(), nn.ParameterDict()
         for modality, width in self.features.dims.items():
-            self.project[modality] = nn.Sequential(nn.Linear(width, 4 * dim), nn.LeakyReLU(), nn.Linear(4 * dim, dim))
+            self.project[modality] = nn.Sequential(Linear(width, 4 * dim), nn.LeakyReLU(), Linear(4 * dim, dim))
             self.preference[modality] = nn.Parameter(nn.init.xavier_normal_(torch.empty(self.n_users, dim)))
         if self.fusion != "mean":
             noise = nn.init.xavier_normal_(torch.empty(self.n_users, len(self.features)))

@@ -14,6 +14,7 @@ from recbole_mm.nn.graph.bipartite import BipartiteGraph
 from recbole_mm.nn.graph.item_graph import ItemGraph, base_shares, content_graph, mix_graphs, modality_shares
 from recbole_mm.nn.graph.lightgcn import lightgcn
 from recbole_mm.nn.graph.pruning import prune_popular
+from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss
 from recbole_mm.nn.rows import batch_rows
 
@@ -69,7 +70,7 @@ class FREEDOM(MultimodalRecommender):
         self.clock = EpochClock(epoch_steps(config, dataset))
         self.user_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_users, dim)))
         self.item_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_items, dim)))
-        self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.features.dims.items()})
+        self.project = nn.ModuleDict({m: Linear(width, dim) for m, width in self.features.dims.items()})
 
     def frozen_item_graph(self, knn_k: int, image_share: float | None) -> tuple[Any, Tensor]:
         """Pattern and weights of the mixture of unweighted item graphs."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph.bipartite import columns, sddmm, segment_softmax, spmm
 from recbole_mm.nn.graph.sparse import full_precision
+from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
 from recbole_mm.nn.rows import unit_rows
 
@@ -87,7 +88,7 @@ class GRCN(MultimodalRecommender):
             self.confidence = nn.Parameter(nn.init.xavier_normal_(torch.empty(n_nodes, len(self.features))))
         self.project, self.preference = nn.ModuleDict(), nn.ParameterDict()
         for modality, feature_width in self.features.dims.items():
-            self.project[modality] = nn.Linear(feature_width, width)
+            self.project[modality] = Linear(feature_width, width)
             self.preference[modality] = nn.Parameter(nn.init.xavier_normal_(torch.empty(self.n_users, width)))
 
     def forward(self) -> tuple[Tensor, Tensor]:

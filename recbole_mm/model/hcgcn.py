@@ -16,6 +16,7 @@ from recbole_mm.nn.attention.softmax import masked_softmax
 from recbole_mm.nn.graph import clustering
 from recbole_mm.nn.graph.bipartite import SparsePattern, edges_of_rows, spmm, sym_norm
 from recbole_mm.nn.graph.item_graph import content_neighbours
+from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
 from recbole_mm.nn.rows import unit_rows
 
@@ -106,7 +107,7 @@ class HCGCN(MultimodalRecommender):
         nodes = nn.init.xavier_uniform_(torch.empty(self.n_users + self.n_items, dim))
         self.user_embedding = nn.Parameter(nodes[: self.n_users].clone())
         self.item_embedding = nn.Parameter(nodes[self.n_users :].clone())
-        self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.features.dims.items()})
+        self.project = nn.ModuleDict({m: Linear(width, dim) for m, width in self.features.dims.items()})
         self.modality_logits = nn.Parameter(torch.zeros(len(self.features)))
         self.assign = nn.Sequential(nn.Linear(dim, dim), nn.LeakyReLU(), nn.Linear(dim, n_clusters))
         self.centroids = nn.Parameter(self._initial_centroids(n_item_clusters))

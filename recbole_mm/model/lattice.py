@@ -13,6 +13,7 @@ from recbole_mm.model.epochs import EpochClock, epoch_steps
 from recbole_mm.nn.graph.bipartite import SparsePattern, sddmm, segment_sum, spmm
 from recbole_mm.nn.graph.item_graph import ItemGraph, content_graph, content_neighbours, merge_graphs, modality_shares
 from recbole_mm.nn.graph.lightgcn import GRAPH_NORMS, lightgcn
+from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss, half_square_penalty
 from recbole_mm.nn.rows import unit_rows
 
@@ -83,7 +84,7 @@ class LATTICE(MultimodalRecommender):
 
         self.user_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_users, dim)))
         self.item_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_items, dim)))
-        self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.features.dims.items()})
+        self.project = nn.ModuleDict({m: Linear(width, dim) for m, width in self.features.dims.items()})
         self.modality_logits = nn.Parameter(torch.full((len(self.features),), 0.5))
 
     def _forget_graph(self, *_: Any) -> None:

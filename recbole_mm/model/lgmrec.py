@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph.lightgcn import lightgcn
 from recbole_mm.nn.graph.sparse import full_precision, spmm
+from recbole_mm.nn.linear import Linear, linear
 from recbole_mm.nn.loss import bpr_loss, frobenius_penalty, info_nce_loss
 from recbole_mm.nn.rows import unit_rows
 from recbole_mm.nn.table_nce import table_nce_loss
@@ -89,7 +90,7 @@ class LGMRec(MultimodalRecommender):
         self.project, self.membership = nn.ModuleDict(), nn.ModuleDict()
         for maps, width in ((self.project, dim), (self.membership, self.n_hyperedges)):
             for modality, size in self.features.dims.items():
-                maps[modality] = nn.Linear(size, width, bias=False)
+                maps[modality] = Linear(size, width, bias=False)
                 nn.init.xavier_uniform_(maps[modality].weight)  # type: ignore[arg-type]
 
     def forward(self) -> tuple[Tensor, Tensor]:
@@ -105,7 +106,7 @@ class LGMRec(MultimodalRecommender):
         for modality, feature in self.features.items():
             maps = [self.project[modality].weight, self.membership[modality].weight]
             # One pass over the features for both maps.
-            both = full_precision(F.linear(feature, torch.cat(maps)))  # type: ignore[arg-type]
+            both = full_precision(linear(feature, torch.cat(maps), backend=self.dense_backend))  # type: ignore[arg-type]
             states.append(both[:, :dim])
             logits.append(both[:, dim:] * self.features.observed[modality].unsqueeze(1))
         with torch.autocast(items.device.type, enabled=False):  # narrow products, and lengths that half precision lacks

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph.bipartite import SparsePattern, sddmm, segment_softmax, spmm
+from recbole_mm.nn.linear import Linear, linear
 from recbole_mm.nn.loss import bpr_loss
 from recbole_mm.nn.rows import batch_rows, unit_rows
 
@@ -82,7 +83,7 @@ class MGAT(MultimodalRecommender):
         inputs = {}
         for modality, width in self.features.dims.items():
             inputs[modality] = widths[modality] or min(width, WIDEST)
-            self.project[modality] = nn.Linear(width, inputs[modality])
+            self.project[modality] = Linear(width, inputs[modality])
             table = nn.init.xavier_normal_(torch.empty(self.n_users, inputs[modality]))
             self.preference[modality] = nn.Parameter(table)
         self.layers = nn.ModuleList(
@@ -112,7 +113,7 @@ class MGAT(MultimodalRecommender):
     def _layer(
         self, layer: _Layer, states: tuple[Tensor, Tensor], rows: tuple[Tensor | None, Tensor | None]
     ) -> tuple[Tensor, Tensor]:
-        users, items = states[0] @ layer.attention, states[1] @ layer.attention
+        users, items = (linear(state, layer.attention.t(), backend=layer.own.backend) for state in states)
         return (
             layer(self.graph.to_user, self.user_gate_degree, users, items, states[0], self.user_embedding, rows[0]),
             layer(self.graph.to_item, self.item_gate_degree, items, users, states[1], self.item_embedding, rows[1]),
@@ -142,7 +143,7 @@ class _Layer(nn.Module):
         super().__init__()
         self.attention = nn.Parameter(nn.init.xavier_normal_(torch.empty(width, width)))
         self.bias = nn.Parameter(torch.empty(width).uniform_(-1 / math.sqrt(width), 1 / math.sqrt(width)))
-        self.gate, self.own = nn.Linear(width, dim), nn.Linear(width, dim)
+        self.gate, self.own = Linear(width, dim), Linear(width, dim)
         nn.init.xavier_normal_(self.gate.weight)
         nn.init.xavier_normal_(self.own.weight)
         self.dropout = dropout

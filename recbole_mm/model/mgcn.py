@@ -12,6 +12,7 @@ from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.attention.softmax import masked_softmax
 from recbole_mm.nn.graph.item_graph import ItemGraph, content_graph
 from recbole_mm.nn.graph.lightgcn import lightgcn
+from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss, first_occurrence, half_square_penalty, info_nce_loss
 from recbole_mm.nn.rows import batch_rows
 
@@ -81,7 +82,7 @@ class MGCN(MultimodalRecommender):
 
         self.user_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_users, dim)))
         self.item_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_items, dim)))
-        self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.features.dims.items()})
+        self.project = nn.ModuleDict({m: Linear(width, dim) for m, width in self.features.dims.items()})
         self.gate = nn.ModuleDict({m: nn.Linear(dim, dim) for m in self.features})
         self.preference_gate = nn.ModuleDict({m: nn.Linear(dim, dim) for m in self.features})
         self.query = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, 1, bias=False))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph.bipartite import sym_norm
 from recbole_mm.nn.graph.branches import Encoding, drop_edges, drop_nodes, encode_branches
+from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss, first_occurrence, info_nce_loss
 
 __all__ = ["MMGCL"]
@@ -88,9 +89,9 @@ class MMGCL(MultimodalRecommender):
         self.register_buffer("branch_weight", weight.view(1, -1, 1), persistent=False)
         self.user_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_users, dim)))
         self.item_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_items, dim)))
-        self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.features.dims.items()})
-        self.read_users = nn.Linear((1 + len(modalities)) * dim, dim)
-        self.read_items = nn.Linear((1 + len(modalities)) * dim, dim)
+        self.project = nn.ModuleDict({m: Linear(width, dim) for m, width in self.features.dims.items()})
+        self.read_users = Linear((1 + len(modalities)) * dim, dim)
+        self.read_items = Linear((1 + len(modalities)) * dim, dim)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)

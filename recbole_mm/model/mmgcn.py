@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph.sparse import full_precision
+from recbole_mm.nn.linear import Linear, linear
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
 from recbole_mm.nn.rows import unit_rows
 
@@ -78,7 +79,7 @@ class MMGCN(MultimodalRecommender):
         inputs = {}
         for modality, width in self.features.dims.items():
             target = _projected_width(widths[modality], width)
-            self.project[modality] = nn.Linear(width, target) if target else nn.Identity()
+            self.project[modality] = Linear(width, target) if target else nn.Identity()
             inputs[modality] = target or width
             table = nn.init.xavier_normal_(torch.empty(self.n_users, inputs[modality]))
             self.preference[modality] = nn.Parameter(table, requires_grad=trainable)
@@ -146,15 +147,15 @@ class _Layer(nn.Module):
     def __init__(self, width: int, dim: int, concat: bool, first: bool) -> None:
         super().__init__()
         self.convolve = nn.Parameter(nn.init.xavier_normal_(torch.empty(width, width)))
-        self.own = nn.Linear(width, dim)
-        self.gate = nn.Linear(width + dim if concat else width, dim)
+        self.own = Linear(width, dim)
+        self.gate = Linear(width + dim if concat else width, dim)
         self.concat = concat
         nn.init.xavier_normal_(self.own.weight)
         if first:  # The later gates keep torch's own initialisation, as in the authors' code.
             nn.init.xavier_normal_(self.gate.weight)
 
     def transform(self, states: Tensor) -> Tensor:
-        return states @ self.convolve
+        return linear(states, self.convolve.t(), backend=self.own.backend)
 
     def forward(self, messages: Tensor, states: Tensor, embedding: Tensor, rows: Tensor | None) -> Tensor:
         if rows is not None and len(rows) < len(states):
@@ -164,7 +165,7 @@ class _Layer(nn.Module):
         own = F.leaky_relu(self.own(states)) + embedding
         if self.concat:
             width = messages.shape[1]
-            combined = F.linear(received, self.gate.weight[:, :width], self.gate.bias)
+            combined = linear(received, self.gate.weight[:, :width], self.gate.bias, self.gate.backend)
             output = F.leaky_relu(combined + own @ self.gate.weight[:, width:].T)
         else:
             output = F.leaky_relu(self.gate(received) + own)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph.branches import Encoding, encode_branches
+from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import first_occurrence, info_nce_loss
 from recbole_mm.nn.rows import unit_rows
 
@@ -67,9 +68,9 @@ class SLMRec(MultimodalRecommender):
         self.register_buffer("branch_weight", weight.view(1, -1, 1), persistent=False)
         self.user_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_users, dim)))
         self.item_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_items, dim)))
-        self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.features.dims.items()})
-        self.read_users = nn.Linear((1 + len(modalities)) * dim, dim)
-        self.read_items = nn.Linear((1 + len(modalities)) * dim, dim)
+        self.project = nn.ModuleDict({m: Linear(width, dim) for m, width in self.features.dims.items()})
+        self.read_users = Linear((1 + len(modalities)) * dim, dim)
+        self.read_items = Linear((1 + len(modalities)) * dim, dim)
         self.joint, self.own = nn.ModuleDict(), nn.ModuleDict()
         if self.ssl_task == "FAC":
             for modality in self.order:

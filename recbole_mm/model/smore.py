@@ -12,6 +12,7 @@ from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph.item_graph import ItemGraph, content_graph, merge_graphs
 from recbole_mm.nn.graph.lightgcn import lightgcn
 from recbole_mm.nn.graph.sparse import full_precision
+from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss, first_occurrence, info_nce_loss, l2_penalty
 from recbole_mm.nn.rows import batch_rows
 
@@ -83,7 +84,7 @@ class SMORE(MultimodalRecommender):
         views = [*names, FUSED]
         self.user_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_users, dim)))
         self.item_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_items, dim)))
-        self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in self.features.dims.items()})
+        self.project = nn.ModuleDict({m: Linear(width, dim) for m, width in self.features.dims.items()})
         self.filter = nn.ParameterDict({v: nn.Parameter(torch.randn(dim // 2 + 1, 2)) for v in views})
         self.gate = nn.ModuleDict({v: nn.Linear(dim, dim) for v in views})
         self.preference_gate = nn.ModuleDict({v: nn.Linear(dim, dim) for v in views})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_mm.model.base import FeatureBank, MultimodalRecommender
@@ -13,6 +12,7 @@ from recbole_mm.model.tokens import SideFields, assemble, one_vector, select_row
 from recbole_mm.nn.attention.coattention import Tokens, take_rows
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
 from recbole_mm.nn.graph.pooling import history_mean, history_mean_without, history_sum
+from recbole_mm.nn.linear import Linear, linear
 
 __all__ = ["UserTokens", "user_files"]
 
@@ -70,13 +70,13 @@ class UserTokens(nn.Module):
         super().__init__()
         self.features, self.files, self.side = features, files, side
         self.embedding = nn.Embedding(graph.n_users, dim)
-        self.project_file = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in files.dims.items()})
+        self.project_file = nn.ModuleDict({m: Linear(width, dim) for m, width in files.dims.items()})
         present = [torch.ones(graph.n_users, dtype=torch.bool), *(file_observed[m] for m in files)]
         self.register_buffer("present", torch.stack(present, dim=1), persistent=False)
 
         pooled = {m: width for m, width in features.dims.items() if m not in files}
         self.n_pooled = len(pooled)
-        self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in pooled.items()})
+        self.project = nn.ModuleDict({m: Linear(width, dim) for m, width in pooled.items()})
         count = torch.zeros(graph.n_users, len(pooled))
         counted = torch.zeros(graph.n_items, len(pooled), dtype=torch.bool)
         for index, modality in enumerate(pooled):
@@ -98,7 +98,7 @@ class UserTokens(nn.Module):
             tokens.append(self.files.weight[modality] * project(vectors))
         n = len(tokens[0])
         totals = [
-            F.linear(select_rows(getattr(self, f"total_{index}"), ids), project.weight)
+            linear(select_rows(getattr(self, f"total_{index}"), ids), project.weight, backend=project.backend)
             for index, project in enumerate(self._linear().values())
         ]
         total = torch.stack(totals, dim=1) if totals else tokens[0].new_zeros(n, 0, tokens[0].shape[1])
@@ -121,13 +121,13 @@ class UserTokens(nn.Module):
         targets = []
         for modality, project in self._linear().items():
             feature = one_vector(self.features[modality])
-            projected = F.linear(feature if whole else feature[items], project.weight)
+            projected = linear(feature if whole else feature[items], project.weight, backend=project.backend)
             targets.append(take_rows(projected, items) if whole else projected)
         target = torch.stack(targets, dim=1) if targets else total
         return self._finish(*history_mean_without(total, self.count[users], target, self.counted[items]))
 
-    def _linear(self) -> dict[str, nn.Linear]:
-        return cast("dict[str, nn.Linear]", dict(self.project.items()))
+    def _linear(self) -> dict[str, Linear]:
+        return cast("dict[str, Linear]", dict(self.project.items()))
 
     def _finish(self, mean: Tensor, present: Tensor) -> Tokens:
         """Add the biases and apply the modality weights."""

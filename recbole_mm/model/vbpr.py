@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.nn.linear import linear
 from recbole_mm.nn.loss import bpr_loss, frobenius_penalty, half_square_penalty
 from recbole_mm.nn.rows import batch_rows
 
@@ -90,7 +91,10 @@ class VBPR(MultimodalRecommender):
 
     def _content(self, rows: Tensor | None) -> dict[str, Tensor]:
         """Content factors of some items, or of all, from each modality alone."""
-        return {m: (f if rows is None else f[rows]) @ self.project[m] for m, f in self.features.items()}
+        return {
+            m: linear(f if rows is None else f[rows], self.project[m].t(), backend=self.dense_backend)
+            for m, f in self.features.items()
+        }
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """Ranking, penalty and, if asked for, the modality contrast of a batch."""

@@ -159,6 +159,8 @@ VALUES: list[tuple[str, Any, str]] = [
     ("cold_start", {"entity": "user", "ratio": 1}, "cold_start[ratio]"),
     ("cold_start", {"entitty": "user"}, "Did you mean 'entity'"),
     ("cold_features", "inductiv", "Did you mean 'inductive'"),
+    ("dense_backend", "mkl", "auto, torch, onednn"),
+    ("optimizer_fused", True, "auto, never"),
 ]
 
 

@@ -15,6 +15,7 @@ from recbole_mm.model.mcptr.reviews import ReviewTable
 from recbole_mm.nn.attention.aggregation import InterModalAttention, IntraModalAttention
 from recbole_mm.nn.graph.graph_encoder import GraphEncoder, WeightedGraph
 from recbole_mm.nn.graph.sparse import full_precision
+from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.rows import batch_rows
 
 __all__ = ["Encoders", "ModalityTables", "Reviews", "homogeneous_graph"]
@@ -161,7 +162,7 @@ def _chunks(n_rows: int, numbers: int, device: torch.device) -> tuple[Tensor, ..
     return torch.arange(n_rows, device=device).split(max(1, CHUNK // numbers))
 
 
-def _linear(width: int, dim: int) -> nn.Linear:
-    layer = nn.Linear(width, dim)
+def _linear(width: int, dim: int) -> Linear:
+    layer = Linear(width, dim)
     nn.init.xavier_uniform_(layer.weight)
     return layer

@@ -11,6 +11,7 @@ from recbole_mm.model.base import FeatureBank
 from recbole_mm.model.tokens import SideFields, assemble, select_rows
 from recbole_mm.nn.attention.coattention import AdditiveAttention, Tokens
 from recbole_mm.nn.attention.softmax import attention_pool
+from recbole_mm.nn.linear import Linear
 
 __all__ = ["ItemTokens"]
 
@@ -45,7 +46,7 @@ class ItemTokens(nn.Module):
         super().__init__()
         self.features, self.side = features, side
         self.embedding = nn.Embedding(n_items, dim)
-        self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in features.dims.items()})
+        self.project = nn.ModuleDict({m: Linear(width, dim) for m, width in features.dims.items()})
         patched = [m for m, feature in features.items() if feature.dim() == 3 and feature.shape[1] > 1]
         self.plain = [m for m in features if m not in patched]
         self.patch_attention = nn.ModuleDict(

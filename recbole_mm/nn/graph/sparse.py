@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recbole_mm.nn.graph.bags import sums_rows, weighted_row_sums
+
 __all__ = ["SparsePattern", "full_precision", "sddmm", "spmm"]
 
 with warnings.catch_warnings():
@@ -241,6 +243,8 @@ class _Spmm(torch.autograd.Function):
         ctx.pattern, ctx.transposed = pattern, transposed
         ctx.save_for_backward(values, dense if values.requires_grad else None)
         with torch.autocast(dense.device.type, enabled=False):  # autocast would hand the product half-precision inputs
+            if sums_rows(dense, pattern.n_edges):
+                return weighted_row_sums(pattern.col, pattern.ptr, values, dense)
             # In place: the operator `@` fills a table of zeros and copies it, which takes longer than the product.
             product = dense.new_empty(pattern.n_rows, dense.shape[1])
             return product.addmm_(_csr(pattern, values.to(dense.dtype)), dense, beta=0)

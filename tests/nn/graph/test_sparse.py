@@ -12,6 +12,7 @@ import scipy.sparse as sp
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
+from recbole_mm.nn.graph import sparse
 from recbole_mm.nn.graph.bipartite import SparsePattern, attend, columns, sddmm, segment_softmax, segment_sum, spmm
 
 N_ROWS, N_COLS = 6, 7
@@ -220,6 +221,25 @@ def test_float32_is_close_to_float64(pattern):
     assert narrow.dtype == torch.float32
     assert_close(narrow.double(), spmm(pattern, values, dense), 1e-5)
     assert spmm(pattern, values.float(), dense).dtype == torch.float64
+
+
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("width", [7, 8, 33])
+def test_float32_row_sums_equal_float64_with_gradients(pattern, monkeypatch, width, strided):
+    calls = []
+    summed = sparse.weighted_row_sums
+    monkeypatch.setattr(sparse, "weighted_row_sums", lambda *args: calls.append(1) or summed(*args))
+    values, table = tensor(7), tensor(*((width, N_COLS) if strided else (N_COLS, width)), seed=1)
+    results = []
+    for dtype in (torch.float64, torch.float32):
+        leaves = [leaf.detach().to(dtype).requires_grad_() for leaf in (values, table)]
+        product = spmm(pattern, leaves[0], leaves[1].t() if strided else leaves[1])
+        results.append([product, *torch.autograd.grad(product.square().sum(), leaves)])
+    for exact, ours in zip(*results):
+        assert ours.dtype == torch.float32
+        assert_close(ours.double(), exact, 1e-4)
+    assert not results[1][0][[0, 3, 5]].any(), "rows without edges"
+    assert len(calls) == (0 if width < 8 else 2), "forward and gradient of the table, in float32 only"
 
 
 def test_no_edges_at_all():

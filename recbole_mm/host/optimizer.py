@@ -1,0 +1,40 @@
+"""RecBole's optimizers in torch's fused form on a CPU: one pass over each table instead of one per operation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.trainer import Trainer
+
+from recbole_mm.host.wrapping import wrap
+
+__all__ = ["install"]
+
+_FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
+
+
+def install() -> None:
+    """Let ``optimizer_fused`` decide; calling it again does nothing."""
+    wrap(Trainer, "_build_optimizer", _build_optimizer)
+
+
+def _build_optimizer(original: Any, self: Any, **options: Any) -> torch.optim.Optimizer:
+    """RecBole's optimizer, and the same in its fused form where that is asked for and can be.
+
+    A checkpoint keeps the form beside the state, and a training that goes on takes it from there: one that started
+    without stays without, to the last bit.
+    """
+    optimizer: torch.optim.Optimizer = original(self, **options)
+    if self.config["optimizer_fused"] != "auto" or not _can_fuse(self, optimizer):
+        return optimizer
+    groups = [{**group, "foreach": False, "fused": True} for group in optimizer.param_groups]
+    return type(optimizer)(groups, lr=groups[0]["lr"], fused=True)  # type: ignore[call-arg]
+
+
+def _can_fuse(trainer: Any, optimizer: torch.optim.Optimizer) -> bool:
+    """Tables of plain numbers on a CPU: elsewhere torch has chosen already, and sparse gradients have no such form."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    sparse = any(getattr(module, "sparse", False) for module in trainer.model.modules())
+    plain = all(p.device.type == "cpu" and p.is_floating_point() for p in parameters)
+    return type(optimizer) in _FUSED and plain and not sparse and not trainer.enable_scaler
