@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
-from recbole.utils import InputType, ModelType, get_model
+from recbole.utils import EvaluatorType, InputType, ModelType, get_model
 
 from recbole_mm.config import read_cold_start, read_options
 from recbole_mm.config.metrics import settle_valid_metric
-from recbole_mm.config.protocol import PROTOCOL_OPTIONS
+from recbole_mm.config.protocol import PROTOCOL_OPTIONS, mask_note
 from recbole_mm.experiment.capabilities import capability_notes
 from recbole_mm.experiment.fingerprint import fingerprint
 from recbole_mm.experiment.job import without_arguments
@@ -108,6 +108,7 @@ def make_protocol(
         _check_labels_are_read(types, reference["threshold"])
         reference = _reference({n: kind for n, kind in types.items() if kind == ModelType.CONTEXT}, dataset, given)
     shared = {key: reference[key] for key in PROTOCOL_OPTIONS}
+    shared["mask_validation"] = shared["mask_validation"] is not False  # RecBole's own models have no default of it
     metric, note = settle_valid_metric({**shared, "slices": given.get("slices")}, "valid_metric" in given)
     shared["valid_metric"] = metric
     notes = [note] if note else []
@@ -120,6 +121,9 @@ def make_protocol(
             "Context-aware models are compared with others by ranking all items: no rating threshold, one sampled "
             "negative per training pair."
         )
+    only_sequential = kinds == {ModelType.SEQUENTIAL}
+    if kinds and reference["eval_type"] != EvaluatorType.VALUE:
+        notes.append(mask_note(shared["mask_validation"], not only_sequential and not reference["repeatable"]))
     cold = read_cold_start(given.get("cold_start"))
     if cold is not None:
         ranked = "" if cold.entity == "user" else f", ranked among {cold.candidates} items"

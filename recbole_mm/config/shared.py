@@ -160,6 +160,11 @@ def _choice(allowed: tuple[str, ...], per_modality: bool = False) -> Callable[[s
     return check
 
 
+def _check_truth(key: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{key}: expected True or False (without quotes), got {value!r} ({type(value).__name__}).")
+
+
 def _check_path(key: str, value: Any) -> None:
     if value is not None and (not isinstance(value, str) or not value):
         raise ValueError(f"{key}: expected the path of a folder, or ~ for the usual places, got {value!r}.")
@@ -186,6 +191,7 @@ SHARED_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "feature_path": _check_path,
     "eval_batch_size": _check_eval_batch_size,
     "eval_memory_mb": lambda key, value: _finite(key, value, 0.0, strictly=True),
+    "mask_validation": _check_truth,
     "slices": lambda key, value: slice_names(value),
     "slice_tail": lambda key, value: tail_share(value),
     "cold_features": _choice(COLD_FEATURES),

@@ -89,7 +89,7 @@ def prepare(job: Job, checkpoints: str | None = None, with_test: bool = True) ->
     else:
         test_data = None
     if job.mask_seen and config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
-        mask_seen_items(dataset_of(train_data), valid_data, test_data)
+        mask_seen_items(dataset_of(train_data), valid_data, test_data, config["mask_validation"] is not False)
     if job.seed != job.data_seed:
         config["seed"] = job.seed
         train_data.generator.manual_seed(job.seed)

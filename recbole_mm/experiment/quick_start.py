@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from recbole.quick_start import run_recbole
+from recbole.utils import ModelType
 
 from recbole_mm.config.metrics import check_topk, settle_valid_metric
 from recbole_mm.config.names import read_options
+from recbole_mm.config.protocol import mask_note
 from recbole_mm.experiment.capabilities import capability_notes
 from recbole_mm.experiment.own_models import import_module, imported_modules
 from recbole_mm.experiment.resume import AUTO, checkpoint_options, checkpoint_origin, continue_from
@@ -169,6 +171,10 @@ def _run_here(
         if options.get("cold_start") is not None:
             options["cold_start"] = dict(options["cold_start"])
         about.update(config=options, split=describe_split(*loaders)["hash"])
+        if options.get("mask_validation") is False and (
+            options["repeatable"] or options["MODEL_TYPE"] == ModelType.SEQUENTIAL
+        ):
+            getLogger().warning(mask_note(False, masks=False))
         asked = options.get("cold_start"), options.get("slices"), never_had(loaders) > 0
         for note in capability_notes([config.model_class], *asked):
             getLogger().warning(note)

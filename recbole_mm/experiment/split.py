@@ -84,12 +84,13 @@ def never_had(loaders: Sequence[Any]) -> int:
     return int(len(seen) - 1 - seen.sum())
 
 
-def mask_seen_items(train_dataset: Any, valid_data: Any, test_data: Any = None) -> None:
+def mask_seen_items(train_dataset: Any, valid_data: Any, test_data: Any = None, mask_validation: bool = True) -> None:
     """Mask items of a user's past when a sequential model is evaluated, as RecBole does for a general model.
 
     RecBole lets sequential models recommend again what a user already has, and general models not, so their figures
     cannot be compared. Afterwards both rank the same candidates: at validation all but the training items, at test all
-    but the training and validation items; the item to be found is never masked.
+    but the training and validation items, without ``mask_validation`` but the training items; the item to be found is
+    never masked.
 
     What a loader masks already, such as items that a cold-start protocol does not rank, stays masked.
 
@@ -97,12 +98,14 @@ def mask_seen_items(train_dataset: Any, valid_data: Any, test_data: Any = None) 
         train_dataset: The training part.
         valid_data: RecBole's full-ranking validation loader of a sequential model.
         test_data: Its test loader, if there will be a test.
+        mask_validation: The option of this name.
     """
     known = [train_dataset]
     for loader in (valid_data, test_data) if test_data is not None else (valid_data,):
         users, items = known_pairs(known)
         _mask(loader, np.split(items, np.cumsum(np.bincount(users, minlength=train_dataset.user_num))[:-1]))
-        known.append(dataset_of(loader))
+        if mask_validation:
+            known.append(dataset_of(loader))
 
 
 def _mask(loader: Any, seen: list[np.ndarray]) -> None:

@@ -88,7 +88,8 @@ def limited_samplers(
         if popular:
             new._build_alias_table()
         if kind is LimitedSampler:
-            users, known = (items[:0], items[:0]) if cold is None else cold.known.get(phase, (items[:0], items[:0]))
+            past = "valid" if phase == "test" and config["mask_validation"] is False else phase
+            users, known = (items[:0], items[:0]) if cold is None else cold.known.get(past, (items[:0], items[:0]))
             for user, item in zip(users.tolist(), known.tolist()):
                 new.used_ids[user].add(item)
             if arguments.get("sample_num", "none") != "none":

@@ -1,8 +1,9 @@
 """Makes RecBole's own look-ups find our models, trainers, data sets, options and files.
 
 Registering only adds entries to the places where RecBole looks; nothing of RecBole is replaced except that `Config`
-additionally reads our yaml files, that ranking results are collected faster (:mod:`recbole_mm.host.evaluation`), and
-that the option ``cold_start`` splits a data set in another way (:mod:`recbole_mm.host.cold_start`).
+additionally reads our yaml files, that ranking results are collected faster (:mod:`recbole_mm.host.evaluation`), that
+the option ``cold_start`` splits a data set in another way (:mod:`recbole_mm.host.cold_start`), and that
+``mask_validation`` changes what the test masks (:mod:`recbole_mm.host.history_mask`).
 So every entry point of RecBole, and every pipeline written for it, works with the registered models.
 """
 
@@ -33,6 +34,7 @@ from recbole_mm.host import (
     cold_start,
     evaluation,
     finite,
+    history_mask,
     literals,
     new_items,
     seams,
@@ -58,6 +60,7 @@ DATASET_OPTIONS = (
     "cold_start",
     "new_items",
     "negative_items",
+    "mask_validation",
 )
 
 _PACKAGES = {
@@ -225,6 +228,7 @@ def install() -> None:
     atomic.install()
     cold_start.install()
     new_items.install()
+    history_mask.install()
     watching.install()
     seams.install()
     load = Config._load_internal_config_dict

@@ -62,6 +62,7 @@ def test_the_hashes_cover_the_protocol() -> None:
 def test_the_notes_say_what_is_new() -> None:
     protocol = make_protocol(["BPR"], "mm-toy", None, {**QUICK, "cold_start": {"entity": "item", "by": "time"}})
     assert protocol.notes == [
+        "The test masks training and validation items (mask_validation: True, RecBole's protocol).",
         "Cold start: 20% of the items, chosen by time, have no training row; evaluated are the interactions of cold "
         "items, ranked among all items. Multimodal models read the features of the new at evaluation only "
         "(cold_features: inductive).",

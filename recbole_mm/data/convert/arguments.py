@@ -41,6 +41,7 @@ MMREC = (
     Argument(
         "user-feature", "user features, row k for user k (default: user_<modality>_feat.npy)", "MODALITY=FILE", True
     ),
+    Argument("drop_unseen", "leave out validation and test rows of items that training never sees"),
     Argument("memory-map", "write .npy with .ids, for matrices of gigabytes"),
     *(Argument(f"{role}-column", f"name of the {role} column, if it is unusual", "NAME") for role in ROLES),
 )

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m recbole_
                 columns,
                 options.memory_map,
                 options.force,
+                options.drop_unseen,
             )
         else:
             report = to_mmrec(options.source, options.target, options.name, options.force)

@@ -25,12 +25,14 @@ def from_mmrec(
     columns: Mapping[str, str] | None = None,
     memory_map: bool = False,
     force: bool = False,
+    drop_unseen: bool = False,
 ) -> list[str]:
     """Convert a folder of the MMRec toolbox to atomic files, feature files and a configuration.
 
     ``target/name`` gets ``name.inter`` (every interaction), ``name.train.inter``, ``name.valid.inter`` and
-    ``name.test.inter`` (the split of ``x_label``, without validation and test rows of users or items that training
-    never sees), ``name.item.<modality>.npz`` and ``name.yaml``, to be passed to RecBole as a config file.
+    ``name.test.inter`` (the split of ``x_label``, without validation and test rows of users that training never sees,
+    as that toolbox leaves them out; items that it never sees stay, are ranked, and make the slice ``cold_items``),
+    ``name.item.<modality>.npz`` and ``name.yaml``, to be passed to RecBole as a config file.
 
     Args:
         source: Folder with one ``.inter`` file and the ``.npy`` features, whose row k belongs to id k.
@@ -41,6 +43,7 @@ def from_mmrec(
         columns: ``user``, ``item``, ``rating``, ``time`` or ``split`` to the name of that column, where it is unusual.
         memory_map: Write ``.npy`` with ``.ids`` instead of ``.npz``.
         force: Overwrite the files of an earlier conversion.
+        drop_unseen: Leave out validation and test rows of items that training never sees, too.
 
     Returns:
         What was done, a line each.
@@ -61,7 +64,7 @@ def from_mmrec(
     repeated = int(frame.duplicated(["user_id", "item_id"]).sum())
     if repeated:
         report.append(f"{repeated:,} interactions repeat a (user, item) pair of an earlier line; kept as they are")
-    parts = _split(frame, report)
+    parts = _split(frame, drop_unseen, report)
     found = feature_files(file.name for file in source.iterdir())
     if features is None:
         features = found["item"]
@@ -140,17 +143,24 @@ def _read_interactions(path: Path, columns: Mapping[str, str]) -> tuple[pd.DataF
     return frame, [column for column in raw.columns if column not in chosen]
 
 
-def _split(frame: pd.DataFrame, report: list[str]) -> dict[str, pd.DataFrame]:
+def _split(frame: pd.DataFrame, drop_unseen: bool, report: list[str]) -> dict[str, pd.DataFrame]:
     rows = {part: frame[frame.x_label == str(label)].drop(columns="x_label") for label, part in enumerate(PARTS)}
     users, items = set(rows["train"].user_id), set(rows["train"].item_id)
     for part in ("valid", "test"):
         new_user, new_item = ~rows[part].user_id.isin(users), ~rows[part].item_id.isin(items)
         cold_users, cold_items = rows[part].user_id[new_user].nunique(), rows[part].item_id[new_item].nunique()
+        dropped = new_user | new_item if drop_unseen else new_user
+        also = f" and {cold_items:,} items" if drop_unseen else ""
         report.append(
-            f"{part}: {int((new_user | new_item).sum()):,} of {len(new_user):,} interactions dropped, of "
-            f"{cold_users:,} users and {cold_items:,} items that training never sees"
+            f"{part}: {int(dropped.sum()):,} of {len(dropped):,} interactions dropped, of {cold_users:,} users{also} "
+            "that training never sees"
         )
-        rows[part] = rows[part][~(new_user | new_item)]
+        if not drop_unseen:
+            report.append(
+                f"{part}: {int((new_item & ~new_user).sum()):,} interactions kept, of {cold_items:,} items that "
+                "training never sees (--drop_unseen drops them)"
+            )
+        rows[part] = rows[part][~dropped]
     for part, selected in rows.items():
         if selected.empty:
             raise ValueError(

@@ -11,11 +11,13 @@ import pytest
 import yaml
 from recbole.config import Config
 
+import recbole_mm
 from recbole_mm.data.convert.command import main
 from recbole_mm.data.convert.mmrec import from_mmrec
 from recbole_mm.data.convert.mmrec_export import to_mmrec
 from recbole_mm.data.features.files import FeatureFile
 from tests.data.support import check_alignment, make_config, make_dataset, vectors, write_inter, write_npz
+from tests.options import QUICK
 
 REAL = Path(os.environ.get("RECBOLE_MM_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
 SETS = {
@@ -52,7 +54,8 @@ def lines(path: Path) -> list[str]:
 class TestFromMMRec:
     def test_files_and_report(self, source: Path, tmp_path: Path, capsys) -> None:
         target = tmp_path / "out"
-        assert main(["mmrec", str(source), str(target), "--name", "baby", "--user-feature", "taste=taste.npy"]) == 0
+        arguments = ["mmrec", str(source), str(target), "--name", "baby", "--user-feature", "taste=taste.npy"]
+        assert main([*arguments, "--drop_unseen"]) == 0
         written = sorted(path.name for path in (target / "baby").iterdir())
         assert written == [
             "baby.inter", "baby.item.image.npz", "baby.item.text.npz", "baby.test.inter", "baby.train.inter",
@@ -76,6 +79,28 @@ class TestFromMMRec:
         assert "columns left out: asin" in printed
         assert "1 interactions repeat a (user, item) pair" in printed
         assert f"--config_files={target / 'baby' / 'baby.yaml'}" in printed
+
+    def test_items_that_training_lacks_are_kept_unless_told_and_users_are_not(
+        self, source: Path, tmp_path: Path, capsys
+    ) -> None:
+        assert main(["mmrec", str(source), str(tmp_path), "--name", "baby"]) == 0
+        printed = capsys.readouterr().out
+        assert "valid: 1 of 3 interactions dropped, of 1 users that training never sees" in printed
+        assert "valid: 1 interactions kept, of 1 items that training never sees (--drop_unseen drops them)" in printed
+        valid, test = (lines(tmp_path / "baby" / f"baby.{part}.inter")[1:] for part in ("valid", "test"))
+        assert valid == ["0\t2\t4.0\t5", "1\t3\t4.0\t6"]
+        assert test == ["1\t1\t4.0\t8", "0\t2\t4.0\t10"]
+
+    def test_kept_items_are_ranked_and_make_a_slice(self, source: Path, tmp_path: Path) -> None:
+        rows = lines(source / "baby.inter")
+        (source / "baby.inter").write_text("\n".join([*rows, "3\t4\t4.0\t1\t0\tK", "0\t3\t4.0\t11\t2\tL", ""]))
+        from_mmrec(source, tmp_path, "baby", {"image": "image_feat.npy"}, {})
+        options = {**QUICK, "data_path": str(tmp_path), "topk": [3], "valid_metric": "Recall@3", "epochs": 1}
+        for model in ("BPR", "LightGCN", "MMGCN"):
+            result = recbole_mm.run(model, "baby", config_dict={**options, "slices": ["cold_items"]})
+            assert result["config"]["benchmark_filename"] == ["train", "valid", "test"]
+            assert result["test_result"]["cases[cold_items]"] == 1
+            assert 0 <= result["test_result"]["recall@3[cold_items]"] <= 1
 
     def test_features_are_those_of_the_ids_and_only_float16_or_float32(self, source: Path, tmp_path: Path) -> None:
         for memory_map in (False, True):
@@ -102,7 +127,7 @@ class TestFromMMRec:
         assert config["RATING_FIELD"] == "rating" and config["TIME_FIELD"] == "timestamp"
         options = yaml.safe_load(file.read_text())
         dataset = make_dataset(tmp_path, "baby", **options)
-        assert [len(part) for part in dataset.build()] == [4, 1, 2]
+        assert [len(part) for part in dataset.build()] == [4, 2, 2]
         check_alignment(dataset, {"image": {"0", "1", "2", "3", "4"}})
         check_alignment(dataset, {"taste": {"0", "1", "2"}}, "user")
         options["benchmark_filename"] = None
@@ -122,7 +147,7 @@ class TestFromMMRec:
         frame.drop(columns=["rating", "timestamp"]).to_csv(source / "other.inter", sep="\t", index=False)
         arguments = ["mmrec", str(source), str(tmp_path / "out"), "--name", "baby"]
         assert main([*arguments, "--item-column=movie", "--split-column", "fold"]) == 0
-        assert lines(tmp_path / "out" / "baby" / "baby.valid.inter") == ["user_id:token\titem_id:token", "0\t2"]
+        assert lines(tmp_path / "out" / "baby" / "baby.valid.inter") == ["user_id:token\titem_id:token", "0\t2", "1\t3"]
         options = yaml.safe_load((tmp_path / "out" / "baby" / "baby.yaml").read_text())
         assert options["load_col"] == {"inter": ["user_id", "item_id"]} and "RATING_FIELD" not in options
 
@@ -303,7 +328,7 @@ def test_real_sets(name: str, tmp_path: Path) -> None:
     if not source.is_dir():
         pytest.skip(f"no measuring data in {REAL}")
     features, sizes, parts = SETS[name]
-    report = from_mmrec(source, tmp_path / "ours", name, features)
+    report = from_mmrec(source, tmp_path / "ours", name, features, drop_unseen=True)
     users, items, interactions = (f"{size:,}" for size in sizes)
     assert report[0].endswith(f"{users} users, {items} items, {interactions} interactions")
     options = yaml.safe_load((tmp_path / "ours" / name / f"{name}.yaml").read_text())
