@@ -160,11 +160,6 @@ def _choice(allowed: tuple[str, ...], per_modality: bool = False) -> Callable[[s
     return check
 
 
-def _check_truth(key: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ValueError(f"{key}: expected True or False (without quotes), got {value!r} ({type(value).__name__}).")
-
-
 def _check_path(key: str, value: Any) -> None:
     if value is not None and (not isinstance(value, str) or not value):
         raise ValueError(f"{key}: expected the path of a folder, or ~ for the usual places, got {value!r}.")
