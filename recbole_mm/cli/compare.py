@@ -11,8 +11,8 @@ from recbole_mm.cli.request import CommandLineError, Flag, Request, words
 __all__ = ["EXAMPLE", "FLAGS", "HELP", "IMPLIED", "run"]
 
 HELP = (
-    "Compare models on the same split, candidates and evaluator over several seeds, with paired tests; tables and "
-    "pictures are written, and the same command again goes on where it stopped."
+    "Compare models on the same split, candidates and evaluator over several seeds, with paired tests; tables, "
+    "pictures and a page (report.html) are written; the same command again goes on where it stopped."
 )
 EXAMPLE = "compare --models=MMGCN,LightGCN --dataset=mm-toy --seeds=2 --epochs=5"
 FLAGS = {

@@ -47,7 +47,8 @@ def compare(
     and with paired tests over the users against a baseline (t and Wilcoxon, Holm-corrected).
 
     Everything is written as it comes into ``output``: one folder per run (JSON, per-user metrics), ``table.csv``,
-    ``table.md``, ``table.tex`` and pictures. Called again, finished runs are read, not repeated.
+    ``table.md``, ``table.tex``, pictures and ``report.html``, a page of all. Called again, finished runs are read, not
+    repeated.
 
     Args:
         models: Names (or classes) of the models.

@@ -7,7 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["latex", "markdown", "paired_markdown"]
+__all__ = [
+    "best_cells", "cost_cells", "is_different", "latex", "markdown", "metric_names", "metric_title", "paired_markdown",
+    "smaller_is_better",
+]  # fmt: skip
 
 LEVEL = 0.05
 
@@ -22,10 +25,10 @@ def markdown(table: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     Returns:
         Markdown text.
     """
-    metrics = _metric_names(table)
+    metrics = metric_names(table)
     header = ["model", *metrics, "epochs", "s/epoch", "training", "memory"]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    best = _best(table, metrics)
+    best = best_cells(table, metrics)
     for position, row in table.iterrows():
         name = row["model"] + (f", {row['variant']}" if row["variant"] else "")
         if not row["runs"]:
@@ -39,7 +42,7 @@ def markdown(table: pd.DataFrame, notes: Sequence[str] = ()) -> str:
             spread = f" [{_number(row[f'{metric}_low'])}, {_number(row[f'{metric}_high'])}]"
             cells.append(f"{text}{mark}{spread if pd.notna(row[f'{metric}_low']) else ''}")
         note = " (some seeds failed, see below)" if row["failure"] else ""
-        lines.append("| " + " | ".join([name + note, *cells, *_cost_cells(row)]) + " |")
+        lines.append("| " + " | ".join([name + note, *cells, *cost_cells(row)]) + " |")
     partial = [f"{row['model']}: {row['failure']}" for _, row in table.iterrows() if row["failure"] and row["runs"]]
     return "\n".join([*lines, "", *(f"- {_one_line(note)}" for note in [*notes, *partial])]) + "\n"
 
@@ -55,7 +58,7 @@ def paired_markdown(table: pd.DataFrame) -> str:
     """
     lines = []
     for _, row in table.iterrows():
-        for metric in _metric_names(table):
+        for metric in metric_names(table):
             if pd.isna(row[f"{metric}_p_t_holm"]):
                 continue
             name = row["model"] + (f", {row['variant']}" if row["variant"] else "")
@@ -85,11 +88,11 @@ def latex(table: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     Returns:
         LaTeX text: ``\begin{tabular}`` to ``\end{tabular}``.
     """
-    metrics = _metric_names(table)
-    best = _best(table, metrics)
+    metrics = metric_names(table)
+    best = best_cells(table, metrics)
     lines = [f"% {_one_line(note)}" for note in notes]
     lines += [r"\begin{tabular}{l" + "r" * (len(metrics) + 2) + "}", r"\toprule"]
-    lines += [" & ".join(["Model", *map(_metric_title, metrics), "Training", "Memory"]) + r" \\", r"\midrule"]
+    lines += [" & ".join(["Model", *map(metric_title, metrics), "Training", "Memory"]) + r" \\", r"\midrule"]
     for position, row in table.iterrows():
         name = _escape(row["model"] + (f", {row['variant']}" if row["variant"] else ""))
         if not row["runs"]:
@@ -105,34 +108,46 @@ def latex(table: pd.DataFrame, notes: Sequence[str] = ()) -> str:
             half = (row[f"{metric}_high"] - row[f"{metric}_low"]) / 2
             spread = rf" {{\scriptsize $\pm$ {_number(half)}}}" if pd.notna(half) else ""
             cells.append(text + mark + spread)
-        lines.append(" & ".join([name, *cells, *map(_escape, _cost_cells(row)[2:])]) + r" \\")
+        lines.append(" & ".join([name, *cells, *map(_escape, cost_cells(row)[2:])]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _metric_names(table: pd.DataFrame) -> list[str]:
+def metric_names(table: pd.DataFrame) -> list[str]:
+    """Names of the metrics of a table, in its order."""
     return [name[: -len("_p_wilcoxon_holm")] for name in table.columns if name.endswith("_p_wilcoxon_holm")]
 
 
-def _best(table: pd.DataFrame, metrics: Sequence[str]) -> set[tuple[Any, str]]:
+def smaller_is_better(metric: str) -> bool:
+    """Whether a metric is an error, such as RMSE."""
     from recbole.evaluator import smaller_metrics
 
+    return metric.partition("@")[0] in smaller_metrics
+
+
+def best_cells(table: pd.DataFrame, metrics: Sequence[str]) -> set[tuple[Any, str]]:
+    """Index and metric of the best means among the models, variants left out; empty where nothing competes."""
     best: set[tuple[Any, str]] = set()
     plain = table[(table["variant"] == "") & (table["runs"] > 0)]
     for metric in metrics:
         values = plain[metric].dropna()
         if len(values) > 1:
-            top = values.min() if metric.partition("@")[0] in smaller_metrics else values.max()
+            top = values.min() if smaller_is_better(metric) else values.max()
             best |= {(position, metric) for position in values.index[values == top]}
     return best
 
 
-def _mark(row: Any, metric: str) -> str:
-    """``*`` where both tests find a difference after correction."""
+def is_different(row: Any, metric: str) -> bool:
+    """Whether both tests of a row of the table find a difference after correction."""
     both = (row[f"{metric}_p_t_holm"], row[f"{metric}_p_wilcoxon_holm"])
-    return "*" if all(pd.notna(value) and value < LEVEL for value in both) else ""
+    return all(pd.notna(value) and value < LEVEL for value in both)
 
 
-def _cost_cells(row: Any) -> list[str]:
+def _mark(row: Any, metric: str) -> str:
+    return "*" if is_different(row, metric) else ""
+
+
+def cost_cells(row: Any) -> list[str]:
+    """Epochs, seconds an epoch, training time and memory of a row of the table, as text."""
     memory = row["memory_mib"]
     cells = [
         f"{row['epochs']:.0f}" if pd.notna(row["epochs"]) else "",
@@ -159,7 +174,8 @@ def _p_value(value: float) -> str:
     return "< .0001" if value < 1e-4 else f"{value:.4f}"
 
 
-def _metric_title(metric: str) -> str:
+def metric_title(metric: str) -> str:
+    """A metric as papers write it, such as ``NDCG@10``."""
     name, at, k = metric.partition("@")
     return {"ndcg": "NDCG", "mrr": "MRR", "map": "MAP"}.get(name, name.capitalize()) + at + k
 

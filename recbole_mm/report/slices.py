@@ -11,7 +11,7 @@ import pandas as pd
 from recbole_mm.report.table import Row
 from recbole_mm.slicing.result import COUNTS, slice_rows
 
-__all__ = ["slice_frame", "slice_markdown"]
+__all__ = ["slice_frame", "slice_markdown", "slice_tables"]
 
 
 def slice_frame(rows: Sequence[Row]) -> pd.DataFrame:
@@ -37,6 +37,34 @@ def slice_frame(rows: Sequence[Row]) -> pd.DataFrame:
     return frame
 
 
+def slice_tables(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The slices as tables, one a metric: models down, slices across.
+
+    Args:
+        frame: From :func:`slice_frame`.
+
+    Returns:
+        For each metric its name as ``metric``, the slices as ``names``, and as ``rows`` and ``foot`` lines of a label
+        and cells with ``value`` (``None`` where there is none) and ``text``. The foot has a random ranking and the
+        number of cases.
+    """
+    if not len(frame):
+        return []
+    names = list(dict.fromkeys(frame["slice"]))
+    cases = frame.groupby("slice")["cases"].max()
+    tables = []
+    for metric in _metrics(frame):
+        rows = []
+        for (model, variant), part in frame.groupby(["model", "variant"], sort=False):
+            values = part.set_index("slice")[metric].reindex(names)
+            rows.append((f"{model}, {variant}" if variant else str(model), [_cell(value) for value in values]))
+        floor = frame.groupby("slice")[f"{metric}_random"].mean().reindex(names)
+        counts = [{"value": float(cases[name]), "text": f"{cases[name]:,.0f}"} for name in names]
+        foot = [("random ranking", [_cell(value) for value in floor]), ("cases", counts)]
+        tables.append({"metric": metric, "names": names, "rows": rows, "foot": foot})
+    return tables
+
+
 def slice_markdown(frame: pd.DataFrame) -> str:
     """The slices as Markdown tables, one a metric: models down, slices across, a random ranking as the last line.
 
@@ -48,18 +76,11 @@ def slice_markdown(frame: pd.DataFrame) -> str:
     """
     if not len(frame):
         return ""
-    names = list(dict.fromkeys(frame["slice"]))
-    cases = frame.groupby("slice")["cases"].max()
     text = ["Mean over the runs. Below each table the expected score of a random ranking of the same candidates.", ""]
-    for metric in _metrics(frame):
-        text += ["| " + " | ".join([metric, *names]) + " |", "|---" * (len(names) + 1) + "|"]
-        for (model, variant), part in frame.groupby(["model", "variant"], sort=False):
-            values = part.set_index("slice")[metric].reindex(names)
-            label = f"{model}, {variant}" if variant else str(model)
-            text.append("| " + " | ".join([label, *map(_number, values)]) + " |")
-        floor = frame.groupby("slice")[f"{metric}_random"].mean().reindex(names)
-        text.append("| " + " | ".join(["random ranking", *map(_number, floor)]) + " |")
-        text.append("| " + " | ".join(["cases", *(f"{cases[name]:,.0f}" for name in names)]) + " |")
+    for table in slice_tables(frame):
+        text += ["| " + " | ".join([table["metric"], *table["names"]]) + " |", "|---" * (len(table["names"]) + 1) + "|"]
+        for label, cells in [*table["rows"], *table["foot"]]:
+            text.append("| " + " | ".join([label, *(cell["text"] for cell in cells)]) + " |")
         text.append("")
     return "\n".join(text)
 
@@ -82,5 +103,6 @@ def _metrics(frame: pd.DataFrame) -> list[str]:
     return [name[: -len("_random")] for name in frame.columns if name.endswith("_random")]
 
 
-def _number(value: float) -> str:
-    return f"{value:.4f}" if pd.notna(value) else "-"
+def _cell(value: float) -> dict[str, Any]:
+    there = pd.notna(value)
+    return {"value": float(value) if there else None, "text": f"{value:.4f}" if there else "-"}

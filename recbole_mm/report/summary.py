@@ -63,6 +63,11 @@ class Report:
                     notes.append(f"{name}: {options} (valid {found.metric} {found.value}).")
         if runs.jobs > 1:
             notes.append(f"Times were measured with {runs.jobs} runs at a time.")
+        if any(row.variant.endswith(" permuted") for row in runs.ordered()):
+            notes.append(
+                "Permuted: the trained model as it is, tested with the features of that modality exchanged among the "
+                "items. Without: trained again without the modality."
+            )
         notes += _mixed_versions(record for row in runs.ordered() for record in row.records.values())
         return [*notes, *runs.protocol.notes]
 
@@ -100,13 +105,20 @@ class Report:
         return table
 
     def draw(self) -> None:
-        """Draw the pictures, or say what is missing for that."""
+        """Draw the pictures and write the page, or say what is missing for that."""
+        runs, rows = self._runs, self._runs.ordered()
         try:
             from recbole_mm.report.plots import draw_all
         except ImportError as error:
-            self._runs.say(f"No pictures: {error}. pip install 'recbole-mm[plot]'")
+            runs.say(f"No pictures and no report.html: {error}. pip install 'recbole-mm[plot,report]'")
             return
-        draw_all(self._runs.ordered(), self._baseline, self._runs.store.folder)
+        draw_all(rows, self._baseline, runs.store.folder, runs.protocol.dataset)
+        try:
+            from recbole_mm.report.comparison.page import write_page
+        except ImportError as error:
+            runs.say(f"No report.html: {error}. pip install 'recbole-mm[report]'")
+            return
+        write_page(runs, make_table(rows, self._baseline), self._baseline, self.notes())
 
 
 def _mixed_versions(records: Iterable[Mapping[str, Any]]) -> list[str]:

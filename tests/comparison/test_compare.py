@@ -158,6 +158,8 @@ def test_files_of_the_report(compared):
     assert "LightGCN" in (folder / "table.tex").read_text()
     about = json.loads((folder / "compare.json").read_text())
     assert about["seeds"] == [2020, 2021] and about["baseline"] == "BPR"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Do the modalities matter?" in page and all(value in page for value in table.attrs["splits"].values())
     for name in ("metrics", "curves", "time"):
         assert (folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG" and (folder / f"{name}.pdf").is_file()
     assert not list(folder.glob("runs/*/checkpoint")) and not (folder / ".lock").exists()

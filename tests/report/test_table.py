@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -11,32 +12,7 @@ from recbole_mm.report.plots import draw_all, draw_curves, draw_metrics, draw_ti
 from recbole_mm.report.render import latex, markdown, paired_markdown
 from recbole_mm.report.statistics import holm
 from recbole_mm.report.table import Row, make_table
-
-METRICS = ("recall@10", "ndcg@10")
-
-
-def row(model, quality, seeds=(1, 2, 3), variant="", users=60, **options):
-    """A model whose per-user metrics scatter around ``quality``."""
-    made = Row(model, variant, **options)
-    for seed in seeds:
-        generator = np.random.default_rng([seed, len(model), len(variant)])
-        values = {
-            metric: np.clip(generator.normal(quality * factor, 0.1, users), 0, 1)
-            for metric, factor in zip(METRICS, (1.0, 0.6))
-        }
-        made.users[seed] = {"user": np.arange(users).astype(str), **values}
-        made.records[seed] = {
-            "test": {metric: round(float(value.mean()), 4) for metric, value in values.items()},
-            "valid_metric": "recall@10",
-            "curve": [
-                {"epoch": e, "valid": {"recall@10": quality * (1 - 0.5**e) + 0.01 * seed}} for e in range(1, 9 + seed)
-            ],
-            "epochs": 8 + seed,
-            "time": {"train": 10.0 * seed, "train_cpu": 9.0, "epoch": 1.5, "test": 0.1},
-            "memory_mib": {"process": 500.0, "device": None},
-            "parameters": 1000,
-        }
-    return made
+from tests.report.made_rows import METRICS, row
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +210,33 @@ def test_one_run_has_an_interval_over_users(rows):
     single = row("A", 0.4, seeds=(1,))
     table = make_table([single], None)
     assert table["interval"][0] == "over users" and math.isnan(table["recall@10_std"][0])
+
+
+def test_an_interval_that_leaves_the_picture_ends_in_an_arrow():
+    wide, narrow = row("A", 0.4, seeds=(1, 2)), row("B", 0.4)
+    wide.records[1]["test"]["recall@10"], wide.records[2]["test"]["recall@10"] = 0.1, 0.7
+    figure = draw_metrics([wide, narrow], None, ["recall@10"], "Test metrics on $x^2$")
+    (axis,) = figure.axes
+    ends = {(round(line.get_ydata()[0]), line.get_marker()) for line in axis.lines if line.get_marker() != "None"}
+    assert ends == {(0, "<"), (0, ">"), (1, "|")}
+    low, high = axis.get_xlim()
+    for line in axis.lines:
+        assert low <= min(line.get_xdata()) and max(line.get_xdata()) <= high
+    assert figure.get_supxlabel() == "an arrow: the interval goes on"
+    assert figure.get_suptitle() == "Test metrics on \\$x^2\\$"  # drawn as written, not as a formula
+    assert draw_metrics([narrow], None).get_supxlabel() == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [((3.0, 4.0), ["3", "4"]), ((0.04, 0.6), ["0.05", "0.1", "0.2", "0.5"]), ((5.0, 3e5), ["1,000", "100,000"])],
+)
+def test_times_are_plain_numbers(seconds, expected):
+    rows = [row(name, 0.4) for name in ("A", "B")]
+    for entry, time in zip(rows, seconds):
+        for record in entry.records.values():
+            record["time"]["train"] = time
+    (axis,) = draw_time(rows).axes
+    shown = [axis.xaxis.get_major_formatter()(tick) for tick in axis.xaxis.get_majorticklocs()]
+    assert set(expected) <= set(shown) and len(axis.xaxis.get_minorticklocs()) == 0
+    assert 2 <= len(shown) <= 8 and all(re.fullmatch(r"[\d,.]+", text) for text in shown)

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from recbole_mm.files import write_atomically
+from recbole_mm.report.html import write_html
 from recbole_mm.report.inspection.inspect import Inspection
 
 __all__ = ["write_page"]
@@ -28,16 +28,14 @@ def write_page(found: Inspection, file: Path) -> Path:
     Raises:
         ImportError: jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader
-    except ImportError as error:
-        raise ImportError("The page needs jinja2: pip install 'recbole-mm[report]'.") from error
-    environment = Environment(loader=PackageLoader("recbole_mm.report", "templates"), autoescape=True)
-    text = environment.get_template("inspection.html").render(
-        found=found, counts=found.interactions, pictures=_pictures(found), widest=_widest(found.interactions)
+    return write_html(
+        "inspection.html",
+        file,
+        found=found,
+        counts=found.interactions,
+        pictures=_pictures(found),
+        widest=_widest(found.interactions),
     )
-    write_atomically(file, text)
-    return file
 
 
 def _widest(counts: dict[str, Any]) -> dict[str, int]:
