@@ -51,7 +51,8 @@ EXTRAS = {
         "sentence-transformers>=2.2",
         "transformers>=4.40",  # encoders from a folder: CLIP, SigLIP, Whisper, ...
     ],
-    "report": ["jinja2>=3.0"],  # the page of an inspection
+    # pages of inspections and comparisons; markupsafe, which jinja2 is made on, marks the pictures inside them
+    "report": ["jinja2>=3.0", "markupsafe>=2.0"],
     "audio": ["soundfile>=0.12"],  # decodes sounds
     "docs": [
         "ipykernel>=6.25",  # runs the notebooks of docs/notebooks
