@@ -38,6 +38,7 @@ from recbole_mm.host import (
     literals,
     new_items,
     seams,
+    seen_loss,
     slices,
     watching,
 )
@@ -229,6 +230,7 @@ def install() -> None:
     cold_start.install()
     new_items.install()
     history_mask.install()
+    seen_loss.install()
     watching.install()
     seams.install()
     load = Config._load_internal_config_dict
