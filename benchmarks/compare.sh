@@ -6,6 +6,7 @@
 #   benchmarks/compare.sh lfm2k-cold-items           every general model on items that training has not seen
 #   TRIALS=0 SEEDS=1 MODELS=BPR,MMGCN benchmarks/compare.sh lfm2k --ablate
 #
+# With RESULTS=NAME the table is kept in benchmarks/results/NAME.csv, which tools/result_tables.py puts into the documents.
 # Started again, it goes on where it was stopped. The data are read from $RECBOLE_MM_DATA, or ../shared/data beside the
 # checkout. Further arguments go to run_recbole_mm.py.
 set -euo pipefail
@@ -43,9 +44,10 @@ export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}
 if [ ! -f "$OUTPUT/data/$NAME/$NAME.yaml" ]; then
     "$PYTHON" -m recbole_mm.data.convert mmrec "$DATA/$NAME" "$OUTPUT/data" --name "$NAME" "${FEATURES[@]}"
 fi
-exec "$PYTHON" "$ROOT/run_recbole_mm.py" \
+"$PYTHON" "$ROOT/run_recbole_mm.py" \
     --models="${MODELS:-${DEFAULTS[2]}}" --trials="${TRIALS:-${DEFAULTS[0]}}" --epochs="${EPOCHS:-${DEFAULTS[1]}}" \
     --baseline="${BASELINE:-LightGCN}" --seeds="${SEEDS:-3}" --jobs="${JOBS:-2}" \
     --dataset="$NAME" --data_path="$OUTPUT/data" --config_files="$OUTPUT/data/$NAME/$NAME.yaml" --output="$OUTPUT" \
     --eval_step=5 --stopping_step=3 --metrics="['Recall', 'NDCG']" --topk='[10, 20]' --valid_metric=Recall@20 \
     "${EXTRA[@]}" "$@"
+if [ -n "${RESULTS:-}" ]; then "$PYTHON" "$ROOT/tools/result_tables.py" add "$RESULTS" "$OUTPUT"; fi

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from logging import getLogger
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from recbole.utils import ModelType, calculate_valid_score, get_flops, get_model
 
 from recbole_mm.config.metrics import check_topk
 from recbole_mm.experiment.ablation import permuted_results
+from recbole_mm.experiment.commit import commit
 from recbole_mm.experiment.observe import Curve, peak_memory, per_user_metrics
 from recbole_mm.experiment.prepared import Prepared
 from recbole_mm.experiment.split import describe_split, mask_seen_items
@@ -184,6 +186,8 @@ def train_and_test(
         "split": prepared.split,
         "checkpoint": str(trainer.saved_model_file),
         "versions": versions(),
+        "commit": commit(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": machine(config["device"]),
         "config": dict(config.final_config_dict),
     }
@@ -205,8 +209,16 @@ def versions() -> dict[str, str | None]:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the times were measured on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {"host": platform.node(), "device": name, "threads": torch.get_num_threads()}
+
+
+def _processor() -> str:
+    """What Linux calls the processor, which ``platform`` does not tell there."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names and names[0] else platform.processor() or platform.machine()
 
 
 @contextmanager

@@ -1,0 +1,266 @@
+"""Measured tables: one CSV file a table in benchmarks/results, and the Markdown tables that are read from them.
+
+python tools/result_tables.py add NAME FOLDER [FOLDER ...] [--commit=HASH]    from the outputs of comparisons
+python tools/result_tables.py --write
+python tools/result_tables.py --check
+
+A row of a CSV is a model (or a variant of it) on a data set: its metrics with 95 % intervals, what it cost, and what it
+was measured with: commit, hash of the split, options, seeds, machine and date. A Markdown file shows a table between
+two lines, which say what of it:
+
+    <!-- results: NAME columns=model,recall@20,ndcg@20,epoch_seconds -->
+    <!-- results: NAME rows=model across=dataset value=recall@20 -->
+    <!-- end of results -->
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import recbole_mm  # noqa: E402, F401  it repairs what RecBole needs repaired
+
+# isort: split
+import pandas as pd  # noqa: E402
+
+from recbole_mm.experiment.store import neutral_settings  # noqa: E402
+from recbole_mm.files import write_atomically  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
+#: What every row says about how it was measured.
+PROVENANCE = ("dataset", "split", "seeds", "options", "commit", "machine", "date")
+_BLOCK = re.compile(r"<!-- results: (?P<spec>[^>]*?) -->\n.*?<!-- end of results -->", flags=re.DOTALL)
+_DROPPED = re.compile(r"_(difference|difference_low|difference_high|effect|p_t|p_wilcoxon)$")
+_TEXTS = ["variant", "interval", "reference", "params", "failure"]
+_COUNTS = {"runs", "parameters"}
+_COSTS = {"epochs": 0, "epoch_seconds": 2, "train_seconds": 0, "train_cpu_seconds": 0, "test_seconds": 1}
+_TITLES = {"epoch_seconds": "s/epoch", "train_seconds": "training s", "memory_mib": "MiB", "params": "chosen"}
+
+
+def add(name: str, folders: Sequence[str | Path], commit: str | None = None) -> Path:
+    """Make the CSV of a table from what comparisons left.
+
+    Args:
+        name: Name of the table.
+        folders: Output folders of comparisons, one or more data sets.
+        commit: Of runs that do not know theirs, because no checkout was at hand.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: A folder is no output of a comparison.
+        ValueError: Two folders have the same data set, split and model, or a name that is no file name.
+    """
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"name: expected letters, digits, '.', '_' and '-', got {name!r}.")
+    frames = [_read(Path(folder), commit) for folder in folders]
+    table = pd.concat(frames, ignore_index=True)
+    repeated = table[table.duplicated(["dataset", "split", "model", "variant", "options"])]
+    if len(repeated):
+        raise ValueError(f"{repeated.iloc[0]['model']} on {repeated.iloc[0]['dataset']} is in two of the folders.")
+    measured = [column for column in table if column not in PROVENANCE]
+    file = RESULTS / f"{name}.csv"
+    write_atomically(file, table[[*measured, *PROVENANCE]].to_csv(index=False, lineterminator="\n"))
+    return file
+
+
+def _read(folder: Path, commit: str | None) -> pd.DataFrame:
+    """The table of a comparison, with what each row was measured with."""
+    if not (folder / "compare.json").is_file():
+        raise FileNotFoundError(f"{folder} is not the output of a comparison: it has no compare.json.")
+    about = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+    table = pd.read_csv(folder / "table.csv", dtype=dict.fromkeys(_TEXTS, str))
+    table[_TEXTS] = table[_TEXTS].fillna("")
+    table = table[[column for column in table if not _DROPPED.search(column)]]
+    files = sorted(folder.glob("runs/*/run.json"))
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    records = [record for record in records if record.get("status") == "finished"]
+    rows = []
+    for model in table["model"]:
+        mine = [record for record in records if record["job"]["model"] == model]
+        settings = neutral_settings(about["settings"].get(model, {}))
+        rows.append(
+            {
+                "dataset": about["dataset"],
+                "split": _joined(entry["hash"] for entry in about["splits"].values()),
+                "seeds": " ".join(map(str, about["seeds"])),
+                "options": json.dumps({**about["shared"], **settings}, sort_keys=True),
+                "commit": _joined(record.get("commit") or commit for record in mine),
+                "machine": _joined(_machine(record.get("machine") or {}) for record in mine),
+                "date": _joined(record.get("date") for record in mine),
+            }
+        )
+    return pd.concat([table, pd.DataFrame(rows, index=table.index)], axis=1)
+
+
+def _joined(values: Iterable[Any]) -> str:
+    return " ".join(dict.fromkeys(str(value) for value in values if value)) or "unknown"
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    """Without the name of the host, which tells a reader nothing."""
+    return f"{machine['device']} ({machine['threads']} threads)" if machine else ""
+
+
+def read(name: str) -> pd.DataFrame:
+    """The CSV of a table.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It lacks a column that says how it was measured.
+    """
+    file = RESULTS / f"{name}.csv"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file.relative_to(RESULTS.parents[1])} is missing; make it with add {name} FOLDER.")
+    table = pd.read_csv(file, dtype=dict.fromkeys(PROVENANCE, str))
+    missing = [column for column in PROVENANCE if column not in table]
+    if missing:
+        raise ValueError(f"{file.name} lacks {', '.join(missing)}.")
+    return table
+
+
+def markdown(spec: str) -> str:
+    """The table that a marker asks for.
+
+    Args:
+        spec: Name of the CSV, then ``columns=...``, or ``rows=... across=... value=...``, and
+            ``where=column:value`` to choose rows.
+
+    Raises:
+        ValueError: An unknown key or column.
+    """
+    name, *settings = spec.split()
+    asked = dict(setting.partition("=")[::2] for setting in settings)
+    table = read(name)
+    unknown = set(asked) - {"columns", "rows", "across", "value", "where"}
+    named = [*asked.get("columns", "model").split(","), *(asked[k] for k in ("rows", "across", "value") if k in asked)]
+    named += [part.partition(":")[0] for part in asked.get("where", "model").split(",")]
+    unknown |= set(named) - set(table)
+    if unknown:
+        raise ValueError(f"results: {spec}: unknown {', '.join(sorted(unknown))}; there is {', '.join(table)}.")
+    for part in asked.get("where", "").split(","):
+        column, colon, value = part.partition(":")
+        if colon:
+            table = table[table[column].astype(str) == value]
+    lines = _pivot(table, asked) if "across" in asked else _rows(table, asked.get("columns", "model").split(","))
+    return "\n".join([*lines, "", _measured(table, name)])
+
+
+def _rows(table: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    header = [_TITLES.get(column, _title(column)) for column in columns]
+    lines = ["| " + " | ".join(header) + " |", _rule(column in ("model", "dataset", "params") for column in columns)]
+    best = {column: table[column].max() for column in columns if f"{column}_low" in table and len(table) > 1}
+    for _, row in table.iterrows():
+        lines.append("| " + " | ".join(_cell(row, column, best.get(column)) for column in columns) + " |")
+    return lines
+
+
+def _pivot(table: pd.DataFrame, asked: Mapping[str, str]) -> list[str]:
+    rows, across, value = asked.get("rows", "model"), asked["across"], asked["value"]
+    columns = list(dict.fromkeys(table[across]))
+    lines = ["| " + " | ".join([rows, *map(str, columns)]) + " |", _rule([True, *(False for _ in columns)])]
+    best = table.groupby(across)[value].max()
+    for label in dict.fromkeys(table[rows]):
+        cells = [str(label)]
+        for column in columns:
+            found = table[(table[rows] == label) & (table[across] == column)]
+            cells.append(_cell(found.iloc[0], value, best[column], spread=False) if len(found) else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _rule(texts: Iterable[bool]) -> str:
+    return "|" + "|".join("---" if text else "--:" for text in texts) + "|"
+
+
+def _title(column: str) -> str:
+    metric, at, k = column.partition("@")
+    return f"{ {'ndcg': 'NDCG', 'mrr': 'MRR', 'map': 'MAP'}.get(metric, metric.capitalize()) }@{k}" if at else column
+
+
+def _cell(row: pd.Series, column: str, best: float | None, spread: bool = True) -> str:
+    value = row[column]
+    if column == "model":
+        return f"{value}, {row['variant']}" if isinstance(row["variant"], str) and row["variant"] else str(value)
+    if pd.isna(value):
+        return ""
+    if column in _COUNTS or isinstance(value, str):
+        return f"{value:,}" if not isinstance(value, str) else value
+    if f"{column}_low" not in row.index:
+        return f"{value:,.{_COSTS.get(column, 0)}f}"
+    text = _short(value) if value != best else f"**{_short(value)}**"
+    low, high = row[f"{column}_low"], row[f"{column}_high"]
+    return f"{text} [{_short(low)}, {_short(high)}]" if spread and pd.notna(low) else text
+
+
+def _short(value: float) -> str:
+    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.4f}")
+
+
+def _measured(table: pd.DataFrame, name: str) -> str:
+    """One line on how the table was measured."""
+
+    def all_of(column: str) -> str:
+        return ", ".join(dict.fromkeys(part for value in table[column] for part in str(value).split(" ")))
+
+    machines = "; ".join(dict.fromkeys(table["machine"]))
+    return (
+        f"Seeds {all_of('seeds')}; split {all_of('split')}; commit {all_of('commit')}; {machines}; {all_of('date')}. "
+        f"Options and costs: `benchmarks/results/{name}.csv`."
+    )
+
+
+def documents() -> list[Path]:
+    """The Markdown files that show a table."""
+    files = [*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docs/**/*.md")]
+    return sorted(file for file in files if _BLOCK.search(file.read_text(encoding="utf-8")))
+
+
+def rendered(text: str) -> str:
+    """The text of a file with its tables written anew."""
+    return _BLOCK.sub(
+        lambda block: f"<!-- results: {block['spec']} -->\n{markdown(block['spec'])}\n<!-- end of results -->", text
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Add, write or check; returns the exit status."""
+    if len(arguments) > 2 and arguments[0] == "add":
+        commits = [text.partition("=")[2] for text in arguments if text.startswith("--commit=")]
+        folders = [text for text in arguments[2:] if not text.startswith("--commit=")]
+        print(f"written to {add(arguments[1], folders, *commits)}; show it with --write")
+        return 0
+    if list(arguments) not in (["--write"], ["--check"]):
+        print(
+            "usage: python tools/result_tables.py add NAME FOLDER ... [--commit=HASH] | --write | --check",
+            file=sys.stderr,
+        )
+        return 2
+    stale = []
+    for file in documents():
+        before = file.read_text(encoding="utf-8")
+        after = rendered(before)
+        if after != before:
+            stale.append(file)
+            if list(arguments) == ["--write"]:
+                write_atomically(file, after)
+    if stale and list(arguments) == ["--check"]:
+        names = ", ".join(str(file.relative_to(ROOT)) for file in stale)
+        print(
+            f"{names}: tables are not those of benchmarks/results; python tools/result_tables.py --write",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
