@@ -22,6 +22,7 @@ REQUIRES = [
     "scikit-learn>=1.0",  # k-means of HCGCN
     "psutil>=5.9.0",  # whether the process that locked a comparison's folder still runs
     "pyyaml>=5.1",  # properties/
+    "safetensors>=0.4",  # saved models: tensors that are read without executing anything
     "tqdm>=4.48.2",  # progress bars, as RecBole's
     # what RecBole itself requires, where it has to be installed without its requirements
     f"colorama>=0.4.4; {NEW}",

@@ -58,8 +58,19 @@ def test_examples_of_other_names_run(module: str) -> None:
 
 
 def test_the_promise_is_functions_results_base_classes_and_models() -> None:
-    functions = {"compare", "export", "import_tables", "register", "registered_models", "run", "tags_of", "tune"}
-    classes = {"ImportReport", "Interrupted", "SearchResult", "Tags"}
+    functions = {
+        "compare",
+        "export",
+        "import_tables",
+        "register",
+        "load",
+        "registered_models",
+        "run",
+        "save",
+        "tags_of",
+        "tune",
+    }
+    classes = {"ImportReport", "Interrupted", "Recommender", "SearchResult", "Tags"}
     bases = {"MultimodalRecommender", "MultimodalSequentialRecommender"}
     assert set(recbole_mm.__all__) == functions | classes | bases | set(MODELS)
     assert len(recbole_mm.__all__) == len(set(recbole_mm.__all__))

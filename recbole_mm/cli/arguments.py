@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from recbole_mm.cli.request import CommandLineError, Flag
 
-__all__ = ["EXPERIMENT", "GENERAL", "MODEL", "SEARCH", "check_use", "describe"]
+__all__ = ["EXPERIMENT", "GENERAL", "KEEP", "MODEL", "SEARCH", "check_use", "describe"]
 
 MODEL = {"model": Flag("the model, ours or one of RecBole's", "NAME")}
 
@@ -28,16 +28,22 @@ GENERAL = {
     "help": Flag("print this text; with --model=NAME the options of that model"),
 }
 
+KEEP = {
+    "save_model": Flag("write the trained model as a folder for recbole_mm.load, which needs no data", "DIR"),
+    "with_features": Flag("with --save_model: copy the feature files into the folder"),
+}
+
 # Flags and those without which, or beside which, they would do nothing.
 _ONLY_WITH = {
     ("models",): ("seeds", "baseline", "ablate", "jobs", "split_seed", "keep_checkpoints"),
     ("trials",): ("storage", "search_spaces"),
     ("models", "trials"): ("output",),
-    ("export", "export_embeddings"): ("export_users", "export_seen", "checkpoint"),
+    ("export", "export_embeddings"): ("export_users", "export_items", "export_seen", "checkpoint"),
+    ("save_model",): ("with_features",),
 }
 _NOT_WITH = {
     ("models", "trials"): ("export", "export_embeddings"),
-    ("models", "trials", "checkpoint"): ("resume", "nproc", "world_size", "ip", "port", "group_offset"),
+    ("models", "trials", "checkpoint"): ("resume", "save_model", "nproc", "world_size", "ip", "port", "group_offset"),
 }
 
 

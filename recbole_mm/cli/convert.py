@@ -9,7 +9,7 @@ from recbole_mm.cli.request import Flag, program, sibling
 __all__ = ["EXAMPLE", "FLAGS", "HELP", "OPTIONS", "USAGE", "WORDS", "hand_over"]
 
 HELP = "Convert a data set from or to the layout of the MMRec toolbox, or an old checkpoint."
-USAGE = "mmrec|to-mmrec SOURCE TARGET --name NAME [--argument ...], or checkpoint FILE [--trust]"
+USAGE = "mmrec|to-mmrec SOURCE TARGET --name NAME [--argument ...], or checkpoint FILE [DIR] [--trust]"
 EXAMPLE = "convert mmrec raw/baby dataset --name baby"
 _ARGUMENTS = sibling("data/convert/arguments.py")
 #: Of the data sets as their parser has them, for the help; they are read there.
@@ -19,7 +19,10 @@ FLAGS = {
         for title, arguments in (("Data sets, both ways", _ARGUMENTS.BOTH), ("Data sets, from MMRec", _ARGUMENTS.MMREC))
     },
     "Of a checkpoint": {
-        "trust": Flag("read a pickle of RecBole's, which runs the code in it, and write plain data in its place"),
+        "with-features": Flag("with DIR, which becomes a folder for recbole_mm.load: copy the feature files into it"),
+        "data-path": Flag("with DIR: folder of the data sets, if they have moved", "FOLDER"),
+        "feature-path": Flag("with DIR: folder of the feature files, if they have moved", "FOLDER"),
+        "trust": Flag("read a pickle of RecBole's, which runs the code in it"),
     },
 }
 #: It has no options of RecBole, and reads its own words.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from recbole_mm.cli.arguments import EXPERIMENT, GENERAL, MODEL
+from recbole_mm.cli.arguments import EXPERIMENT, GENERAL, KEEP, MODEL
 from recbole_mm.cli.catalogue import check_model, import_models
 from recbole_mm.cli.request import CommandLineError, Flag, Request, words
 
@@ -26,6 +26,7 @@ FLAGS = {
         **MODEL,
         **EXPERIMENT,
     },
+    "What to keep": KEEP,
     "General": GENERAL,
 }
 

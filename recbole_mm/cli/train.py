@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recbole_mm.cli.arguments import EXPERIMENT, GENERAL, MODEL
+from recbole_mm.cli.arguments import EXPERIMENT, GENERAL, KEEP, MODEL
 from recbole_mm.cli.request import Flag, Request
 
 __all__ = ["EXAMPLE", "FLAGS", "HELP", "run"]
@@ -15,6 +15,7 @@ FLAGS = {
         **EXPERIMENT,
         "resume": Flag("continue the training that wrote this checkpoint; auto: the newest unfinished one", "FILE"),
     },
+    "What to keep": KEEP,
     "Several processes": {
         "nproc": Flag("processes on this machine, one GPU each (default: 1)", "N", "1"),
         "world_size": Flag("processes on all machines (default: nproc)", "N", "-1"),

@@ -17,6 +17,7 @@ from recbole_mm.experiment.capabilities import capability_notes
 from recbole_mm.experiment.quick_start import run
 from recbole_mm.host.names import registered
 from recbole_mm.host.terminal import quiet_terminal
+from recbole_mm.serving.saved import check_folder, save
 from recbole_mm.slicing.result import slice_table, split_result
 
 __all__ = ["train_here"]
@@ -34,7 +35,7 @@ _OF_FEATURES = {
 
 
 def train_here(request: Request) -> dict[str, Any]:
-    """Train and test the model of a command line, and print its metrics and how to compare them.
+    """Train and test the model of a command line, print its metrics and how to compare them, and keep it if asked.
 
     Args:
         request: The command line.
@@ -42,6 +43,9 @@ def train_here(request: Request) -> dict[str, Any]:
     Returns:
         The result of :func:`recbole_mm.run`.
     """
+    folder = request.flag("save_model")
+    if folder is not None:
+        check_folder(folder)  # before a training of hours, not after it
     experiment = read_experiment(request)
     with arguments_of(experiment) as options, quiet_terminal("verbose" not in request.flags):
         result = run(
@@ -58,6 +62,9 @@ def train_here(request: Request) -> dict[str, Any]:
         )
     print(_report(experiment.model, experiment.dataset, result))
     print(f"compare with: {_comparison(experiment.model, experiment.dataset, request)}")
+    if folder is not None:
+        kept = save(result, folder, "with_features" in request.flags)
+        print(f"{kept}: the model, for recbole_mm.load({str(kept)!r})")
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from logging import getLogger
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 
 from recbole_mm.config.shared import FEATURE_DTYPES, MISSING_FEATURES, active_weights, check_modalities, modality_names
-from recbole_mm.data.features.files import FeatureFile, discover, search_folders
+from recbole_mm.data.features.files import ENTITIES, FeatureFile, discover, search_folders
 from recbole_mm.data.features.store import FeatureStore, FeatureTable, align, align_interactions, scale_warning
 from recbole_mm.paths import dataset_atomic_dir
 
@@ -41,6 +41,7 @@ class MultimodalMixin:
     user_feat: Any
     item_feat: Any
     _preloaded_weight: dict[str, np.ndarray]
+    _given_files: dict[str, dict[str, FeatureFile]] | None = None
 
     @property
     def features(self) -> FeatureStore:
@@ -62,6 +63,17 @@ class MultimodalMixin:
         clone._shared_features = _SharedFeatures()
         clone._shared_features.store = store
         return clone
+
+    def use_feature_files(self, files: Mapping[str, Mapping[str, FeatureFile]], modalities: Sequence[str]) -> None:
+        """Read these feature files, wherever they lie, in place of those that are found by name.
+
+        Args:
+            files: Entity to modality to its file, of the modalities in use.
+            modalities: Names of all modalities that options may name, sorted.
+        """
+        self._given_files = {entity: dict(files.get(entity, {})) for entity in ENTITIES}
+        self._available_modalities = tuple(modalities)
+        self._shared_features = _SharedFeatures()
 
     def get_preload_weight(self, field: str) -> np.ndarray:
         """Features of a modality as an array with a row per internal id, as RecBole hands out preloaded weights.
@@ -107,6 +119,8 @@ class MultimodalMixin:
 
     def _feature_files(self) -> dict[str, dict[str, FeatureFile]]:
         """The files of the active modalities, by entity."""
+        if self._given_files is not None:
+            return self._given_files
         name = self.dataset_name
         found = discover(
             name, search_folders(name, self.dataset_path, dataset_atomic_dir(), self.config["feature_path"])

@@ -11,7 +11,7 @@ import numpy as np
 
 from recbole_mm.data.pairs import target_pairs, training_pairs
 
-__all__ = ["changes", "data_fingerprint", "file_hash", "id_hashes"]
+__all__ = ["changes", "data_fingerprint", "feature_hash", "file_hash", "id_hashes"]
 
 _BLOCK = 2**20
 _hashes: dict[tuple[str, int, int], str] = {}
@@ -37,7 +37,7 @@ def data_fingerprint(train: Any, valid: Any = None) -> dict[str, Any]:
         "ids": id_hashes(train),
         "split": {name: _hash_pairs(pairs) for name, pairs in parts.items()},
         "features": {
-            f"{entity}.{modality}": {"file": file.path.name, "sha256": _feature_hash(file.path)}
+            f"{entity}.{modality}": {"file": file.path.name, "sha256": feature_hash(file.path)}
             for entity, found in files.items()
             for modality, file in found.items()
         },
@@ -96,7 +96,7 @@ def file_hash(file: Path) -> str:
     return _hashes[key]
 
 
-def _feature_hash(file: Path) -> str:
+def feature_hash(file: Path) -> str:
     """Hash of a feature file, with that of its ids where they are beside it."""
     ids = file.with_suffix(".ids")
     if file.suffix == ".npy" and ids.is_file():

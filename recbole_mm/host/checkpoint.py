@@ -34,6 +34,7 @@ __all__ = [
     "check_data",
     "defaults",
     "for_recbole",
+    "nothing_executed",
     "parameters_of",
     "plain_config",
     "run_suffix",
@@ -47,6 +48,7 @@ _OF_THE_START = {"gpu_id", "local_rank", "nproc", "world_size", "ip", "port", "o
 
 _defaults: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar("defaults", default={})  # noqa: B039
 _checked: contextvars.ContextVar[Any] = contextvars.ContextVar("checked", default=None)
+_only_plain: contextvars.ContextVar[bool] = contextvars.ContextVar("only_plain", default=False)
 
 
 def run_suffix() -> str:
@@ -220,6 +222,16 @@ def checking(fingerprint: Mapping[str, Any] | None) -> Iterator[None]:
 
 
 @contextmanager
+def nothing_executed() -> Iterator[None]:
+    """While it lasts, a model that is made reads no pickle, whatever its options name."""
+    token = _only_plain.set(True)
+    try:
+        yield
+    finally:
+        _only_plain.reset(token)
+
+
+@contextmanager
 def with_defaults(options: Mapping[str, Any] | None) -> Iterator[None]:
     """While it lasts, a Config takes these options where its caller sets nothing: those of a run that goes on."""
     token = _defaults.set(options or {})
@@ -244,6 +256,8 @@ def load_for_recbole(load: Any, file: Any, *args: Any, **options: Any) -> Any:
         **options: Its options. Without ``weights_only`` a file of ours is read as plain data, any other one as RecBole
             does, which may run code that is in it.
     """
+    if _only_plain.get():
+        raise ValueError(f"{file} would be read while a saved model is loaded, and nothing but its folder is.")
     if not torch.cuda.is_available():
         options.setdefault("map_location", "cpu")  # RecBole names no place, and the file may come from a GPU
     if "weights_only" in options or hasattr(file, "read"):

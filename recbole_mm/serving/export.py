@@ -21,7 +21,7 @@ from recbole_mm.host.recovery import load_parameters
 from recbole_mm.serving.asked import check_ids
 from recbole_mm.serving.lists import export_lists
 from recbole_mm.serving.masking import SEEN, left_out
-from recbole_mm.serving.scoring import Scorer
+from recbole_mm.serving.scoring import Scorer, last_rows
 from recbole_mm.serving.tables import (
     EMBEDDING_FORMATS,
     TOPK_FORMATS,
@@ -184,9 +184,9 @@ def _embeddings(loaded: Loaded) -> dict[str, Table]:
     sizes = {"user": dataset.user_num, "item": dataset.item_num}
     fields = {"user": dataset.uid_field, "item": dataset.iid_field}
     tables: dict[str, Table] = {}
-    for entity, matrix in score_vectors(
-        model, dataset, Scorer(config, model, *left_out(config, loaders, "none"))
-    ).items():
+    known, masked = left_out(config, loaders, "none")
+    scorer = Scorer(config, model, dataset, masked, last_rows(config, known))
+    for entity, matrix in score_vectors(model, dataset, scorer).items():
         ids = np.asarray(dataset.field2id_token[fields[entity]])[1:].astype(str)
 
         def rows(part: slice, matrix: Tensor = matrix[1 : sizes[entity]]) -> np.ndarray:

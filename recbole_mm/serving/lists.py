@@ -17,7 +17,7 @@ from recbole_mm.host.loaders import dataset_of
 from recbole_mm.host.tags import tags_of
 from recbole_mm.serving.asked import asked_items, asked_users, popularity
 from recbole_mm.serving.masking import left_out, training_counts
-from recbole_mm.serving.scoring import Scorer
+from recbole_mm.serving.scoring import Scorer, last_rows
 from recbole_mm.serving.tables import POPULAR, Batch, write_topk
 
 __all__ = ["export_lists"]
@@ -98,8 +98,9 @@ class _Lists:
         fields = self.train.uid_field, self.train.iid_field
         self.user_tokens, self.item_tokens = (np.asarray(self.train.field2id_token[f]).astype(str) for f in fields)
         candidates = asked_items(items, self.train)
-        last = dataset_of(loaders[2]) if seen is None else None
-        self.scorer = Scorer(config, model, *left_out(config, loaders, seen), last, candidates)
+        known, masked = left_out(config, loaders, seen)
+        last = last_rows(config, known, dataset_of(loaders[2]) if seen is None else None)
+        self.scorer = Scorer(config, model, self.train, masked, last, candidates)
         self.known = training_counts(self.train)
         self.is_new = ~seen_items(self.train)
         self.k = min(topk, self.train.item_num - 1 if candidates is None else int(candidates.sum()))

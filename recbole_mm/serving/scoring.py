@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.trainer.finite import check_finite_scores
 
-__all__ = ["Scorer"]
+__all__ = ["LastRows", "Scorer", "last_rows"]
 
 _BYTES_PER_SCORE = 16
 _PAIRS = 65_536
@@ -31,10 +31,9 @@ class Scorer:
     Args:
         config: RecBole's Config of the model.
         model: The trained model.
-        known: Loaders of the parts that count as known, in the order of time, the training part first.
+        dataset: The training part.
         left_out: Bool matrix ``(n_users, n_items)`` of the pairs that get the score minus infinity.
-        asked: Part of a sequential model whose rows are to be answered: a user who has some is scored after the history
-            of the first of them.
+        last: Of a sequential model, what :func:`last_rows` found.
         candidates: Items that may be recommended, a bool array over internal ids; ``None`` for all.
 
     Attributes:
@@ -46,18 +45,17 @@ class Scorer:
         self,
         config: Any,
         model: Any,
-        known: Sequence[Any],
+        dataset: Any,
         left_out: csr_matrix,
-        asked: Any = None,
+        last: LastRows | None = None,
         candidates: np.ndarray | None = None,
     ) -> None:
         self._config, self._model = config, model
-        self._dataset = dataset_of(known[0])
-        self._sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+        self._dataset = dataset
         self._transform = construct_transform(config)
         n_items = self._dataset.item_num
         self._left_out = left_out
-        self._last = self._last_rows(known, asked) if self._sequential else None
+        self._last = last
         cold = getattr(self._dataset, "cold_start", None)
         never = {0, *(() if cold is None else cold.excluded.tolist())}
         never |= set() if candidates is None else set(np.flatnonzero(~candidates).tolist())
@@ -69,7 +67,7 @@ class Scorer:
         """Which of the users have what the model needs, as a bool array."""
         if self._last is None:
             return np.ones(len(users), dtype=bool)
-        return self._row_of[users] >= 0
+        return self._last.row_of[users] >= 0
 
     def scores(self, users: np.ndarray) -> Tensor:
         """Scores of all items.
@@ -107,22 +105,26 @@ class Scorer:
         Raises:
             ValueError: The model gave NaN or infinity.
         """
-        interaction = self._interaction(users)
+        if self._last is None:
+            return self.row_scores(
+                Interaction({self._dataset.uid_field: torch.from_numpy(np.asarray(users, dtype=np.int64))})
+            )
+        return self.row_scores(self._last.rows[torch.from_numpy(self._last.row_of[users])])
+
+    def row_scores(self, rows: Interaction) -> Tensor:
+        """Scores of all items for rows with what the model needs: users, or histories.
+
+        Raises:
+            ValueError: The model gave NaN or infinity.
+        """
+        interaction = self._transform(self._dataset, self._dataset.join(rows)).to(self._config["device"])
         try:
-            scores = self._model.full_sort_predict(interaction).view(len(users), -1)
+            scores = self._model.full_sort_predict(interaction).view(len(rows), -1)
         except NotImplementedError:  # RecBole's own signal that a model only scores pairs
-            scores = self._pairwise(interaction, len(users))
+            scores = self._pairwise(interaction, len(rows))
         # RecBole masks the padding whatever it scored: models may leave NaN or minus infinity there.
         check_finite_scores(self._model, scores[:, 1:], "in the export")
         return scores
-
-    def _interaction(self, users: np.ndarray) -> Interaction:
-        if self._last is None:
-            interaction = Interaction({self._dataset.uid_field: torch.from_numpy(np.asarray(users, dtype=np.int64))})
-        else:
-            interaction = self._last[torch.from_numpy(self._row_of[users])]
-        interaction = self._transform(self._dataset, self._dataset.join(interaction))
-        return interaction.to(self._config["device"])
 
     def _pairwise(self, interaction: Interaction, n_users: int) -> Tensor:
         items = self._dataset.get_item_feature().to(self._config["device"])
@@ -135,26 +137,51 @@ class Scorer:
             parts.append(self._model.predict(pairs).view(len(part), -1))
         return torch.cat(parts)
 
-    def _last_rows(self, known: Sequence[Any], asked: Any) -> Interaction:
-        """For every user with a history, the sequence that ends with the last known item, or that was asked."""
-        parts = [dataset_of(loader).inter_feat for loader in known]
-        rows = cat_interactions([part for part in parts if len(part)])
-        user_field, n_users = self._dataset.uid_field, self._dataset.user_num
-        users = rows[user_field].numpy()
-        # Rows are in the order of time within a part, and the parts are; so the last row of a user is the latest.
-        last = np.full(n_users, -1, dtype=np.int64)
-        last[users] = np.arange(len(users))
-        ready: list[Interaction] = []
-        if asked is not None and len(asked.inter_feat):
-            owner, first = np.unique(asked.inter_feat[user_field].numpy(), return_index=True)
-            last[owner] = -1
-            ready = [Interaction({name: asked.inter_feat[name][torch.from_numpy(first)] for name in rows.columns})]
-        present = np.flatnonzero(last >= 0)
-        found = [_extended(rows[torch.from_numpy(last[present])], self._dataset, self._config)] if len(present) else []
-        self._row_of = np.full(n_users, -1, dtype=np.int64)
-        placed = np.concatenate([present, owner]) if ready else present
-        self._row_of[placed] = np.arange(len(placed))
-        return cat_interactions([*found, *ready])
+
+class LastRows(NamedTuple):
+    """The histories after which a sequential model is asked.
+
+    Attributes:
+        rows: A row for each user who has one.
+        row_of: Number of each user's row by internal id, -1 for none.
+    """
+
+    rows: Interaction
+    row_of: np.ndarray
+
+
+def last_rows(config: Any, known: Sequence[Any], asked: Any = None) -> LastRows | None:
+    """For every user with a history, the sequence that ends with the last known item, or that is asked about.
+
+    Args:
+        config: RecBole's Config of the model.
+        known: Loaders of the parts that count as known, in the order of time, the training part first.
+        asked: Part whose rows are to be answered: a user who has some is scored after the history of the first of them.
+
+    Returns:
+        The histories; ``None`` for a model that is not sequential.
+    """
+    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        return None
+    dataset = dataset_of(known[0])
+    parts = [dataset_of(loader).inter_feat for loader in known]
+    rows = cat_interactions([part for part in parts if len(part)])
+    user_field, n_users = dataset.uid_field, dataset.user_num
+    users = rows[user_field].numpy()
+    # Rows are in the order of time within a part, and the parts are; so the last row of a user is the latest.
+    last = np.full(n_users, -1, dtype=np.int64)
+    last[users] = np.arange(len(users))
+    ready: list[Interaction] = []
+    owner = np.empty(0, dtype=np.int64)
+    if asked is not None and len(asked.inter_feat):
+        owner, first = np.unique(asked.inter_feat[user_field].numpy(), return_index=True)
+        last[owner] = -1
+        ready = [Interaction({name: asked.inter_feat[name][torch.from_numpy(first)] for name in rows.columns})]
+    present = np.flatnonzero(last >= 0)
+    found = [_extended(rows[torch.from_numpy(last[present])], dataset, config)] if len(present) else []
+    row_of = np.full(n_users, -1, dtype=np.int64)
+    row_of[np.concatenate([present, owner])] = np.arange(len(present) + len(owner))
+    return LastRows(cat_interactions([*found, *ready]), row_of)
 
 
 def _extended(rows: Interaction, dataset: Any, config: Any) -> Interaction:

@@ -32,6 +32,11 @@ def prepared(model: str, option: dict[str, Any] | None, models: tuple[str, ...] 
     return prepare(Job(model, "mm-toy", protocol.settings[model], 2020, 2020, protocol.mask_seen))
 
 
+def scorer(entry: Any) -> Scorer:
+    data = entry.train_data._dataset
+    return Scorer(entry.config, entry.model, data, left_out(entry.config, [entry.train_data], "history")[1])
+
+
 def masked(loader: Any) -> dict[tuple[int, int], set[int]]:
     """Items that are not ranked, for each question."""
     found = {}
@@ -89,18 +94,14 @@ def test_only_candidates_are_recommended(candidates: str) -> None:
     entry = prepared("BPR", options, ("BPR",))
     cold = set(entry.train_data._dataset.cold_start.items.tolist())
     allowed = {"cold": cold, "warm": set(range(1, 81)) - cold, "all": set(range(1, 81))}[candidates]
-    scores = Scorer(entry.config, entry.model, *left_out(entry.config, [entry.train_data], "history")).scores(
-        np.arange(1, 121)
-    )
+    scores = scorer(entry).scores(np.arange(1, 121))
     assert set(torch.isfinite(scores).any(dim=0).nonzero().squeeze(1).tolist()) == allowed
 
 
 def test_recommendations_leave_the_support_set_out() -> None:
     entry = prepared("BPR", {"entity": "user"}, ("BPR",))
     cold = entry.train_data._dataset.cold_start
-    scores = Scorer(entry.config, entry.model, *left_out(entry.config, [entry.train_data], "history")).scores(
-        cold.users
-    )
+    scores = scorer(entry).scores(cold.users)
     for row, user in enumerate(cold.users.tolist()):
         support = cold.support["item_id"][cold.support["user_id"] == user]
         assert torch.isinf(scores[row, support]).all() and torch.isfinite(scores[row]).sum() > 20

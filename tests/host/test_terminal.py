@@ -52,7 +52,7 @@ def test_a_line_per_validation_when_it_is_done(capsys, monkeypatch):
     assert shell(RUN) == 0
     seen.append(capsys.readouterr().err.splitlines())
     begin, *epochs = seen
-    assert [line.split(":")[0] for line in begin] == ["log", "data set", "split", "model"]
+    assert [line.split(":")[0] for line in begin] == ["log", "data set", "split", "negative_items", "model"]
     # Nothing waits for the next epoch, and no bar is drawn where the output is no terminal.
     pattern = r"epoch {} training [\d.]+ s, train loss: [\d.]+; valid mrr@10 [\d.]+( \(best so far\))?"
     for index, lines in enumerate(epochs):
