@@ -23,7 +23,7 @@ from recbole_mm.host.checkpoint import build_config, nothing_executed
 from recbole_mm.host.names import check_model_name
 from recbole_mm.host.recovery import load_parameters
 from recbole_mm.host.skeleton import restore, why_not_saved
-from recbole_mm.serving.asked import check_ids
+from recbole_mm.serving.asked import asked_items, check_ids
 from recbole_mm.serving.encoding import join, read_json, read_tensors
 from recbole_mm.serving.folder import FORMAT, check_files, find_features, read_ids
 from recbole_mm.serving.history import history_row
@@ -117,7 +117,7 @@ class Recommender:
         >>> import recbole_mm
         >>> result = recbole_mm.run("BPR", "mm-toy", config_dict={"epochs": 1})
         >>> recommender = recbole_mm.load(recbole_mm.save(result, "bpr"))
-        >>> len(recommender.recommend(["u41"], k=5, candidates=["i2", "i20", "i30"])) <= 3
+        >>> len(recommender.recommend(["u41"], k=5, candidates=["i2", "i20", "i31"])) <= 3
         True
         >>> recommender.recommend(k=2, history=["i2", "i20"])["rank"].tolist()
         [1, 2]
@@ -156,7 +156,8 @@ class Recommender:
             users: Raw ids, or a single one. Not needed with ``history``.
             k: Length of the lists; they are shorter where fewer items are left.
             exclude_seen: Whether items that the user had (in training and validation) are left out.
-            candidates: Raw ids of the items to choose from; all when not given.
+            candidates: Raw ids of the items to choose from; all when not given. Those that the model does not know are
+                counted and named in the log.
             history: Raw ids of what one user had, from the oldest to the latest, in place of what the model knows: for
                 a user whom it does not know. A sequential model reads it as it reads any history; a model that scores
                 by inner products takes the mean of the items' vectors as the user's.
@@ -165,7 +166,8 @@ class Recommender:
             A row per recommendation: ``user_id``, ``rank`` (from 1), ``item_id``, ``score``.
 
         Raises:
-            ValueError: An unknown user, item or candidate, or a history that the model cannot read.
+            ValueError: An unknown user or item of a history, candidates of which none is known, or a history that the
+                model cannot read.
         """
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise ValueError(f"k: expected a positive integer, got {k!r}.")
@@ -277,11 +279,11 @@ class Recommender:
 
     def _never(self, candidates: Ids | None) -> Tensor:
         """Internal ids that are in no list."""
-        asked = check_ids("candidates", candidates)
+        asked = asked_items(check_ids("candidates", candidates), self._dataset)
         if asked is None:
             return self.scorer.never
-        allowed = {self._id("item", item) for item in asked} - set(self.scorer.never.tolist())
-        return torch.tensor([item for item in range(len(self._tokens["item"])) if item not in allowed])
+        asked[self.scorer.never.numpy()] = False
+        return torch.from_numpy(np.flatnonzero(~asked))
 
     def _lists(self, names: list[str], scores: Tensor, never: Tensor, k: int) -> pd.DataFrame:
         scores[:, never.to(scores.device)] = -torch.inf

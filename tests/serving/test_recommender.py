@@ -31,7 +31,7 @@ def test_candidates_and_what_the_user_had(bpr: recbole_mm.Recommender) -> None:
     left = bpr.recommend("u41", 100)["item_id"].tolist()
     had = [item for item in everything["item_id"] if item not in left]
     assert 0 < len(had) < 80 and [item for item in everything["item_id"] if item in left] == left
-    chosen = [*had[:2], *left[3:6][::-1]]
+    chosen = [*had[:2], *left[3:6][::-1], "sold out long ago"]
     assert bpr.recommend(["u41"], 100, candidates=chosen)["item_id"].tolist() == left[3:6]
     found = bpr.recommend(["u102", "u41"], 2)
     assert found["user_id"].tolist() == ["u102", "u102", "u41", "u41"] and found["rank"].tolist() == [1, 2, 1, 2]
@@ -91,7 +91,8 @@ def test_a_sequential_model_reads_a_history_as_any_other(
         (lambda r: r.recommend(["u4i"]), r"user 'u4i' is not among .* Did you mean 'u4.*history=\["),
         (lambda r: r.recommend(), r"whose\?"),
         (lambda r: r.recommend("u41", 0), "positive integer"),
-        (lambda r: r.recommend("u41", candidates=["i2o"]), "item 'i2o' is not among.*Did you mean 'i2"),
+        (lambda r: r.recommend("u41", candidates=["i2o"]), "none of the 1 is in .* such as 'i2o'"),
+        (lambda r: r.scores("u41", ["i2o"]), "item 'i2o' is not among.*Did you mean 'i2"),
         (lambda r: r.recommend("u41", candidates="i20"), "list of raw ids"),
         (lambda r: r.recommend(["a", "b"], history=["i20"]), "belongs to one user"),
         (lambda r: r.recommend(history="i20"), "list of raw ids"),
