@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import recbole_mm
+from recbole_mm.cli.catalogue import shared_options
 from recbole_mm.config.shared import SHARED_OPTIONS
 from recbole_mm.host.compat import installed_repairs
 
@@ -65,17 +66,17 @@ def test_commands_install_the_tested_versions():
     assert all("pip install -q -c constraints.txt -e " in command for command in commands())
 
 
-def test_readme_lists_every_shared_option_with_its_default():
-    section = README.split("## Options of every multimodal model")[1].split("\n## ")[0]
-    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", section, flags=re.MULTILINE))
+def test_every_shared_option_has_a_default_and_says_what_it_means():
+    """The documentation's table of options is made of this file."""
     defaults = yaml.safe_load((ROOT / "properties" / "overall.yaml").read_text(encoding="utf-8"))
-    assert {key: yaml.safe_load(text) for key, text in rows.items()} == defaults
     assert set(defaults) == set(SHARED_OPTIONS)
+    described = {option.name: option for option in shared_options()}
+    assert all(described[name].kind and described[name].meaning for name in defaults)
 
 
-def test_readme_lists_every_repair():
-    section = README.split("## Repairs")[1].split("\n## ")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) == set(installed_repairs())
+def test_the_documentation_lists_every_repair():
+    text = (ROOT / "docs" / "repairs.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)) == set(installed_repairs())
 
 
 def test_readme_names_no_model_that_does_not_exist():

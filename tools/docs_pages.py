@@ -59,8 +59,9 @@ _INTRODUCTION = """
 What each model is and what it can do. *reads*: feature files of items, of users, of interactions (reviews). *new
 items*: whether an item that nobody has clicked gets a score that depends on its content. *new users*: whether a
 user without a training row is known by the history that an evaluation hands in. The page of a model has its
-equations, its options with the reason for each default, its search space, and every departure from the paper.
-`recbole-mm models` prints the same for RecBole's own models.
+equations, its options with the reason for each default, its search space, and every departure from the paper. Where
+a paper's equations were not available to us (HCGCN, parts of UVCAN), it says which are our own. `recbole-mm models`
+prints the same for RecBole's own models.
 """.strip()
 
 
@@ -196,15 +197,19 @@ def files_page() -> str:
 
 
 def results_page() -> str:
-    """The benchmarks' own page, and the tables of ``benchmarks/results``."""
+    """The benchmarks' own page, and where the tables of ``benchmarks/results`` are shown."""
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").replace("# Benchmarks", "# Results", 1)
-    files = sorted(RESULTS.glob("*.csv"))
-    if files:
-        text += "\n## Result files\n\nAs the scripts wrote them, in `benchmarks/results/`.\n"
-    for file in files:
-        rows = _read_results(file)
-        text += f"\n### {file.stem}\n\n" + table(list(rows[0]), ([cell(v) for v in row.values()] for row in rows))
+    rows = [[f"`{file.name}`", *_contents(_read_results(file))] for file in sorted(RESULTS.glob("*.csv"))]
+    if rows:
+        text += "\n## Result files\n\nIn `benchmarks/results/`; the rows of a model are on its page, too.\n\n"
+        text += table(["file", "models", "data"], rows)
     return _elsewhere(text)
+
+
+def _contents(rows: list[dict[str, str]]) -> list[str]:
+    """Models and data sets of a result file, as two cells."""
+    found = [dict.fromkeys(row.get(column, "") for row in rows) for column in ("model", "dataset")]
+    return [cell(", ".join(filter(None, names))) for names in found]
 
 
 def _results_of(name: str) -> list[str]:
@@ -212,9 +217,20 @@ def _results_of(name: str) -> list[str]:
     text: list[str] = []
     for file in sorted(RESULTS.glob("*.csv")):
         rows = [row for row in _read_results(file) if row.get("model", "").split(" ")[0] == name]
-        if rows:
-            text += [f"### {file.stem}\n", table(list(rows[0]), ([cell(v) for v in row.values()] for row in rows))]
-    return ["## Results\n\nOf `benchmarks/results/`; [how they were measured](../results.md).\n", *text] if text else []
+        head = [column for column in rows[0] if not _LEFT_OUT.search(column)] if rows else []
+        head = [column for column in head if any(row[column] for row in rows)]
+        if head:
+            text += [f"### {file.stem}\n", table(head, ([cell(row[column]) for column in head] for row in rows))]
+    return (
+        ["\n## Results\n\nOf `benchmarks/results/`; [how they were measured](../results.md).\n", *text] if text else []
+    )
+
+
+# Columns of a result file that the page of a model does not show; they are in the file.
+_LEFT_OUT = re.compile(
+    r"^model$|^(interval|reference|options|machine|failure|commit|date|split)$"
+    r"|_(std|low|high|difference|effect|p_t|p_wilcoxon|holm|seconds|mib)$"
+)
 
 
 def _read_results(file: Path) -> list[dict[str, str]]:

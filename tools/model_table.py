@@ -24,7 +24,7 @@ def table() -> str:
         name: cls for name, cls in recbole_mm.registered_models().items() if cls.__module__.startswith("recbole_mm.")
     }
     order = sorted(models, key=lambda name: (tags_of(name).sequential, name.lower()))
-    lines = ["| model | idea | reads | new items | stages | paper |", "|---|---|---|---|---|---|"]
+    lines = ["| model | idea | reads | new items | paper |", "|---|---|---|---|---|"]
     lines += [_line(name, models[name], tags_of(name)) for name in order]
     return "\n".join(lines)
 
@@ -32,14 +32,17 @@ def table() -> str:
 def _line(name: str, cls: type, tags: Tags) -> str:
     summary = (inspect.getmodule(cls).__doc__ or "").strip().splitlines()[0]  # type: ignore[union-attr]
     idea = summary.partition(": ")[2].rstrip(".") + (" (sequential)" if tags.sequential else "")
-    found = re.search(r"Reference:\n(.*?)(?:\n\n|\Z)", inspect.getdoc(cls) or "", flags=re.DOTALL)
+    # Authors "Title." Venue year.
+    found = re.search(r'Reference:\n\s+([^"]*?)\s+"[^"]*"\s+([^"]*?\d{4})\.', inspect.getdoc(cls) or "")
     if found is None or not idea:
         raise ValueError(
-            f"{name}: expected 'NAME: idea.' as docstring of its module and a Reference in that of its class."
+            f"{name}: expected 'NAME: idea.' as docstring of its module and a Reference of the form "
+            "'Authors \"Title.\" Venue year.' in that of its class."
         )
-    paper = " ".join(found.group(1).split()).rstrip(".").replace('"', "")
+    authors, venue = (" ".join(part.split()) for part in found.groups())
+    paper = f"{authors if authors.endswith('al.') else authors.rstrip('.')}, {venue}"
     yes = "yes" if tags.ranks_new_items else "no"
-    return f"| {name} | {idea} | {', '.join(tags.uses)} | {yes} | {', '.join(tags.stages) or '1'} | {paper} |"
+    return f"| {name} | {idea} | {', '.join(tags.uses)} | {yes} | {paper} |"
 
 
 def main(arguments: list[str]) -> int:

@@ -14,7 +14,6 @@ import yaml
 
 import recbole_mm
 from recbole_mm.config.shared import SHARED_OPTIONS
-from recbole_mm.host.compat import installed_repairs
 
 pytest.importorskip("mkdocs", reason="needs recbole-mm[docs]")
 pytest.importorskip("latex2mathml", reason="needs recbole-mm[docs]")
@@ -99,17 +98,14 @@ def test_the_page_of_options_lists_every_shared_one_with_its_default(pages):
     assert set(defaults) == set(SHARED_OPTIONS)
 
 
-def test_the_page_of_repairs_lists_every_one():
-    text = (ROOT / "docs" / "repairs.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)) == set(installed_repairs())
-
-
 def test_result_files_reach_the_pages_of_their_models(pages, monkeypatch, tmp_path):
-    (tmp_path / "toy.csv").write_text("# how\nmodel,recall@20\nGRCN,.42\nBPR,.40\n")
+    (tmp_path / "toy.csv").write_text(
+        "# how\nmodel,dataset,recall@20,recall@20_low\nGRCN,toy,.42,.41\nBPR,toy,.40,.39\n"
+    )
     monkeypatch.setattr(pages, "RESULTS", tmp_path)
     text = pages.model_page("GRCN", recbole_mm.GRCN)
-    assert "| GRCN | .42 |" in text and "BPR | .40" not in text
-    assert "| BPR | .40 |" in pages.results_page()
+    assert "| dataset | recall@20 |" in text and "| toy | .42 |" in text and ".40" not in text
+    assert "| `toy.csv` | GRCN, BPR | toy |" in pages.results_page()
     monkeypatch.setattr(pages, "RESULTS", tmp_path / "none")
     assert "## Results" not in pages.model_page("GRCN", recbole_mm.GRCN)
 
