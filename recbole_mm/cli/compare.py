@@ -21,7 +21,7 @@ FLAGS = {
         **EXPERIMENT,
         "seeds": Flag("number of seeds of a comparison, or the seeds (default: 3)", "N", "3"),
         "baseline": Flag("the model that the others are tested against (default: the last)", "NAME"),
-        "ablate": Flag("compare every multimodal model with itself without each modality, too"),
+        "ablate": Flag("each multimodal model also without each modality and with its rows permuted; ItemKNNCBF joins"),
         "split_seed": Flag("one random split for all seeds of a comparison", "N"),
     },
     "Hyper-parameters": {

@@ -167,7 +167,8 @@ def _with_word(word: str, command: ModuleType, known: Mapping[str, Flag], reques
             raise CommandLineError(f"--{name} is no argument of {word}; it belongs to {', '.join(owners)}.")
     if request.options and not _takes_options(command):
         raise CommandLineError(f"{word} has no argument --{next(iter(request.options))}; see {word} --help.")
-    check_use({**request.flags, **dict.fromkeys(getattr(command, "IMPLIED", ()), "")})
+    if _takes_options(command):  # the others have flags of the same names, with meanings of their own
+        check_use({**request.flags, **dict.fromkeys(getattr(command, "IMPLIED", ()), "")})
     return int(command.run(request))
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from recbole_mm.comparison.protocol import make_protocol
+from recbole_mm.comparison.protocol import Protocol, make_protocol
 from recbole_mm.comparison.runs import Runs
+from recbole_mm.experiment.ablation import CONTENT_MODEL
 from recbole_mm.experiment.processes import model_modules
 from recbole_mm.experiment.store import Store
 from recbole_mm.host.names import check_model_name
+from recbole_mm.host.registry import registered_models
 from recbole_mm.report.render import markdown
 from recbole_mm.report.summary import Report
 from recbole_mm.search.sampler import import_optuna
@@ -61,7 +63,8 @@ def compare(
         storage: Database of the searches, shared by several machines; without it a SQLite file in ``output``.
         output: Folder of the results; ``comparison/<dataset>`` when not given.
         ablate: Whether to retrain every multimodal model without each modality, and to test it with each modality's
-            rows permuted.
+            rows permuted. ItemKNNCBF, which ranks by the features alone, joins where the protocol stays the same:
+            with all modalities, and with each alone.
         model_settings: Options of single models: ``{"LightGCN": {"n_layers": 3}}``.
         search_spaces: Search spaces of single models, or their files, instead of ``properties/search/<model>.yaml``.
         split_seed: Seed of a random split. By default every seed splits anew, as in RecBole; after a search it is the
@@ -103,6 +106,10 @@ def compare(
     if not in_process:
         model_modules(names)
     protocol = make_protocol(names, dataset, config_file_list, config_dict, model_settings)
+    baseline = baseline or names[-1]
+    if ablate:
+        arguments = (dataset, config_file_list, config_dict, model_settings)
+        names, protocol = _with_content_model(names, protocol, lambda more: make_protocol(more, *arguments))
     chosen = _seeds(seeds, protocol.seed)
     if split_seed is None and trials:
         split_seed = chosen[0]
@@ -110,7 +117,7 @@ def compare(
     say = _print if verbose else lambda text: None
     with store.lock():
         runs = Runs(names, protocol, store, chosen, split_seed, ablate, jobs, in_process, keep_checkpoints, say)
-        report = Report(runs, baseline or names[-1], trials)
+        report = Report(runs, baseline, trials)
         runs.after_run = report.write
         for note in protocol.notes:
             say(f"Note: {note}")
@@ -125,6 +132,27 @@ def compare(
 
 def _print(text: str) -> None:
     print(text, flush=True)
+
+
+def _with_content_model(
+    names: list[str], protocol: Protocol, make: Callable[[list[str]], Protocol]
+) -> tuple[list[str], Protocol]:
+    """Names and protocol with the model that ranks by features alone, unless it would change how others are run."""
+    if CONTENT_MODEL in names or not set(names) & set(registered_models()):
+        return names, protocol
+    more = [*names[:-1], CONTENT_MODEL, names[-1]]
+    try:
+        with_it = make(more)
+    except ValueError:  # such as labels of ratings, on which it cannot be trained
+        return names, protocol
+    same = (with_it.shared, with_it.mask_seen) == (protocol.shared, protocol.mask_seen)
+    if not same or CONTENT_MODEL in with_it.failures:
+        return names, protocol
+    with_it.notes.append(
+        f"{CONTENT_MODEL} belongs to the ablation: it ranks by the features alone, all of them and each by itself, so "
+        "it says whether they know anything about taste."
+    )
+    return more, with_it
 
 
 def _names(models: Sequence[str | type]) -> list[str]:

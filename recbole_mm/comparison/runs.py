@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from recbole_mm.comparison.protocol import Protocol
 from recbole_mm.comparison.tasks import run_task
-from recbole_mm.experiment.ablation import without_modality
+from recbole_mm.experiment.ablation import CONTENT_MODEL, only_modality, without_modality
 from recbole_mm.experiment.job import Job, versions
 from recbole_mm.experiment.processes import error_text, run_in_child
 from recbole_mm.experiment.remaining import duration
@@ -102,7 +102,7 @@ class Runs:
         self._run([(name, "", seed) for seed in self.seeds for name in models])
         if self.ablate:
             variants = [
-                (name, f"without {modality}")
+                (name, f"{'only' if name == CONTENT_MODEL else 'without'} {modality}")
                 for name in models
                 for modality in self._modalities(name)
                 if len(self._modalities(name)) > 1
@@ -223,7 +223,9 @@ class Runs:
     def _job(self, name: str, variant: str, seed: int) -> Job:
         settings = self.protocol.settings[name]
         if variant:
-            settings = without_modality(settings, variant.partition(" ")[2], self._modalities(name))
+            kind, _, modality = variant.partition(" ")
+            change = only_modality if kind == "only" else without_modality
+            settings = change(settings, modality, self._modalities(name))
         data_seed = seed if self.split_seed is None else self.split_seed
         known = self.splits.get(seed, {})
         job = Job(name, self.protocol.dataset, settings, seed, data_seed, self.protocol.mask_seen)

@@ -17,7 +17,10 @@ from recbole_mm.experiment.prepared import Prepared
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.slicing.result import split_result
 
-__all__ = ["permute_modality", "permuted_results", "without_modality"]
+__all__ = ["CONTENT_MODEL", "only_modality", "permute_modality", "permuted_results", "without_modality"]
+
+CONTENT_MODEL = "ItemKNNCBF"
+"""The model that ranks by features alone: an ablation's answer to whether they know anything about taste."""
 
 Table = TypeVar("Table", FeatureTable, InteractionFeatures)
 
@@ -38,6 +41,23 @@ def without_modality(settings: Mapping[str, Any], modality: str, modalities: Ite
     weight = settings.get("modality_weight")
     weights = weight if isinstance(weight, Mapping) else dict.fromkeys(modalities, 1.0 if weight is None else weight)
     return {**settings, "modality_weight": {**weights, modality: 0.0}}
+
+
+def only_modality(settings: Mapping[str, Any], modality: str, modalities: Iterable[str]) -> dict[str, Any]:
+    """Settings of the same model with one modality alone.
+
+    Args:
+        settings: Options that differ from the defaults.
+        modality: The modality to keep, with the weight that it has.
+        modalities: All that the model uses.
+
+    Returns:
+        The settings with another ``modality_weight``.
+    """
+    names = list(modalities)
+    for name in names:
+        settings = settings if name == modality else without_modality(settings, name, names)
+    return dict(settings)
 
 
 def permute_modality(store: FeatureStore, modality: str, seed: int) -> FeatureStore:

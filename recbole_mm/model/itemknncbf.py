@@ -9,9 +9,8 @@ from recbole.utils import ModelType
 from torch import Tensor, nn
 
 from recbole_mm.model.base import MultimodalRecommender
-from recbole_mm.nn.graph.bipartite import SparsePattern, knn_graph, spmm
-from recbole_mm.nn.graph.item_graph import edge_cosines
-from recbole_mm.nn.rows import unit_rows
+from recbole_mm.nn.graph.bipartite import spmm
+from recbole_mm.nn.graph.content_knn import content_rows, nearest_content, neighbour_scores
 
 __all__ = ["ItemKNNCBF"]
 
@@ -54,33 +53,12 @@ class ItemKNNCBF(MultimodalRecommender):
         # RecBole's trainer wants a parameter and a loss.
         self.unused = nn.Parameter(torch.zeros(1))
         self.history = self.interaction_graph().to_user
-        content = self._content()
+        tables, observed, weight = dict(self.features.items()), self.features.observed, self.features.weight
         if k is None:
-            self.register_buffer("content", content, persistent=False)
+            self.register_buffer("content", content_rows(tables, observed, weight), persistent=False)
             return
-        # Histories hold known items only, so those of a candidate are sought among them, however many are new.
-        pattern, _ = knn_graph(content, k, candidates=self.known_items if of_candidate else None)
-        self.neighbours = pattern.transpose if of_candidate else pattern
-        self.register_buffer("similarity", self._similarity(self.neighbours), persistent=False)
-
-    def _content(self) -> Tensor:
-        """Rows ``q`` at unit length; zero for items without any modality. Shape ``(n_items, sum of widths)``."""
-        parts = [
-            self.features.weight[m] ** 0.5 * unit_rows(f * self.features.observed[m].unsqueeze(1))
-            for m, f in self.features.items()
-        ]
-        return unit_rows(torch.cat(parts, dim=1))
-
-    def _similarity(self, pattern: SparsePattern) -> Tensor:
-        """Cosines of ``q`` in float64, from those of each modality."""
-        square = torch.zeros(self.n_items, dtype=torch.float64)
-        product = torch.zeros(pattern.n_edges, dtype=torch.float64)
-        for modality, feature in self.features.items():
-            there = self.features.observed[modality] & feature.ne(0).any(dim=1)
-            square += self.features.weight[modality] * there
-            both = there[pattern.row] & there[pattern.col]
-            product += self.features.weight[modality] * edge_cosines(pattern, feature) * both
-        return product / (square[pattern.row] * square[pattern.col]).sqrt()
+        self.neighbours, similarity = nearest_content(tables, observed, weight, k, self.known_items, of_candidate)
+        self.register_buffer("similarity", similarity, persistent=False)
 
     def _scores(self, user: Tensor) -> Tensor:
         """Scores of every item, ``(batch, n_items)``, from the sparse rows of the users' histories."""
@@ -90,14 +68,11 @@ class ItemKNNCBF(MultimodalRecommender):
             scores = taste @ self.content.T
             scores[rows.row, rows.col] -= self.content.square().sum(dim=1)[rows.col]
             return scores
-        near, position = self.neighbours.rows(rows.col)
-        scores = self.similarity.new_zeros(len(user) * self.n_items)
-        scores.index_add_(0, rows.row[near.row] * self.n_items + near.col, self.similarity[position])
-        return scores.view(len(user), -1).to(self.unused.dtype)
+        return neighbour_scores(rows, self.neighbours, self.similarity).to(self.unused.dtype)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """There are no representations: scores come from neighbours."""
-        raise TypeError("ItemKNNCBF has no representations of users and items; ask for scores with full_sort_predict")
+        raise TypeError("ItemKNNCBF has no vectors of users and items; its scores are those of full_sort_predict")
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Zero: nothing is trained."""

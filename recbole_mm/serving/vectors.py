@@ -63,7 +63,8 @@ def score_vectors(model: Any, dataset: Any, scorer: Scorer) -> dict[str, Tensor]
         )
     raise ValueError(
         f"{type(model).__name__} has no user or item embeddings that could be exported: neither a forward() that gives "
-        "both, nor get_user_embedding and get_item_embedding, nor tables user_embedding and item_embedding."
+        "both, nor get_user_embedding and get_item_embedding, nor tables user_embedding and item_embedding. Export the "
+        "lists instead (--export=FILE)."
     )
 
 

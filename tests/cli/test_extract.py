@@ -33,6 +33,7 @@ def test_extract_and_inspect(tmp_path, monkeypatch, capsys):
     assert main(["extract", "shop", "--text=title", "--encoder=own_text:Own"]) == 2
     assert "--replace" in capsys.readouterr().err
     assert main(["inspect", "shop"]) == 0 and (tmp_path / "shop-features.html").is_file()
+    assert main(["inspect", "shop", "--output=page.html", "--seed=1"]) == 0 and (tmp_path / "page.html").is_file()
     capsys.readouterr()
     assert main(["inspect", "shop", "--format=json", "--strict"]) in (0, 1)
     assert json.loads(capsys.readouterr().out)["modalities"]["text"]["with"] == 12

@@ -114,9 +114,17 @@ def test_the_ablation_is_part_of_the_table(compared):
     expected = {"", *(f"{m} permuted" for m in ("audio", "image", "text"))}
     expected |= {f"without {m}" for m in ("audio", "image", "text")}
     assert set(variants) == expected
-    assert set(table[table["model"] != "MMGCN"]["variant"]) == {""}
+    # The model that ranks by features alone joins, with each modality by itself.
+    assert table["model"].unique().tolist() == ["MMGCN", "LightGCN", "ItemKNNCBF", "BPR"]
+    alone = {"", *(f"{kind.format(m)}" for m in ("audio", "image", "text") for kind in ("{} permuted", "only {}"))}
+    assert set(table[table["model"] == "ItemKNNCBF"]["variant"]) == alone
+    assert any(note.startswith("ItemKNNCBF belongs to the ablation") for note in table.attrs["notes"])
+    _, record = find(folder, "ItemKNNCBF", 2020, "only-image")
+    assert record["job"]["settings"]["modality_weight"] == {"audio": 0.0, "image": 1.0, "text": 0.0}
+    assert record["modalities"] == ["image"]
+    assert set(table[table["model"].isin(["LightGCN", "BPR"])]["variant"]) == {""}
     rows = table[table["variant"] != ""]
-    assert (rows["reference"] == "MMGCN").all() and rows["recall@10_difference"].notna().all()
+    assert (rows["reference"] == rows["model"]).all() and rows["recall@10_difference"].notna().all()
     _, record = find(folder, "MMGCN", 2020, "without-image")
     assert record["job"]["settings"]["modality_weight"] == {"audio": 1.0, "image": 0.0, "text": 1.0}
     assert record["modalities"] == ["audio", "text"]
@@ -182,7 +190,7 @@ def test_runs_with_the_ablation_are_taken_over_without_it(compared, monkeypatch)
         ["MMGCN", "LightGCN", "BPR"], "mm-toy", config_dict=QUICK, seeds=2, output=folder, in_process=True,
         verbose=False,
     )  # fmt: skip
-    plain = table[table["variant"] == ""].reset_index(drop=True)
+    plain = table[(table["variant"] == "") & (table["model"] != "ItemKNNCBF")].reset_index(drop=True)
     assert again["recall@10"].tolist() == plain["recall@10"].tolist() and set(again["variant"]) == {""}
 
 
@@ -203,6 +211,26 @@ def test_other_options_are_other_runs(compared):
     before = set(records(folder))
     compare(["BPR"], "mm-toy", config_dict={**QUICK, "embedding_size": 8}, seeds=1, output=folder, in_process=True)
     assert len(set(records(folder)) - before) == 1
+
+
+@pytest.mark.parametrize(
+    ("models", "options"),
+    [
+        (["MML", "SASRec"], {}),
+        (["CMBF", "FM"], {"threshold": {"rating": 3}, "metrics": ["AUC"], "valid_metric": "AUC"}),
+        (["LightGCN", "BPR"], {}),
+    ],
+    ids=["sequential", "labels", "no features"],
+)
+def test_the_content_model_changes_no_protocol(models, options):
+    from recbole_mm.comparison.compare import _with_content_model
+    from recbole_mm.comparison.protocol import make_protocol
+
+    def make(names):
+        return make_protocol(names, "mm-toy", None, {**QUICK, **options})
+
+    protocol = make(models)
+    assert _with_content_model(models, protocol, make) == (models, protocol)
 
 
 class Broken(BPR):

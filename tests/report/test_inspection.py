@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
+from recbole.data.interaction import Interaction
 
 from recbole_mm.paths import dataset_atomic_dir
 from recbole_mm.report.inspection import measures
@@ -134,3 +136,24 @@ def test_tiny_tables_do_not_fail(n):
     rows = np.ones((n, 3), dtype=np.float32)
     assert measures.describe_matrix(rows)["effective_rank"] == 0.0
     assert measures.neighbour_overlap(rows, rows) in (0.0, 1.0)
+
+
+def test_the_content_ranker_is_the_model(planted, monkeypatch):
+    """The recall of an inspection is that of ItemKNNCBF's scores, trained on the same part."""
+    from tests.model.tiny import tiny_model
+
+    generator = np.random.default_rng(2)
+    vectors = generator.standard_normal((12, 3)).astype(np.float32)
+    vectors[5] = 0.0
+    pairs = sorted({(int(u), int(i)) for u, i in zip(generator.integers(0, 8, 40), generator.integers(0, 10, 40))})
+    train = sp.csr_matrix((np.ones(len(pairs), dtype=np.float32), tuple(zip(*pairs))), shape=(8, 12))
+    held = sp.csr_matrix(np.eye(8, 12, k=3, dtype=np.float32))
+    seen = []
+    monkeypatch.setattr(measures, "_recall", lambda train, held, score: seen.append(score(train)) or 0.0)
+    measures.content_recall(vectors, train, held, k=3)
+    missing = vectors.copy()
+    missing[5] = np.nan
+    model = tiny_model("ItemKNNCBF", pairs, {"text": missing}, knn_k=3)
+    users = torch.arange(1, 9)
+    expected = model.full_sort_predict(Interaction({"user_id": users})).view(8, -1)[:, 1:]
+    np.testing.assert_allclose(seen[0], expected.numpy()[:, :12], atol=1e-6)

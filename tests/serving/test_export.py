@@ -164,9 +164,10 @@ def test_embeddings_of_a_sequential_model_are_those_of_its_items(trained, tmp_pa
     np.testing.assert_array_equal(np.stack(frame["embedding"]), table[1:81])
 
 
-def test_a_model_without_embeddings_says_so(trained, tmp_path):
-    with pytest.raises(ValueError, match="Pop has no user or item embeddings"):
-        export(trained("Pop"), embeddings=tmp_path / "embeddings.npz")
+@pytest.mark.parametrize("model", ["Pop", "ItemKNNCBF"])
+def test_a_model_without_embeddings_says_so(model, trained, tmp_path):
+    with pytest.raises(ValueError, match=rf"{model} has no user or item embeddings.*Export the lists instead"):
+        export(trained(model), embeddings=tmp_path / "embeddings.npz")
     assert list(tmp_path.glob("*.npz")) == [] and list(tmp_path.glob(".*")) == []
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from recbole_mm.experiment.ablation import CONTENT_MODEL
 from recbole_mm.experiment.job import versions
 from recbole_mm.experiment.store import neutral_settings
 from recbole_mm.report.comparison.ablation import changes, reading, sentence
@@ -20,10 +21,8 @@ from recbole_mm.report.runs import ComparedRuns
 from recbole_mm.report.slices import slice_frame, slice_tables
 from recbole_mm.report.table import Row, short
 
-__all__ = ["CONTENT_MODEL", "write_page"]
+__all__ = ["write_page"]
 
-CONTENT_MODEL = "ItemKNNCBF"
-"""The model that ranks by features alone."""
 _COSTS = {"epochs": "epochs", "s/epoch": "epoch_seconds", "training": "train_seconds", "memory": "memory_mib"}
 
 

@@ -9,6 +9,8 @@ import scipy.sparse as sp
 import torch
 
 from recbole_mm.nn.graph.bipartite import knn_graph
+from recbole_mm.nn.graph.content_knn import nearest_content, neighbour_scores
+from recbole_mm.nn.graph.sparse import SparsePattern
 
 __all__ = ["alignment", "content_recall", "describe_matrix", "linear_cka", "neighbour_overlap", "popularity_recall"]
 
@@ -132,7 +134,7 @@ def nearest(matrix: np.ndarray, k: int) -> sp.csr_matrix:
 def content_recall(matrix: np.ndarray, train: sp.csr_matrix, held_out: sp.csr_matrix, k: int = 50) -> float:
     """Recall@20 of a ranker that knows nothing but the vectors: an item scores by its similarity to the user's items.
 
-    Only the ``k`` nearest neighbours of the candidate count (:class:`~recbole_mm.model` ItemKNNCBF does the same).
+    Only the ``k`` nearest neighbours of the candidate count: the model ItemKNNCBF with this modality alone.
 
     Args:
         matrix: Vectors of all items, rows of zeros for those without, ``(n_items, d)``.
@@ -140,12 +142,16 @@ def content_recall(matrix: np.ndarray, train: sp.csr_matrix, held_out: sp.csr_ma
         held_out: What they are to find.
         k: Neighbours.
     """
-    pattern, similarity = knn_graph(
-        torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float32)), min(k, len(matrix) - 1)
-    )
-    shape = (len(matrix), len(matrix))
-    near = sp.csr_matrix((similarity.numpy(), pattern.col.numpy(), pattern.ptr.numpy()), shape=shape)
-    return _recall(train, held_out, lambda rows: (rows @ near.T).toarray())
+    table = torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float32))
+    parts = {"content": table}, {"content": table.ne(0).any(dim=1)}, {"content": 1.0}
+    near, similarity = nearest_content(*parts, min(k, len(matrix) - 1))
+
+    def scores(rows: sp.csr_matrix) -> np.ndarray:
+        pairs = rows.tocoo()
+        history = SparsePattern.from_pairs(torch.from_numpy(pairs.row), torch.from_numpy(pairs.col), *rows.shape)
+        return neighbour_scores(history, near, similarity).numpy()
+
+    return _recall(train, held_out, scores)
 
 
 def popularity_recall(train: sp.csr_matrix, held_out: sp.csr_matrix) -> float:

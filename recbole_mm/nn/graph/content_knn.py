@@ -1,0 +1,94 @@
+"""Ranking by content alone: an item scores by its similarity to the items of a history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from recbole_mm.nn.graph.bipartite import knn_graph
+from recbole_mm.nn.graph.item_graph import edge_cosines
+from recbole_mm.nn.graph.sparse import SparsePattern
+from recbole_mm.nn.rows import unit_rows
+
+__all__ = ["content_rows", "nearest_content", "neighbour_scores"]
+
+
+def content_rows(features: Mapping[str, Tensor], observed: Mapping[str, Tensor], weight: Mapping[str, float]) -> Tensor:
+    r"""All modalities of an item side by side, so that their inner product is the weighted mean of their cosines.
+
+    .. math:: q_i \propto [\sqrt{w_1} f^1_i / \|f^1_i\| \; \| \; \sqrt{w_2} f^2_i / \|f^2_i\| \; \| \dots]
+
+    Args:
+        features: Modality to its table. Shape ``(n_items, d_m)``.
+        observed: Modality to the items that have it. Bool, shape ``(n_items,)``.
+        weight: Modality to :math:`w_m`.
+
+    Returns:
+        Rows of length 1; zero for items without any modality. Shape ``(n_items, sum of widths)``.
+    """
+    parts = [weight[m] ** 0.5 * unit_rows(table * observed[m].unsqueeze(1)) for m, table in features.items()]
+    return unit_rows(torch.cat(parts, dim=1))
+
+
+def nearest_content(
+    features: Mapping[str, Tensor],
+    observed: Mapping[str, Tensor],
+    weight: Mapping[str, float],
+    k: int,
+    candidates: Tensor | None = None,
+    of_candidate: bool = True,
+) -> tuple[SparsePattern, Tensor]:
+    r"""Which items an item of a history speaks for, and how much.
+
+    Args:
+        features: Modality to its table. Shape ``(n_items, d_m)``.
+        observed: Modality to the items that have it. Bool, shape ``(n_items,)``.
+        weight: Modality to its weight.
+        k: Neighbours of an item, itself excluded.
+        candidates: Items that histories hold, bool ``(n_items,)``; with ``of_candidate`` neighbours are sought among
+            them, however many items are new.
+        of_candidate: Whether the ``k`` nearest of the *ranked* item count, or those of the item of the history.
+
+    Returns:
+        Edges from the item of a history to the ranked item, and their cosines :math:`\cos(q_i, q_j)` in float64,
+        ``(n_edges,)``.
+
+    Example:
+        >>> table = {"text": torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])}
+        >>> edges, cosine = nearest_content(table, {"text": torch.ones(4).bool()}, {"text": 1.0}, k=1)
+        >>> list(zip(edges.row.tolist(), edges.col.tolist())), cosine.tolist()[:2]
+        ([(0, 1), (0, 3), (1, 0), (3, 2)], [1.0, 0.7071067811865475])
+    """
+    content = content_rows(features, observed, weight)
+    pattern, _ = knn_graph(content, k, candidates=candidates if of_candidate else None)
+    pattern = pattern.transpose if of_candidate else pattern
+    square = torch.zeros(len(content), dtype=torch.float64)
+    product = torch.zeros(pattern.n_edges, dtype=torch.float64)
+    for modality, feature in features.items():
+        there = observed[modality] & feature.ne(0).any(dim=1)
+        square += weight[modality] * there
+        both = there[pattern.row] & there[pattern.col]
+        product += weight[modality] * edge_cosines(pattern, feature) * both
+    return pattern, product / (square[pattern.row] * square[pattern.col]).sqrt()
+
+
+def neighbour_scores(history: SparsePattern, neighbours: SparsePattern, similarity: Tensor) -> Tensor:
+    r"""Scores of every item for some users.
+
+    .. math:: \hat y_{ui} = \textstyle\sum_{j \in N(u)} s_{ji}
+
+    Args:
+        history: Items of each user. Shape ``(n_users, n_items)``.
+        neighbours: From :func:`nearest_content`.
+        similarity: From the same. Shape ``(n_edges,)``.
+
+    Returns:
+        Shape ``(n_users, n_items)``, of the dtype of ``similarity``.
+    """
+    near, position = neighbours.rows(history.col)
+    n_items = neighbours.n_cols
+    scores = similarity.new_zeros(history.n_rows * n_items)
+    scores.index_add_(0, history.row[near.row] * n_items + near.col, similarity[position])
+    return scores.view(history.n_rows, n_items)
