@@ -77,6 +77,15 @@ class ModelOptions:
             raise self._error(key, "a list of names such as [image, text]", value)
         return [self._text(key, entry) for entry in ([value] if isinstance(value, str) else value)]
 
+    def optional_mapping(self, key: str) -> dict[str, str] | None:
+        """A mapping from names to names, or ``None`` (``~`` in yaml)."""
+        value = self._value(key)
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            raise self._error(key, "a mapping such as {text: text_dropped}", value)
+        return {self._text(key, name): self._text(f"{key}[{name}]", entry) for name, entry in value.items()}
+
     def integers(self, key: str, minimum: int | None = None) -> list[int]:
         """A list of whole numbers, which may be empty."""
         value = self._value(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_mm.model.base import MultimodalModelMixin
+from recbole_mm.model.base import FeatureBank, MultimodalModelMixin
 from recbole_mm.nn.rows import unit_rows
 from recbole_mm.nn.table_nce import table_nce_loss
 
@@ -18,6 +19,21 @@ __all__: list[str] = []
 
 LENGTH_GROUPS = 4
 """Groups of histories of like length into which a batch is cut on a CPU."""
+
+
+def modality_shares(features: FeatureBank, modalities: Iterable[str] | None = None) -> Tensor:
+    r"""Share of each modality in an item's content, :math:`a_{im} = w_m o_{im} / \sum_{m'} w_{m'} o_{im'}`.
+
+    Args:
+        features: The items' features.
+        modalities: The modalities that share; all of them by default.
+
+    Returns:
+        Shape ``(n_items, n_modalities)``; rows without any modality are 0.
+    """
+    names, observed = list(features if modalities is None else modalities), features.observed
+    raw = torch.stack([observed[name].float() * features.weight[name] for name in names], dim=1)
+    return raw / raw.sum(dim=1, keepdim=True).clamp_min(torch.finfo(raw.dtype).tiny)
 
 
 class NextItemModel(MultimodalModelMixin, SequentialRecommender):
@@ -36,6 +52,9 @@ class NextItemModel(MultimodalModelMixin, SequentialRecommender):
 
     seen: Tensor
     candidates: Tensor
+    step_rows: Tensor | None
+    step_place: Tensor
+    step_valid: Tensor
     cosine: bool
     temperature: float
 
@@ -51,6 +70,24 @@ class NextItemModel(MultimodalModelMixin, SequentialRecommender):
         seen[0] = candidates[0] = False
         self.register_buffer("seen", seen, persistent=False)
         self.register_buffer("candidates", candidates, persistent=False)
+
+    def choose_rows(self, padding: bool) -> None:
+        """Settle which items a step of :meth:`softmax_loss` computes: those that it reads or ranks, and the padding.
+
+        ``step_rows`` (``None`` where it is all), ``step_place`` (each item's row) and ``step_valid`` (the candidates
+        among the rows) are there afterwards.
+
+        Args:
+            padding: Whether the padding is a candidate, as in RecBole's own models.
+        """
+        valid, wanted = self.candidates.clone(), self.candidates | self.seen
+        valid[0], wanted[0] = padding, True
+        rows = wanted.nonzero().squeeze(1)
+        place = torch.zeros(self.n_items, dtype=torch.long)
+        place[rows] = torch.arange(len(rows))
+        self.register_buffer("step_rows", None if len(rows) == self.n_items else rows, persistent=False)
+        self.register_buffer("step_place", place, persistent=False)
+        self.register_buffer("step_valid", valid[rows], persistent=False)
 
     def item_vectors(self) -> tuple[Any, Tensor]:
         """What histories are read from, and the vector of every item as a candidate, ``(n_items, dim)``."""

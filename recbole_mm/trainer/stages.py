@@ -198,7 +198,7 @@ class StagedTrainer(Trainer):
         self._check_origin(checkpoint)
         interrupted = bool(checkpoint.get("stage"))
         self._check_data(path, checkpoint.get("fingerprint") or {}, interrupted)
-        self.model.load_state_dict(checkpoint["state_dict"])
+        self.model.load_state_dict(self._taken_over(checkpoint))
         self.model.load_other_parameter(checkpoint.get("other_parameter"))
         if not interrupted:
             return None
@@ -228,6 +228,11 @@ class StagedTrainer(Trainer):
     def _check_origin(self, checkpoint: dict) -> None:
         """Refuse a checkpoint that this run cannot go on from; what a stage does not need may differ."""
         check_split(self._continue_from, checkpoint["config"], self.config)
+
+    def _taken_over(self, checkpoint: dict) -> dict[str, Any]:
+        """The parameters of a checkpoint that this run goes on from."""
+        state: dict[str, Any] = checkpoint["state_dict"]
+        return state
 
     def _begin(self, stage: Stage, interrupted: dict | None) -> None:
         self._stage = stage

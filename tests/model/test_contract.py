@@ -33,6 +33,9 @@ STEPS = {"MML": 50}
 # Without negatives every step tells less.
 STEPS["BM3"] = 300
 
+# The stage of training that has the model's contrastive term.
+CONTRASTED = {"UniSRec": {"train_stage": "pretrain"}}
+
 SUBSETS = [list(names) for size in (1, 2, 3) for names in itertools.combinations(MODALITIES, size)]
 
 # Options under which a model reads a feature file that it leaves alone otherwise.
@@ -323,7 +326,7 @@ def test_contrastive_weight_adds_a_term_with_gradients(name):
         return
     losses = {}
     for weight in (0.0, 0.5):
-        built = build(name, contrastive_weight=weight)
+        built = build(name, contrastive_weight=weight, **CONTRASTED.get(name, {}))
         torch.manual_seed(0)
         loss = total_loss(built.model.train(), built.batch())
         loss.backward()

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import FeatureBank
+from recbole_mm.model.next_item import modality_shares
 from recbole_mm.nn.attention.sequence import INITIAL_SCALE
 
-__all__ = ["FUSIONS", "PROJECTORS", "ContentItems", "ItemTable", "modality_shares"]
+__all__ = ["FUSIONS", "PROJECTORS", "ContentItems", "ItemTable"]
 
 FUSIONS = ("id", "content", "add", "concat", "gate", "dif")
 PROJECTORS = ("linear", "mlp")
@@ -31,16 +32,6 @@ class ItemTable(NamedTuple):
     vector: Tensor
     content: dict[str, Tensor]
     observed: dict[str, Tensor]
-
-
-def modality_shares(features: FeatureBank) -> Tensor:
-    r"""Share of each modality in an item's content, :math:`a_{im} = w_m o_{im} / \sum_{m'} w_{m'} o_{im'}`.
-
-    Returns:
-        Shape ``(n_items, n_modalities)``; rows without any modality are 0.
-    """
-    raw = torch.stack([features.observed[m].float() * features.weight[m] for m in features], dim=1)
-    return raw / raw.sum(dim=1, keepdim=True).clamp_min(torch.finfo(raw.dtype).tiny)
 
 
 class ContentItems(nn.Module):

@@ -92,16 +92,7 @@ class SASRecContent(NextItemModel):
             if self.fusion == "dif"
             else SequenceEncoder(dim, self.max_seq_length, **sizes)
         )
-        valid = self.candidates.clone()
-        valid[0] = self.fusion == "id"
-        rows = (valid | self.seen).nonzero().squeeze(1)
-        rows = torch.cat([rows.new_zeros(1), rows[rows > 0]])
-        place = torch.zeros(self.n_items, dtype=torch.long)
-        place[rows] = torch.arange(len(rows))
-        # What a step computes: nothing of the items that are neither read nor ranked.
-        self.register_buffer("_rows", rows, persistent=False)
-        self.register_buffer("_place", place, persistent=False)
-        self.register_buffer("_valid", valid[rows], persistent=False)
+        self.choose_rows(padding=self.fusion == "id")
 
     def item_vectors(self) -> tuple[ItemTable, Tensor]:
         """Every item in histories and as a candidate."""
@@ -122,10 +113,9 @@ class SASRecContent(NextItemModel):
         history, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         target = interaction[self.POS_ITEM_ID]
         if self.loss_type == "CE":
-            rows, history, place = self._rows, self._place[history], self._place[target]
-            table = self.items(self.features, None if len(rows) == self.n_items else rows)
-            states = self.history_states(table, history, length)
-            loss = self.softmax_loss(states, table.vector, place, self._valid)
+            table, place = self.items(self.features, self.step_rows), self.step_place[target]
+            states = self.history_states(table, self.step_place[history], length)
+            loss = self.softmax_loss(states, table.vector, place, self.step_valid)
         else:
             asked = torch.cat([history, target[:, None], interaction[self.NEG_ITEM_ID][:, None]], dim=1)
             # Row 0 must be the padding, which masks are made of.
