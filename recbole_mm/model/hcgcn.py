@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from logging import getLogger
 from typing import Any, cast
 
 import torch
-from sklearn.cluster import kmeans_plusplus
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,7 +16,7 @@ from recbole_mm.model.epochs import epoch_steps
 from recbole_mm.nn.attention.softmax import masked_softmax
 from recbole_mm.nn.graph import clustering
 from recbole_mm.nn.graph.bipartite import SparsePattern, edges_of_rows, spmm, sym_norm
-from recbole_mm.nn.graph.item_graph import content_neighbours
+from recbole_mm.nn.graph.item_graph import content_neighbours, undirected
 from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
 from recbole_mm.nn.rows import unit_rows
@@ -32,8 +33,10 @@ class HCGCN(MultimodalRecommender):
 
     *Items.* :math:`h^m_i = W_m f_i + b_m`, fused with weights :math:`a = \mathrm{softmax}(\ell_m + \ln w_m)` over the
     modalities that the item has (:math:`w_m` is ``modality_weight``). The item graph :math:`S = \sum_m a_m S^m`, with
-    :math:`a` over all modalities, joins each item with its ``knn_k`` nearest neighbours by cosine, symmetrically
-    normalised. With soft clusters :math:`q_{ic} \propto (1 + \|h_i - \mu_c\|^2)^{-1}`: :math:`H^0 = h`,
+    :math:`a` over all modalities, joins each item with its ``knn_k`` nearest neighbours by cosine and with the items
+    that it is a neighbour of, symmetrically normalised. With soft clusters :math:`q_{ic} \propto
+    (1 + \|\hat h_i - \hat\mu_c\|^2 / s)^{-1}` of unit rows, :math:`s` the items' mean squared distance to their nearest
+    centroid: :math:`H^0 = h`,
     :math:`H^1 = S h`, :math:`H^l = \sum_m a_m (S^m \circ q q^\top) H^{l-1}`, every :math:`S^m` keeping its row sums,
     and :math:`H` is the mean over :math:`l = 0 \dots L_I`.
 
@@ -42,28 +45,34 @@ class HCGCN(MultimodalRecommender):
 
     .. math::
         E_c^l = \mathrm{diag}(P_{\cdot c})\, \hat A\, \mathrm{diag}(P_{\cdot c})\, E_c^{l-1}, \qquad
-        E^l = \textstyle\sum_c E_c^l + \gamma\, G^l \quad (l \ge 2),
+        E^l_n = \frac{m^l_n}{\sum_c m^l_{c,n}} \textstyle\sum_c E_{c,n}^l + \gamma\, G^l_n \quad (l \ge 2),
 
-    where :math:`G` carries messages between the clusters' centres over :math:`\mathrm{rownorm}(P^\top \hat A P)`.
+    where :math:`m` is the same propagation of ones, within clusters and without them, so that shares decide from where
+    a node receives and not how much (:func:`~recbole_mm.nn.graph.clustering.keep_totals`), and :math:`G` carries
+    messages between the clusters' centres over :math:`\mathrm{rownorm}(P^\top \hat A P)`.
     Users are the mean of :math:`E^l` over :math:`l = 0 \dots L`, items the same plus :math:`\mathrm{norm}(H)`.
 
     .. math::
         L = L_{BPR} + \lambda_1 \big[-\ln \sigma(\kappa\, P_u \cdot (P_{i^+} - P_{i^-}))\big]
-            + \lambda_2\, KL(T \| q) + \lambda_3 L_{InfoNCE} + \text{reg},
+            + \lambda_b\, KL(\bar P \| 1/C) + \lambda_2\, KL(T \| q) + \lambda_3 L_{InfoNCE} + \text{reg},
 
-    with the sharpened target :math:`T`, fixed between refreshes, and InfoNCE between the modalities of the batch's
-    distinct items (:math:`\lambda_3` is ``contrastive_weight``).
+    with the mean shares :math:`\bar P` of users and of items, the sharpened target :math:`T`, fixed between refreshes,
+    and InfoNCE between the modalities of the batch's distinct items (:math:`\lambda_3` is ``contrastive_weight``).
 
     Reference:
         Mu et al. "Learning Hybrid Behavior Patterns for Multimedia Recommendation." ACM MM 2022.
 
     Options:
         embedding_size, n_layers, n_item_layers, n_clusters, n_item_clusters, knn_k, assignment, assignment_temperature,
-        global_weight, margin_scale, co_cluster_weight, item_cluster_weight, refresh_steps, reg_weight.
+        global_weight, margin_scale, co_cluster_weight, balance_weight, item_cluster_weight, refresh_steps, reg_weight.
 
     Note:
         Items are clustered by their fused content :math:`h`, because clusters must exist before the convolution that
-        they confine; the centroids start from k-means++ on the untrained :math:`h`. The target is refreshed every
+        they confine; the centroids start from k-means on the untrained :math:`h`. Three things keep the clusters at
+        work, without which training ends with one co-cluster that holds everything and item clusters that are all
+        alike: nodes keep their totals (shares below 1 would let less through, so that the ranking loss merges all
+        clusters), the balance term, and the scale :math:`s` (distances are far below 1 otherwise). Each refresh logs
+        the entropies. Scale and target are refreshed every
         ``refresh_steps`` training steps (an epoch by default), counted by the model itself and saved with it.
         What an item lacks is masked, so that filling it (``missing_feature``: ``mean``, ``knn``) changes nothing here.
     """
@@ -84,6 +93,7 @@ class HCGCN(MultimodalRecommender):
         self.margin_scale = self.options.number("margin_scale", minimum=0)
         self.co_cluster_weight = self.options.number("co_cluster_weight", minimum=0)
         self.item_cluster_weight = self.options.number("item_cluster_weight", minimum=0)
+        self.balance_weight = self.options.number("balance_weight", minimum=0)
         self.reg_weight = self.options.number("reg_weight", minimum=0)
         self.refresh_steps = self.options.optional_integer("refresh_steps", minimum=1) or epoch_steps(config, dataset)
 
@@ -112,6 +122,7 @@ class HCGCN(MultimodalRecommender):
         self.assign = nn.Sequential(nn.Linear(dim, dim), nn.LeakyReLU(), nn.Linear(dim, n_clusters))
         self.centroids = nn.Parameter(self._initial_centroids(n_item_clusters))
         self.register_buffer("target", torch.zeros(self.n_items, len(self.centroids)))
+        self.register_buffer("spread", torch.ones(()))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self._steps = 0  # the same number on the host, so that no step waits for the device
         self.register_load_state_dict_post_hook(HCGCN._read_steps)
@@ -121,8 +132,14 @@ class HCGCN(MultimodalRecommender):
         content = self._fused_content(self._projected())[self._clustered_items()]
         n_item_clusters = min(n_item_clusters, len(content))
         seed = int(torch.randint(2**31 - 1, ()))
-        centres, _ = kmeans_plusplus(content.double().numpy(), n_item_clusters, random_state=seed)
+        points = unit_rows(content).double().numpy()
+        centres = KMeans(n_item_clusters, n_init=1, random_state=seed).fit(points).cluster_centers_
         return torch.from_numpy(centres).to(content.dtype)
+
+    def _spread(self, content: Tensor) -> Tensor:
+        """Mean squared distance of items to their nearest centroid, all of length 1."""
+        nearest = torch.cdist(unit_rows(content), unit_rows(self.centroids)).square().amin(dim=1)
+        return nearest.mean().clamp(min=1e-6)
 
     def _read_steps(self, *_: Any) -> None:
         self._steps = int(self.steps)
@@ -159,6 +176,10 @@ class HCGCN(MultimodalRecommender):
             total = total + states
         return total / (self.n_item_layers + 1)
 
+    def _item_clusters(self, content: Tensor) -> Tensor:
+        """``q``, ``(n_items, n_item_clusters)``."""
+        return clustering.student_t_assignment(unit_rows(content), unit_rows(self.centroids), self.spread)
+
     def _co_clusters(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """``P`` of users and items, ``(n, n_clusters)``, from one hop of the embeddings; padding belongs nowhere."""
         shares = []
@@ -173,15 +194,18 @@ class HCGCN(MultimodalRecommender):
     def _user_item_states(self) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Mean over layers of users and items, and their co-cluster shares."""
         users, items = self.user_embedding, self.item_embedding
+        mass = tuple(torch.ones_like(table[:, :1]) for table in (users, items))
+        mass = self.graph.propagate(*mass)
         first = self.graph.propagate(users, items)
         share = self._co_clusters(users + first[0], items + first[1])
         user_sum, item_sum = users + first[0], items + first[1]
-        states = first[0].unsqueeze(1), first[1].unsqueeze(1)
+        states = tuple(torch.cat(part, dim=1).unsqueeze(1) for part in zip(first, mass))
         for _ in range(2, self.n_layers + 1):
-            states = clustering.local_propagation(self.graph, *states, *share)
-            user_sum, item_sum = user_sum + states[0].sum(dim=1), item_sum + states[1].sum(dim=1)
+            states, mass = clustering.local_propagation(self.graph, *states, *share), self.graph.propagate(*mass)
+            kept = tuple(clustering.keep_totals(*part) for part in zip(states, (m.squeeze(1) for m in mass)))
+            user_sum, item_sum = user_sum + kept[0].sum(dim=1), item_sum + kept[1].sum(dim=1)
             if self.global_weight > 0:
-                messages = clustering.coarse_messages(self.graph, states, share)
+                messages = clustering.coarse_messages(self.graph, kept, share)
                 user_sum = user_sum + self.global_weight * messages[0]
                 item_sum = item_sum + self.global_weight * messages[1]
         return user_sum / (self.n_layers + 1), item_sum / (self.n_layers + 1), share
@@ -190,7 +214,7 @@ class HCGCN(MultimodalRecommender):
         """Representations of all users and items, ``(n_users, d)`` and ``(n_items, d)``."""
         users, items, _ = self._user_item_states()
         content = self._fused_content(self._projected())
-        clusters = clustering.student_t_assignment(content, self.centroids)
+        clusters = self._item_clusters(content)
         return users, items + unit_rows(self._item_states(content, clusters))
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
@@ -199,7 +223,11 @@ class HCGCN(MultimodalRecommender):
         users, items, (user_share, item_share) = self._user_item_states()
         projected = self._projected()
         content = self._fused_content(projected)
-        clusters = clustering.student_t_assignment(content, self.centroids)
+        if self._steps % self.refresh_steps == 0:
+            self._refresh(content, user_share, item_share)
+        self._steps += 1
+        self.steps += 1
+        clusters = self._item_clusters(content)
         items = items + unit_rows(self._item_states(content, clusters))
 
         def margin(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,20 +242,29 @@ class HCGCN(MultimodalRecommender):
         if self.co_cluster_weight > 0:
             near, far = margin(user_share, item_share)
             losses += (self.co_cluster_weight * bpr_loss(self.margin_scale * near, self.margin_scale * far),)
+        if self.balance_weight > 0:
+            sides = ((user_share, self.real_user), (item_share, self.real_item))
+            losses += (self.balance_weight * sum(clustering.balance_penalty(*side) for side in sides),)
         if self.item_cluster_weight > 0:
             members = self._clustered_items()
-            self._refresh_target(clusters, members)
             losses += (self.item_cluster_weight * clustering.cluster_kl(self.target, clusters, members),)
         if self.contrastive_weight > 0:
             rows = {modality: F.embedding(positive, table) for modality, table in projected.items()}
             losses += (self.modality_contrast(rows, positive),)
         return losses
 
-    def _refresh_target(self, clusters: Tensor, members: Tensor) -> None:
-        if self._steps % self.refresh_steps == 0:
-            self.target.copy_(clustering.sharpened_target(clusters, members))
-        self._steps += 1
-        self.steps += 1
+    @torch.no_grad()
+    def _refresh(self, content: Tensor, user_share: Tensor, item_share: Tensor) -> None:
+        """Take the scale and the target of the item clusters anew, before the step that uses them."""
+        members = self._clustered_items()
+        self.spread.copy_(self._spread(content[members]))
+        clusters = self._item_clusters(content)
+        self.target.copy_(clustering.sharpened_target(clusters, members))
+        parts = {"users": (user_share, self.real_user), "items": (item_share, self.real_item)}
+        parts["items by content"] = clusters, members
+        for name, part in parts.items():
+            sizes, rows = clustering.cluster_entropy(*part)
+            getLogger().info(f"HCGCN clusters of {name}: entropy of the sizes {sizes:.3f}, of a row {rows:.3f} (of 1)")
 
 
 class _WeightedGraph(nn.Module):
@@ -237,6 +274,5 @@ class _WeightedGraph(nn.Module):
 
     def __init__(self, pattern: SparsePattern, similarity: Tensor, known: Tensor | None = None) -> None:
         super().__init__()
-        self.pattern = pattern
-        values = similarity.clamp(min=0)
-        self.register_buffer("values", sym_norm(pattern, values, counted=known), persistent=False)
+        self.pattern, values = undirected(pattern, similarity.clamp(min=0), known)
+        self.register_buffer("values", sym_norm(self.pattern, values, counted=known), persistent=False)

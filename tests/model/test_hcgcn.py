@@ -9,6 +9,7 @@ from recbole.data.interaction import Interaction
 from torch.nn import functional as F
 
 from recbole_mm.model.hcgcn import HCGCN
+from recbole_mm.nn.graph.clustering import cluster_entropy
 from recbole_mm.nn.loss import bpr_loss
 from tests.model.conftest import build, total_loss, train_steps
 from tests.model.tiny import assert_same_function, tiny_model
@@ -45,13 +46,20 @@ def reference_parts(model: HCGCN) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     share[0] = share[n_users] = 0.0
     n_clusters = share.shape[1]
     states = [matrix @ embedding for _ in range(n_clusters)]
+    inside = [matrix @ torch.ones(n_nodes, 1, dtype=torch.float64) for _ in range(n_clusters)]
+    plain = inside[0]
     total = embedding + states[0]
     for _ in range(2, model.n_layers + 1):
-        states = [share[:, [c]] * (matrix @ (share[:, [c]] * states[c])) for c in range(n_clusters)]
+        plain = matrix @ plain
+        inside = [share[:, [c]] * (matrix @ (share[:, [c]] * inside[c])) for c in range(n_clusters)]
+        received = [share[:, [c]] * (matrix @ (share[:, [c]] * states[c])) for c in range(n_clusters)]
+        kept = plain / sum(inside).clamp(min=1e-300)
+        states, unscaled = [kept * state for state in received], received
         centres = torch.stack([(share[:, [c]] * states[c]).sum(dim=0) / share[:, c].sum() for c in range(n_clusters)])
         coarse = share.T @ matrix @ share
         messages = share @ ((coarse / coarse.sum(dim=1, keepdim=True)) @ centres)
         total = total + sum(states) + model.global_weight * messages
+        states = unscaled
     total = total / (model.n_layers + 1)
 
     prior = torch.tensor([model.features.weight[m] for m in model.features], dtype=torch.float64).log()
@@ -67,8 +75,9 @@ def reference_parts(model: HCGCN) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
                 vector = vector + weight * model.project[m](model.features[m][item])
         content.append(vector)
     content = torch.stack(content)
-    distance = torch.cdist(content, model.centroids, compute_mode="donot_use_mm_for_euclid_dist") ** 2
-    q = 1 / (1 + distance)
+    ends = F.normalize(content), F.normalize(model.centroids)
+    distance = torch.cdist(*ends, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+    q = 1 / (1 + distance / model.spread)
     q = q / q.sum(dim=1, keepdim=True)
     graph = torch.zeros(model.n_items, model.n_items, dtype=torch.float64)
     inside = torch.zeros_like(graph)
@@ -102,6 +111,10 @@ def reference_losses(model: HCGCN, triples: list[tuple[int, int, int]]) -> list[
     def mean_square(index):
         return torch.stack([nodes[k].square().sum() for k in index]).sum() / (2 * len(triples))
 
+    def imbalance(part):
+        sizes = part.mean(dim=0)
+        return sum(size * torch.log(size * len(sizes)) for size in sizes)
+
     torch.testing.assert_close(q.sum(dim=1), torch.ones(model.n_items, dtype=torch.float64))
     members = [item for item in range(1, model.n_items) if model.observed[item].any()]
     size = sum(q[item] for item in members).detach()
@@ -121,12 +134,19 @@ def reference_losses(model: HCGCN, triples: list[tuple[int, int, int]]) -> list[
             + mean_square([model.n_users + item for _, near, far in triples for item in (near, far)])
         ),
         model.co_cluster_weight * ranking(share[: model.n_users], share[model.n_users :], model.margin_scale),
+        model.balance_weight * sum(imbalance(part) for part in (share[1 : model.n_users], share[model.n_users + 1 :])),
         model.item_cluster_weight * torch.stack(divergence).mean(),
         model.contrastive_weight * (F.cross_entropy(scores, diagonal) + F.cross_entropy(scores.T, diagonal)) / 2,
     ]
 
 
-WEIGHTS = {"co_cluster_weight": 0.3, "item_cluster_weight": 0.7, "contrastive_weight": 0.5, "reg_weight": 0.2}
+WEIGHTS = {
+    "co_cluster_weight": 0.3,
+    "balance_weight": 0.4,
+    "item_cluster_weight": 0.7,
+    "contrastive_weight": 0.5,
+    "reg_weight": 0.2,
+}
 
 
 @pytest.mark.parametrize("features", [FEATURES, PARTLY, LACKING], ids=["all", "partly", "lacking"])
@@ -196,7 +216,13 @@ def test_shares_and_assignments_are_distributions_without_the_padding():
 
 
 def test_all_weights_zero_leave_the_ranking_loss():
-    zero = {"co_cluster_weight": 0.0, "item_cluster_weight": 0.0, "contrastive_weight": 0.0, "reg_weight": 0.0}
+    zero = {
+        "co_cluster_weight": 0.0,
+        "balance_weight": 0.0,
+        "item_cluster_weight": 0.0,
+        "contrastive_weight": 0.0,
+        "reg_weight": 0.0,
+    }
     built = build("HCGCN", **zero)
     batch = built.batch(30)
     users, items = built.model.train()()
@@ -204,7 +230,9 @@ def test_all_weights_zero_leave_the_ranking_loss():
     torch.testing.assert_close(total_loss(built.model, batch), -F.logsigmoid(gap).mean())
 
 
-@pytest.mark.parametrize("weight", ["co_cluster_weight", "item_cluster_weight", "contrastive_weight", "reg_weight"])
+@pytest.mark.parametrize(
+    "weight", ["co_cluster_weight", "balance_weight", "item_cluster_weight", "contrastive_weight", "reg_weight"]
+)
 def test_every_weight_scales_its_own_term(weight):
     losses = []
     for value in (1.0, 2.0):
@@ -223,7 +251,7 @@ def test_every_weight_scales_its_own_term(weight):
         {"n_item_clusters": 3},
         {"knn_k": 2},
         {"assignment": "hard"},
-        {"assignment_temperature": 0.1},
+        {"assignment_temperature": 0.5},
         {"global_weight": 0.0},
         {"margin_scale": 3.0},
     ],
@@ -272,3 +300,36 @@ def test_filled_rows_change_nothing(missing):
 
 def test_fewer_items_with_content_than_clusters():
     assert len(tiny_model("HCGCN", PAIRS, FEATURES, n_item_clusters=50).centroids) == 6
+
+
+def planted_blocks(n_clusters):
+    """HCGCN after training on six groups of users who click one of six groups of items each, and two others."""
+    generator = np.random.default_rng(5)
+    pairs = [(u, i) for u in range(60) for i in generator.permutation(np.arange(u % 6, 48, 6))[:5]]
+    pairs = sorted({*pairs, *((u, i) for u in range(60) for i in generator.integers(0, 48, 2))})
+    centres = generator.normal(size=(6, 8))
+    content = (centres[np.arange(48) % 6] + 0.3 * generator.normal(size=(48, 8))).astype(np.float32)
+    model = tiny_model("HCGCN", pairs, {"image": content}, embedding_size=16, n_clusters=n_clusters).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    users, items = (torch.tensor(side) + 1 for side in zip(*pairs))
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(80):
+        other = torch.randint(1, 49, items.shape, generator=draw)
+        optimizer.zero_grad()
+        sum(model.calculate_loss(Interaction({"user_id": users, "item_id": items, "neg_item_id": other}))).backward()
+        optimizer.step()
+    return model.eval()
+
+
+def test_clusters_are_at_work_after_training():
+    one, eight = (planted_blocks(n_clusters) for n_clusters in (1, 8))
+    with torch.no_grad():
+        _, _, (users, items) = eight._user_item_states()
+        clusters = eight._item_clusters(eight._fused_content(eight._projected()))
+        lists = [model.full_sort_predict(Interaction({"user_id": torch.arange(1, 61)})).view(60, -1).topk(12).indices
+                 for model in (one, eight)]  # fmt: skip
+    for share in (users, items, clusters):
+        sizes, rows = cluster_entropy(share, torch.arange(len(share)) > 0)
+        assert sizes > 0.8 and rows < 0.8, (sizes, rows)
+    shared = [len(set(a) & set(b)) / 12 for a, b in zip(*(ids.tolist() for ids in lists))]
+    assert np.mean(shared) < 0.98

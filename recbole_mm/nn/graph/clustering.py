@@ -9,21 +9,25 @@ from torch.nn import functional as F
 from recbole_mm.nn.graph.bipartite import BipartiteGraph, SparsePattern, sddmm, segment_sum
 
 __all__ = [
+    "balance_penalty",
+    "cluster_entropy",
     "cluster_kl",
     "clustered_item_weights",
     "coarse_messages",
+    "keep_totals",
     "local_propagation",
     "sharpened_target",
     "student_t_assignment",
 ]
 
 
-def student_t_assignment(states: Tensor, centroids: Tensor) -> Tensor:
-    r"""Soft assignment :math:`q_{ic} \propto (1 + \|h_i - \mu_c\|^2)^{-1}`, rows summing to 1.
+def student_t_assignment(states: Tensor, centroids: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+    r"""Soft assignment :math:`q_{ic} \propto (1 + \|h_i - \mu_c\|^2 / s)^{-1}`, rows summing to 1.
 
     Args:
         states: Shape ``(n, dim)``.
         centroids: Shape ``(n_clusters, dim)``.
+        scale: :math:`s`, a squared length: distances far below it leave all clusters alike.
 
     Returns:
         Shape ``(n, n_clusters)``.
@@ -33,8 +37,46 @@ def student_t_assignment(states: Tensor, centroids: Tensor) -> Tensor:
         tensor([[0.9091, 0.0909],
                 [0.0909, 0.9091]])
     """
-    closeness = 1.0 / (1.0 + (states.unsqueeze(1) - centroids.unsqueeze(0)).square().sum(dim=2))
+    closeness = 1.0 / (1.0 + (states.unsqueeze(1) - centroids.unsqueeze(0)).square().sum(dim=2) / scale)
     return closeness / closeness.sum(dim=1, keepdim=True)
+
+
+def balance_penalty(share: Tensor, members: Tensor) -> Tensor:
+    r"""How far the clusters are from equal sizes: :math:`KL(\bar p \| 1/C) = \ln C - H(\bar p)`.
+
+    It is 0 for clusters of one size, whether rows are spread over them or belong to one each, and :math:`\ln C` where
+    one cluster holds everything.
+
+    Args:
+        share: Rows summing to 1. Shape ``(n, n_clusters)``.
+        members: Which rows count. Shape ``(n,)``.
+
+    Example:
+        >>> balance_penalty(torch.eye(2), torch.tensor([True, True]))
+        tensor(0.)
+    """
+    members = members.to(share.dtype)
+    size = members @ share / members.sum().clamp(min=1)
+    return (size * (size.clamp(min=torch.finfo(size.dtype).tiny) * share.shape[1]).log()).sum()
+
+
+def cluster_entropy(share: Tensor, members: Tensor) -> tuple[float, float]:
+    """Entropy of the clusters' sizes, and the mean entropy of a row, both as a part of the largest possible.
+
+    Args:
+        share: Rows summing to 1. Shape ``(n, n_clusters)``.
+        members: Which rows count. Shape ``(n,)``.
+
+    Returns:
+        1 and 0 for clusters of one size with every row in one of them; 0 and 0 where one cluster holds everything.
+    """
+    if share.shape[1] == 1:
+        return 0.0, 0.0
+    share = share[members].double()
+    largest = torch.tensor(share.shape[1], dtype=share.dtype).log()
+    size, rows = share.mean(dim=0), share
+    entropy = [-(part * part.clamp(min=1e-300).log()).sum(dim=-1).mean() / largest for part in (size, rows)]
+    return float(entropy[0]), float(entropy[1])
 
 
 def sharpened_target(assignment: Tensor, members: Tensor | None = None) -> Tensor:
@@ -114,6 +156,27 @@ def local_propagation(
     to_users = graph.gather_users(weighted_items.flatten(start_dim=1)).view_as(weighted_users)
     to_items = graph.gather_items(weighted_users.flatten(start_dim=1)).view_as(weighted_items)
     return to_users * user_share.unsqueeze(2), to_items * item_share.unsqueeze(2)
+
+
+def keep_totals(states: Tensor, total: Tensor) -> Tensor:
+    r"""Rescale what a node receives inside its clusters to what it would receive without any.
+
+    .. math:: E_{c,n} \frac{m_n}{\sum_{c'} m_{c',n}}
+
+    Shares below 1 let less through than the graph does, and more the more alike the shares of neighbours are; a
+    training that may choose the shares would therefore put everything into one cluster. Rescaled, shares decide from
+    where a node receives, not how much. A node that receives nothing inside its clusters stays at zero.
+
+    Args:
+        states: :math:`E_{c,n}`, in the last column :math:`m_{c,n}`: the same propagation of ones. Shape
+            ``(n, n_clusters, dim + 1)``.
+        total: :math:`m_n`, the propagation of ones without clusters. Shape ``(n,)``.
+
+    Returns:
+        Shape ``(n, n_clusters, dim)``.
+    """
+    received = states[:, :, -1].sum(dim=1).clamp(min=torch.finfo(states.dtype).tiny)
+    return states[:, :, :-1] * (total.to(states.dtype) / received).view(-1, 1, 1)
 
 
 def coarse_messages(graph: BipartiteGraph, states: tuple[Tensor, Tensor], share: tuple[Tensor, Tensor]) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ __all__ = [
     "mix_graphs",
     "modality_shares",
     "row_sum_norm",
+    "undirected",
 ]
 
 EDGE_BLOCK = 2**23
@@ -73,6 +75,32 @@ def content_neighbours(
     if feature[missing].any():
         feature = feature.masked_fill(missing.unsqueeze(1), 0.0)
     return knn_graph(feature, k, include_self, candidates=candidates)
+
+
+@torch.no_grad()
+def undirected(pattern: SparsePattern, values: Tensor, known: Tensor | None = None) -> tuple[SparsePattern, Tensor]:
+    r"""A neighbour graph with every edge in both directions: :math:`\max(S, S^\top)`.
+
+    Args:
+        pattern: Edges from items to their neighbours, square.
+        values: :math:`S`, non-negative; edges of weight 0 are left out. Shape ``(n_edges,)``.
+        known: Items among which this holds, bool ``(n,)``: the model's ``known_items``. The others keep their own
+            edges and nobody's lead to them, so that they change nothing for these.
+
+    Returns:
+        The pattern and its weights.
+
+    Example:
+        >>> pattern = SparsePattern.from_pairs(torch.tensor([0]), torch.tensor([1]), n_rows=2, n_cols=2)
+        >>> undirected(pattern, torch.tensor([3.0]))[0].col.tolist()
+        [1, 0]
+    """
+    shape = (pattern.n_rows, pattern.n_cols)
+    directed = sp.csr_matrix((values.numpy(), (pattern.row.numpy(), pattern.col.numpy())), shape=shape)
+    if known is None:
+        return SparsePattern.from_scipy(directed.maximum(directed.T))
+    inside = sp.diags(known.numpy().astype(directed.dtype)) @ directed
+    return SparsePattern.from_scipy(inside.maximum(inside.T) + (directed - inside))
 
 
 @torch.no_grad()

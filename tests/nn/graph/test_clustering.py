@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -82,3 +84,31 @@ def test_coarse_messages_equal_the_dense_formula():
     messages = clustering.coarse_messages(graph, (states[:4], states[4:]), (share[:4], share[4:]))
     torch.testing.assert_close(torch.cat(messages), share @ received)
     assert torch.cat(messages)[6].eq(0).all()
+
+
+def test_rescaled_nodes_receive_what_they_would_receive_without_clusters():
+    graph, matrix = bipartite()
+    share = torch.rand(7, 2, dtype=torch.float64)
+    ones = (matrix @ torch.ones(7, 1, dtype=torch.float64)).unsqueeze(1)
+    states = torch.cat(clustering.local_propagation(graph, ones[:4], ones[4:], share[:4], share[4:]))
+    total = (matrix @ matrix).sum(dim=1)
+    kept = clustering.keep_totals(torch.cat([states, states], dim=2), total)  # the mass itself in place of a state
+    torch.testing.assert_close(kept.sum(dim=(1, 2)), total)
+    assert clustering.keep_totals(torch.zeros(7, 2, 3, dtype=torch.float64), total).eq(0).all()
+
+
+def test_balance_and_entropy_of_clusters():
+    whole = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    members = torch.tensor([True, True, False])
+    assert clustering.balance_penalty(whole, members).item() == pytest.approx(math.log(2))
+    assert clustering.cluster_entropy(whole, members) == (0.0, 0.0)
+    assert clustering.cluster_entropy(whole, ~members | torch.tensor([True, False, False])) == (1.0, 0.0)
+    assert clustering.cluster_entropy(torch.full((4, 2), 0.5), torch.ones(4, dtype=torch.bool)) == (1.0, 1.0)
+    uneven = torch.tensor([[0.75, 0.25]], requires_grad=True)
+    penalty = clustering.balance_penalty(uneven, torch.tensor([True]))
+    assert penalty.item() == pytest.approx(math.log(2) + 0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+
+
+def test_assignment_at_a_scale():
+    near = clustering.student_t_assignment(HAND_STATES * 0.01, HAND_CENTRES * 0.01, scale=1e-4)
+    torch.testing.assert_close(near, torch.tensor(Q), rtol=0, atol=1e-5)

@@ -22,6 +22,7 @@ from recbole_mm.nn.graph.item_graph import (
     mix_graphs,
     modality_shares,
     row_sum_norm,
+    undirected,
 )
 
 IMAGE = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [2.0, 1.0]])
@@ -240,3 +241,17 @@ def test_new_items_are_attached_to_known_ones_and_unseen_by_training():
     assert torch.equal(attached[:8], other[:8]) and torch.equal(attached[:8], spread["before"][0][:8])
     assert attached[8:, :8].any(dim=1).all() and not torch.equal(attached[8:], other[8:])
     assert not attached[:8, 8:].any(), "nobody reads a new item but itself"
+
+
+def test_undirected_graphs():
+    feature = torch.tensor([[1.0, 0.0], [1.0, 0.2], [1.0, 0.5], [0.0, 1.0], [0.3, 1.0]])
+    pattern, values = content_neighbours(feature, torch.ones(5, dtype=torch.bool), 1, include_self=False)
+    one_way = dense(pattern, values)
+    assert not torch.equal(one_way, one_way.T)
+    torch.testing.assert_close(dense(*undirected(pattern, values)), torch.maximum(one_way, one_way.T))
+    known = torch.tensor([True, True, False, True, True])  # the third is attached and changes nothing for the others
+    pattern, values = content_neighbours(feature, torch.ones(5, dtype=torch.bool), 1, False, candidates=known)
+    attached, one_way = dense(*undirected(pattern, values, known)), dense(pattern, values)
+    inside = torch.where(known[:, None], one_way, 0)
+    torch.testing.assert_close(attached[known], torch.maximum(inside, inside.T)[known])
+    torch.testing.assert_close(attached[2], one_way[2])
