@@ -194,15 +194,14 @@ class HCGCN(MultimodalRecommender):
     def _user_item_states(self) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Mean over layers of users and items, and their co-cluster shares."""
         users, items = self.user_embedding, self.item_embedding
-        mass = tuple(torch.ones_like(table[:, :1]) for table in (users, items))
-        mass = self.graph.propagate(*mass)
+        mass = self.graph.propagate(torch.ones_like(users[:, :1]), torch.ones_like(items[:, :1]))
         first = self.graph.propagate(users, items)
         share = self._co_clusters(users + first[0], items + first[1])
         user_sum, item_sum = users + first[0], items + first[1]
-        states = tuple(torch.cat(part, dim=1).unsqueeze(1) for part in zip(first, mass))
+        states = _with_mass(first[0], mass[0]), _with_mass(first[1], mass[1])
         for _ in range(2, self.n_layers + 1):
             states, mass = clustering.local_propagation(self.graph, *states, *share), self.graph.propagate(*mass)
-            kept = tuple(clustering.keep_totals(*part) for part in zip(states, (m.squeeze(1) for m in mass)))
+            kept = clustering.keep_totals(states[0], mass[0]), clustering.keep_totals(states[1], mass[1])
             user_sum, item_sum = user_sum + kept[0].sum(dim=1), item_sum + kept[1].sum(dim=1)
             if self.global_weight > 0:
                 messages = clustering.coarse_messages(self.graph, kept, share)
@@ -265,6 +264,11 @@ class HCGCN(MultimodalRecommender):
         for name, part in parts.items():
             sizes, rows = clustering.cluster_entropy(*part)
             getLogger().info(f"HCGCN clusters of {name}: entropy of the sizes {sizes:.3f}, of a row {rows:.3f} (of 1)")
+
+
+def _with_mass(states: Tensor, mass: Tensor) -> Tensor:
+    """States of all clusters, ``(n, 1, d + 1)``: those of the first layer, with what ones would become beside them."""
+    return torch.cat([states, mass], dim=1).unsqueeze(1)
 
 
 class _WeightedGraph(nn.Module):

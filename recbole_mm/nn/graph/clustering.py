@@ -170,7 +170,7 @@ def keep_totals(states: Tensor, total: Tensor) -> Tensor:
     Args:
         states: :math:`E_{c,n}`, in the last column :math:`m_{c,n}`: the same propagation of ones. Shape
             ``(n, n_clusters, dim + 1)``.
-        total: :math:`m_n`, the propagation of ones without clusters. Shape ``(n,)``.
+        total: :math:`m_n`, the propagation of ones without clusters. Shape ``(n,)`` or ``(n, 1)``.
 
     Returns:
         Shape ``(n, n_clusters, dim)``.
