@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replacing", "write_atomically"]
+__all__ = ["WriteError", "replacing", "sync", "write_atomically", "writing"]
+
+
+class WriteError(OSError):
+    """A file could not be written; the message names it and says what to do."""
+
+    for_caller = True
 
 
 @contextmanager
-def replacing(file: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(file: str | os.PathLike[str], remedy: str = "") -> Iterator[Path]:
     """Give a path beside ``file`` to write to, and put what was written in its place once it is on the disk.
 
     A reader, or a process that is killed or meets a full disk at any moment, finds the previous file until then. An
@@ -20,17 +27,21 @@ def replacing(file: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         file: The file to write; its folder exists.
+        remedy: What the message about a full disk advises beside making room.
 
     Yields:
         The path to write to, with the same ending.
+
+    Raises:
+        WriteError: The disk is full, or the folder cannot be written to.
     """
     target = Path(file)
     temporary = target.with_name(f".{target.stem}.{os.getpid()}-{secrets.token_hex(3)}.tmp{target.suffix}")
     try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
+        with writing(target, temporary, remedy):
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, target)
         _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -44,9 +55,52 @@ def write_atomically(file: str | os.PathLike[str], content: str | bytes) -> None
         content: Text (UTF-8) or bytes.
     """
     path = Path(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path, path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextmanager
+def writing(target: Path, place: Path, remedy: str = "") -> Iterator[None]:
+    """Turn what the system says while ``place`` is written, a file or a folder, into a message about ``target``.
+
+    Errors about other files, which were to be read, stay as they are.
+
+    Args:
+        target: What is to be written in the end.
+        place: What is written meanwhile.
+        remedy: What the message about a full disk advises beside making room.
+    """
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else place
+        if place != named and place not in named.parents and named not in place.parents:
+            raise
+        found = WriteError(_message(target, error, remedy))
+        found.errno = error.errno
+        raise found from error
+
+
+def _message(target: Path, error: OSError, remedy: str) -> str:
+    kept = "what was there before is kept" if target.exists() else "nothing is left of it"
+    text = error.strerror or str(error)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        advice = f"Make {target.parent} writable"
+    elif error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
+        advice = f"See that the folder {target.parent} is there"
+    else:
+        advice = "Make room on that disk"
+    return f"{target} could not be written ({text}); {kept}. {advice}, or {remedy or 'choose another place'}."
+
+
+def sync(file: Path) -> None:
+    """Wait until the content of a file is on the disk."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

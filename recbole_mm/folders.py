@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from recbole_mm.files import sync, writing
+
 __all__ = ["replacing_folder"]
 
 
@@ -27,15 +29,20 @@ def replacing_folder(target: Path, force: bool, report: list[str], option: str =
 
     Raises:
         FileExistsError: ``target`` has files, and not ``force``.
+        WriteError: The disk is full, or the folder cannot be written to.
     """
     if target.exists() and any(target.iterdir()) and not force:
         raise FileExistsError(f"{target} is not empty; remove it or pass {option} to overwrite its files.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    with writing(target, target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        yield folder
+        with writing(target, folder):
+            yield folder
+            written = sorted(folder.iterdir())
+            for path in written:
+                sync(path)
         target.mkdir(exist_ok=True)
-        written = sorted(folder.iterdir())
         left = sorted(path.name for path in target.iterdir() if not (folder / path.name).exists())
         for path in written:
             os.replace(path, target / path.name)

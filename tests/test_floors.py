@@ -27,7 +27,8 @@ FLOORS = [
     {"data", "slicing"},
     {"config"},
     {"nn"},
-    {"paths", "folders", "files", "plain", "alive"},
+    {"folders"},
+    {"paths", "files", "plain", "alive"},
 ]
 LEVEL = {room: len(FLOORS) - floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 #: What the operations may stand on besides torch and the standard library.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -190,22 +191,30 @@ def _interrupted(interrupt: KeyboardInterrupt, request: Request) -> int:
     terminated = isinstance(interrupt.__cause__ or interrupt, TerminatedError)
     print("\nTerminated." if terminated else "\nInterrupted.", end=" ", file=sys.stderr)
     if {"models", "trials"} & set(request.flags) or request.word in ("compare", "search"):
-        print("What is finished is kept; the same command again goes on.", file=sys.stderr)
+        print(f"What is finished is kept. Go on with: {_again(request, {})}", file=sys.stderr)
     elif request.word == "import":
         print("Nothing was written.", file=sys.stderr)
     elif checkpoint is None:
         print("No checkpoint was written yet.", file=sys.stderr)
     else:
-        values = {**request.flags, **request.options, "resume": checkpoint}
-        switches = {key for key, flag in FLAGS.items() if flag.value is None}
-        again = [f"--{key}" if key in switches else f"--{key}={text}" for key, text in values.items()]
-        print(f"Best epoch so far: {checkpoint}\nGo on with: {program()} {shlex.join(again)}", file=sys.stderr)
+        again = _again(request, {"resume": checkpoint})
+        print(f"Best epoch so far: {checkpoint}\nGo on with: {again}", file=sys.stderr)
     return 143 if terminated else 130
+
+
+def _again(request: Request, more: Mapping[str, str]) -> str:
+    """The command line once more, as it is typed in a shell; a password in it is not shown."""
+    values = {**request.flags, **request.options, **more}
+    switches = {key for key, flag in FLAGS.items() if flag.value is None}
+    words = [f"--{key}" if key in switches else f"--{key}={text}" for key, text in values.items()]
+    line = shlex.join([*([request.word] if request.word else []), *words])
+    hidden = re.sub(r"(?<=://)([^/@:\s]*):[^/\s]+(?=@)", r"\1:PASSWORD", line)
+    return f"{program()} {hidden}"
 
 
 def _expected(error: Exception) -> bool:
     """Whether the error is a message to the caller: raised on purpose by us or by RecBole, about options or data."""
-    if isinstance(error, CommandLineError):
+    if isinstance(error, CommandLineError) or getattr(error, "for_caller", False):
         return True
     frames = traceback.extract_tb(error.__traceback__)
     raised_in = Path(frames[-1].filename).parts if frames else ()

@@ -50,6 +50,7 @@ def run(request: Request) -> int:
         check_model(request.flags["model"], request)
     from recbole_mm.cli.options import arguments_of, read_experiment, search_spaces
     from recbole_mm.comparison import tune
+    from recbole_mm.files import write_atomically
 
     experiment = read_experiment(request)
     name, dataset = experiment.model, experiment.dataset
@@ -79,7 +80,7 @@ def run(request: Request) -> int:
     file = output / f"{name}.yaml"
     how = f"valid {found.metric} {found.value}"
     head = f"# Best of {len(found.trials)} trials on {dataset}: {how}; study {found.study}.\n"
-    file.write_text(head + yaml.safe_dump(found.params), encoding="utf-8")
+    write_atomically(file, head + yaml.safe_dump(found.params))
     print(f"best: {how} with {found.params}")
     files = " ".join([*experiment.files, str(file)])
     own = f" {shlex.quote('--import=' + request.flags['import'])}" if "import" in request.flags else ""

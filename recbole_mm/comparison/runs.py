@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from recbole_mm.comparison.protocol import Protocol
 from recbole_mm.comparison.tasks import run_task
 from recbole_mm.experiment.ablation import CONTENT_MODEL, only_modality, without_modality
 from recbole_mm.experiment.job import Job, versions
-from recbole_mm.experiment.processes import error_text, run_in_child
+from recbole_mm.experiment.processes import Children, error_text, is_of_machine, run_in_child
 from recbole_mm.experiment.remaining import duration
 from recbole_mm.experiment.store import Store, digest, neutral_settings
 from recbole_mm.host.registry import registered_models
@@ -60,6 +61,7 @@ class Runs:
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
     splits: dict[int, dict[str, Any]] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _children: Children = field(default_factory=Children)
 
     def search_all(self, trials: int, storage: str | None, spaces: Mapping[str, Any]) -> None:
         """Search every model with the same budget; one that cannot be searched fails, the others go on.
@@ -78,7 +80,8 @@ class Runs:
                 space = free_space(name, spaces.get(name), settings)
                 self._tell(f"{name}: searching {', '.join(space) or 'nothing'}, {trials} trials")
                 plan = make_plan(job, self.protocol.fingerprint, space, trials, storage)
-                found = search(plan, self.store, self.in_process, lambda line: self._tell(f"{name}: {line}"))
+                say = partial(self._tell_about, name)
+                found = search(plan, self.store, self.in_process, say, self._children)
             except Exception as error:
                 self.protocol.failures[name] = f"search: {error_text(error)}"
                 self._tell(f"{name}: failed: {self.protocol.failures[name]}")
@@ -115,8 +118,10 @@ class Runs:
         return [row for row in rows if row.records or row.failures]
 
     def _run(self, order: list[tuple[str, str, int]]) -> None:
-        done = 0
-        to_do = {entry for entry in order if self._find(*entry)[2] is None}
+        done, total = 0, len(order)
+        # All that is there is read before anything runs: what is damaged is named now.
+        to_do = {entry for entry in order if not self._is_done(*entry)}
+        before = [entry for entry in order if entry not in to_do]
         if len(to_do) < len(order):
             self._tell(f"{len(order)} runs, {len(order) - len(to_do)} of them done before")
 
@@ -126,8 +131,13 @@ class Runs:
             with self._lock:
                 done += 1
                 to_do.discard(entry)
-                self.say(f"[{done}/{len(order)}] {text}{self._left(to_do)}")
-                self.after_run()
+                self.say(f"[{done}/{total}] {text}{self._left(to_do)}")
+                if done >= len(before):  # a table of some of the runs would take the place of one of all of them
+                    self.after_run()
+
+        for entry in before:
+            one(entry)
+        order = [entry for entry in order if entry in to_do]
 
         if self.jobs > 1:
             # The first run of every seed sets the split that the others must have, so these runs are done before them.
@@ -144,7 +154,12 @@ class Runs:
                 do(entry)
             return
         with ThreadPoolExecutor(self.jobs) as pool:
-            list(pool.map(do, entries))
+            try:
+                list(pool.map(do, entries))
+            except BaseException:  # Ctrl-C: the pool would wait for all that is running and all that is to come
+                self._children.stop()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _one(self, name: str, variant: str, seed: int) -> str:
         """Do one run, or read it, and return what to say about it."""
@@ -188,6 +203,12 @@ class Runs:
                 return stored, job, record
         return run, job, None
 
+    def _is_done(self, name: str, variant: str, seed: int) -> bool:
+        run, _, record = self._find(name, variant, seed)
+        if record is not None:
+            self.store.users(run)
+        return record is not None
+
     def _left(self, to_do: Iterable[tuple[str, str, int]]) -> str:
         """An estimate for runs that are not done, from the mean of the finished ones of the model, else of all."""
         seconds: dict[str, list[float]] = {}
@@ -213,11 +234,11 @@ class Runs:
             if self.in_process:
                 run_task(task)
             else:
-                run_in_child(run_task, task, folder, [job.model])
+                run_in_child(run_task, task, folder, [job.model], children=self._children)
         except Exception as error:
             # The record of a failure is for the reader; only finished runs are taken over by the next start.
             failure = {"status": "failed", "reason": error_text(error), "job": asdict(job), "versions": versions()}
-            self.store.save(run, failure)
+            self.store.save(run, {**failure, "goes_on": is_of_machine(error)})
         return self.store.load(run)
 
     def _job(self, name: str, variant: str, seed: int) -> Job:
@@ -267,6 +288,9 @@ class Runs:
             return []
         records = self._row(name).records.values()
         return next((list(record["modalities"]) for record in records), [])
+
+    def _tell_about(self, name: str, text: str) -> None:
+        self._tell(f"{name}: {text}")
 
     def _tell(self, text: str) -> None:
         with self._lock:

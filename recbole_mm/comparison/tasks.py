@@ -10,6 +10,7 @@ from typing import Any
 from recbole_mm.experiment.job import Job, train_and_test
 from recbole_mm.experiment.store import Store
 from recbole_mm.host.checkpoint import set_options
+from recbole_mm.host.session import remove_states
 
 __all__ = ["run_task"]
 
@@ -26,11 +27,15 @@ def run_task(task: Mapping[str, Any]) -> None:
     job = Job(**task["job"])
     record, users = train_and_test(job, str(folder / "checkpoint"), task["own_process"])
     if not task["keep_checkpoints"]:
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # a trainer of several stages leaves several files
         record["checkpoint"] = None
     elif job.data_seed != job.seed:
         _split_again(Path(record["checkpoint"]), job.data_seed)
     store.save(name, {"status": "finished", **record}, users)
+    # Only now: a process that is killed before has everything to go on with.
+    if task["keep_checkpoints"]:
+        remove_states(folder / "checkpoint")
+    else:
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # a trainer of several stages leaves several files
 
 
 def _split_again(file: Path, seed: int) -> None:

@@ -25,8 +25,10 @@ from recbole_mm.experiment.ablation import permuted_results
 from recbole_mm.experiment.commit import commit
 from recbole_mm.experiment.observe import Curve, peak_memory, per_user_metrics
 from recbole_mm.experiment.prepared import Prepared
+from recbole_mm.experiment.resume import go_on_in_place
 from recbole_mm.experiment.split import describe_split, mask_seen_items
 from recbole_mm.host.loaders import dataset_of
+from recbole_mm.host.session import session_of, spent
 from recbole_mm.slicing.result import split_result
 
 __all__ = ["Job", "prepare", "train", "train_and_test", "versions", "without_arguments"]
@@ -119,11 +121,10 @@ def train(
     """
     trainer, config = prepared.trainer, prepared.config
     with Curve(trainer, on_validation) as curve:
-        begin, begin_cpu = time.perf_counter(), time.process_time()
         score, result = trainer.fit(
             prepared.train_data, prepared.valid_data, saved=saved, show_progress=config["show_progress"]
         )
-        seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
+        seconds, cpu_seconds = spent(trainer)
     epochs = len(getattr(trainer, "train_loss_dict", {})) or None
     return {
         "valid_metric": trainer.valid_metric,
@@ -145,11 +146,14 @@ def train(
 def train_and_test(
     job: Job, checkpoints: str, own_process: bool = True
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Run a job from start to end.
+    """Run a job from start to end, or from the epoch where an earlier process that did it was broken off.
+
+    The state between two epochs stays in ``checkpoints`` until the caller, who has the record then, removes it
+    (:func:`~recbole_mm.host.session.remove_states`).
 
     Args:
         job: The job.
-        checkpoints: Folder of the checkpoint.
+        checkpoints: Folder of the checkpoint, which has nothing else.
         own_process: Whether the process does nothing else, so that its memory is that of the run.
 
     Returns:
@@ -158,8 +162,10 @@ def train_and_test(
     begin = time.perf_counter()
     prepared = prepare(job, checkpoints)
     trainer, config = prepared.trainer, prepared.config
+    go_on_in_place(trainer, versions())
     prepared_seconds = time.perf_counter() - begin
     training = train(prepared, saved=True)
+    earlier = session_of(trainer).earlier[0]  # type: ignore[union-attr] # it has trained
     test_begin = time.perf_counter()
     with per_user_metrics(trainer, prepared.dataset) as users:
         test = trainer.evaluate(prepared.test_data, load_best_model=True, show_progress=config["show_progress"])
@@ -171,7 +177,7 @@ def train_and_test(
     if job.permute:
         permuted, permuted_users = permuted_results(prepared, job.seed)
         users.update(permuted_users)
-    training["time"].update(prepare=prepared_seconds, test=test_seconds, total=time.perf_counter() - begin)
+    training["time"].update(prepare=prepared_seconds, test=test_seconds, total=time.perf_counter() - begin + earlier)
     features = getattr(dataset_of(prepared.train_data), "features", None)
     record = {
         "job": asdict(job),

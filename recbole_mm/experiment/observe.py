@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from recbole_mm.host.session import notes, spent
+
 __all__ = ["Curve", "peak_memory", "per_user_metrics"]
 
 
@@ -26,22 +28,27 @@ class Curve:
 
     Attributes:
         points: One mapping per validation: ``epoch`` (counted from 1), ``seconds`` since the start, ``loss``,
-        ``valid``.
+        ``valid``. Of a training that goes on, those before it was broken off, too.
         evaluation_seconds: Time spent in validations.
     """
 
     def __init__(self, trainer: Any, on_validation: Callable[[int, dict[str, float]], None] | None = None) -> None:
-        self.points: list[dict[str, Any]] = []
-        self.evaluation_seconds = 0.0
         self._trainer = trainer
         self._on_validation = on_validation
-        self._started = time.perf_counter()
         self._evaluate = trainer.evaluate
+
+    @property
+    def points(self) -> list[dict[str, Any]]:  # noqa: D102 - see the class
+        found: list[dict[str, Any]] = notes(self._trainer).setdefault("curve", [])
+        return found
+
+    @property
+    def evaluation_seconds(self) -> float:  # noqa: D102 - see the class
+        return float(notes(self._trainer).get("evaluation_seconds", 0.0))
 
     def __enter__(self) -> Curve:
         # Every trainer, also one with a fit() of its own, validates through its public evaluate().
         self._trainer.evaluate = self._observed
-        self._started = time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,7 +57,8 @@ class Curve:
     def _observed(self, *args: Any, **kwargs: Any) -> Any:
         begin = time.perf_counter()
         result = self._evaluate(*args, **kwargs)
-        self.evaluation_seconds += time.perf_counter() - begin
+        kept = notes(self._trainer)
+        kept["evaluation_seconds"] = self.evaluation_seconds + time.perf_counter() - begin
         if result is None:  # RecBole's answer to an empty validation part
             return result
         losses = getattr(self._trainer, "train_loss_dict", {})
@@ -58,7 +66,7 @@ class Curve:
         self.points.append(
             {
                 "epoch": epoch,
-                "seconds": time.perf_counter() - self._started,
+                "seconds": spent(self._trainer)[0],
                 "loss": _number(losses.get(epoch - 1)),
                 "valid": {name: float(value) for name, value in result.items()},
             }

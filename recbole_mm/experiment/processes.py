@@ -10,16 +10,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import recbole_mm
 from recbole_mm.experiment.own_models import imported_modules
 from recbole_mm.experiment.store import to_json
-from recbole_mm.files import write_atomically
 from recbole_mm.host.registry import registered_models
 
-__all__ = ["ChildError", "die_with_parent", "error_text", "model_modules", "run_in_child"]
+__all__ = [
+    "ChildError",
+    "Children",
+    "StoppedError",
+    "die_with_parent",
+    "error_text",
+    "is_of_machine",
+    "model_modules",
+    "run_in_child",
+]
 
 
 class ChildError(RuntimeError):
@@ -27,11 +36,57 @@ class ChildError(RuntimeError):
 
     Attributes:
         died: Whether the process ended without an answer, as opposed to an error of the task.
+        of_machine: Whether the machine failed and not the task: the same task may go on where it was.
     """
 
-    def __init__(self, message: str, died: bool) -> None:
+    def __init__(self, message: str, died: bool, of_machine: bool = False) -> None:
         super().__init__(message)
-        self.died = died
+        self.died, self.of_machine = died, died or of_machine
+
+
+class StoppedError(BaseException):
+    """The task was ended because whoever asked for it ends; nothing is to be noted about it."""
+
+
+class Children:
+    """Processes that end together when their parent is asked to end."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def add(self, child: subprocess.Popen[bytes]) -> None:
+        """Know a process; one that comes too late is ended at once."""
+        with self._lock:
+            self._running.add(child)
+            if self._stopped:
+                child.kill()
+
+    def end(self, child: subprocess.Popen[bytes]) -> None:
+        """Forget a process that has ended.
+
+        Raises:
+            StoppedError: All of them were stopped.
+        """
+        with self._lock:
+            self._running.discard(child)
+            if self._stopped:
+                raise StoppedError
+
+    def stop(self) -> None:
+        """End all processes, and those that are added from now on."""
+        with self._lock:
+            self._stopped = True
+            for child in self._running:
+                child.kill()
+
+
+def is_of_machine(error: BaseException) -> bool:
+    """Whether an error says something of the machine (a full disk, no memory, a killed process), not of the task."""
+    if isinstance(error, ChildError):
+        return error.of_machine
+    return isinstance(error, (OSError, MemoryError))
 
 
 def error_text(error: BaseException) -> str:
@@ -49,11 +104,13 @@ def run_in_child(
     models: Iterable[str],
     look: Callable[[], object] | None = None,
     seconds: float = 2.0,
+    children: Children | None = None,
 ) -> Any:
     """Call a function in a new process, which :mod:`recbole_mm.experiment.worker` runs.
 
-    The process works in ``folder``, where RecBole writes its logs, and leaves what it prints in ``output``. It ends
-    with this process, whatever ends that.
+    The process works in ``folder``, where RecBole writes its logs, and adds what it prints to ``output``. It ends
+    with this process, whatever ends that. It gets the task through a pipe, so that no file has the password of a
+    database.
 
     Args:
         function: A function of a module that the process imports; it gets the task and answers in types of JSON.
@@ -62,11 +119,13 @@ def run_in_child(
         models: Names of the models that it needs.
         look: Called every now and then while it runs, and at the end.
         seconds: How often.
+        children: Gets the process, to end it from another thread.
 
     Returns:
         The answer of the function.
 
     Raises:
+        StoppedError: ``children`` were stopped.
         ChildError: The process died, or the task failed.
         ValueError: A model is defined where a new process cannot import it.
     """
@@ -77,34 +136,44 @@ def run_in_child(
         "parent": os.getpid(),
         "modules": model_modules(models),
     }
-    write_atomically(folder / "task.json", json.dumps(to_json(order), indent=1) + "\n")
     answer = folder / "answer.json"
     answer.unlink(missing_ok=True)
     path = [str(Path(recbole_mm.__file__).resolve().parents[1]), *(os.path.abspath(entry) for entry in sys.path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path)), "PYTHONUNBUFFERED": "1"}
     output = folder / "output"
-    with output.open("wb") as stream:
+    with output.open("ab") as stream:
         child = subprocess.Popen(
-            [sys.executable, "-m", "recbole_mm.experiment.worker", "task.json"],
+            [sys.executable, "-m", "recbole_mm.experiment.worker"],
             cwd=folder,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=stream,
             stderr=subprocess.STDOUT,
         )
         try:
+            if children is not None:
+                children.add(child)
+            _tell(child, json.dumps(to_json(order)))
             status = _wait(child, look, seconds)
         except BaseException:  # Ctrl-C: do not leave it behind
             child.kill()
             child.wait()
             raise
+    if children is not None:
+        children.end(child)
     if status != 0 or not answer.is_file():
         raise ChildError(_how_it_ended(status, output), died=True)
     content = json.loads(answer.read_text(encoding="utf-8"))
     answer.unlink()
     if "error" in content:
-        raise ChildError(content["error"], died=False)
+        raise ChildError(content["error"], died=False, of_machine=bool(content.get("of_machine")))
     return content["result"]
+
+
+def _tell(child: subprocess.Popen[bytes], text: str) -> None:
+    assert child.stdin is not None  # noqa: S101 - it was asked for
+    with suppress(BrokenPipeError), child.stdin:  # it died before it read; its exit status says so
+        child.stdin.write(text.encode("ascii"))
 
 
 def _wait(child: subprocess.Popen[bytes], look: Callable[[], object] | None, seconds: float) -> int:

@@ -14,13 +14,14 @@ from recbole.utils.argument_list import dataset_arguments
 from recbole_mm.config.names import read_keys
 from recbole_mm.host.checkpoint import build_config
 from recbole_mm.host.names import recbole_folder
-from recbole_mm.host.recovery import best_file, find_unfinished, load_parameters
+from recbole_mm.host.resumption import find_unfinished, load_parameters
+from recbole_mm.host.session import best_file, keep_state, notes
 from recbole_mm.paths import properties_dir
 from recbole_mm.plain import from_plain
 from recbole_mm.trainer.checkpoint import read_checkpoint
 from recbole_mm.trainer.state import random_state, set_random_state
 
-__all__ = ["AUTO", "checkpoint_options", "checkpoint_origin", "continue_from"]
+__all__ = ["AUTO", "checkpoint_options", "checkpoint_origin", "continue_from", "go_on_in_place"]
 
 #: In place of a checkpoint: the newest unfinished run of the same options, or a new one.
 AUTO = "auto"
@@ -33,6 +34,8 @@ _TRAINING = {
 }  # fmt: skip
 # Options that say where a run is done.
 _PLACES = {"data_path", "feature_path"}
+# How long the process of a broken off run may take to notice that its parent is gone.
+_PATIENCE = 5.0
 _REPORTED = ("valid_metric", "metrics", "topk")
 
 
@@ -93,6 +96,36 @@ def continue_from(trainer: Any, file: str | os.PathLike[str]) -> None:
     other_metrics = any(trainer.config[key] != origin[key] for key in _REPORTED)
     if other_metrics or trainer.best_valid_result is None:
         _rate_best_epoch(trainer, best_file(file))
+
+
+def go_on_in_place(trainer: Any, made_with: Mapping[str, Any]) -> bool:
+    """Let a run whose ``checkpoint_dir`` is its own go on where it was broken off, and keep its state there.
+
+    What is there and cannot be gone on from (damaged, of other options, made with other versions) is removed.
+
+    Args:
+        trainer: A trainer that has not run.
+        made_with: Versions of everything that takes part in the result; with others the run starts anew.
+
+    Returns:
+        Whether it goes on.
+    """
+    file = find_unfinished(trainer.config, patience=_PATIENCE)
+    if file is not None:
+        kept = (read_checkpoint(file).get("training") or {}).get("notes") or {}
+        if kept.get("made_with") != dict(made_with):
+            getLogger().warning(f"{file} was written with other versions; the run starts anew.")
+            file = None
+    folder = Path(trainer.config["checkpoint_dir"])
+    if file is not None:
+        continue_from(trainer, file)
+    elif folder.is_dir():
+        for left in folder.iterdir():
+            if left.suffix in (".pth", ".last"):
+                left.unlink()
+    keep_state(trainer)
+    notes(trainer)["made_with"] = dict(made_with)
+    return file is not None
 
 
 def _rate_best_epoch(trainer: Any, file: Path) -> None:

@@ -9,6 +9,8 @@ import math
 import os
 import shutil
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -20,7 +22,7 @@ import numpy as np
 from recbole_mm.alive import is_alive, process_note
 from recbole_mm.files import write_atomically
 
-__all__ = ["Store", "digest", "neutral_settings", "to_json"]
+__all__ = ["InUseError", "Store", "digest", "neutral_settings", "to_json"]
 
 #: Options that say where and how a run is done, not what is computed: another machine's results are the same.
 #: ``worker`` and the saved loaders are not among them: they decide which random numbers a batch is drawn with.
@@ -29,8 +31,17 @@ _WHERE = {
     "show_progress", "state", "use_gpu", "wandb_project",
 }  # fmt: skip
 
+# What the next attempt of an interrupted run goes on with.
+_OF_AN_ATTEMPT = ("checkpoint", "log", "log_tensorboard", "output")
+
 # How long a lock may be empty: its owner, if it lives, is between making it and filling it.
 _EMPTY_SECONDS = 5.0
+
+
+class InUseError(RuntimeError):
+    """Another process writes into the folder."""
+
+    for_caller = True
 
 
 def to_json(value: Any) -> Any:
@@ -72,7 +83,7 @@ class Store:
     ``search/``               the studies and the best hyper-parameters
     ========================  ==========================================================================================
 
-    ``run.json`` is written last, so a run without it was interrupted and is done again from the start.
+    ``run.json`` is written last, so a run without it was interrupted. It goes on from what it left in ``checkpoint``.
 
     Args:
         folder: The folder; made if it is missing.
@@ -87,11 +98,25 @@ class Store:
         return self.folder / "runs" / name
 
     def start(self, name: str) -> Path:
-        """Give an empty folder to a run; what an interrupted or failed attempt left there is removed."""
+        """Give a folder to a run.
+
+        Of an attempt that was interrupted its checkpoint and what it printed stay, for the run to go on from; so they
+        do where the machine failed, not the run. What a failed one left is removed.
+
+        Args:
+            name: Name of the run.
+
+        Returns:
+            The folder.
+        """
         folder = self.run_folder(name)
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        record = self.load(name)
+        kept = _OF_AN_ATTEMPT if record is None or record.get("goes_on") else ()
+        for entry in folder.iterdir():
+            if entry.name in kept:
+                continue
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         return folder
 
     def save(self, name: str, record: Mapping[str, Any], users: Mapping[str, np.ndarray] | None = None) -> None:
@@ -116,12 +141,14 @@ class Store:
             return None
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+            if not isinstance(record, dict):
+                raise TypeError("it is no mapping")
+            if record.get("status") == "finished":
+                _check_record(record)
+        except (ValueError, TypeError) as error:
             raise ValueError(
-                f"{file} is not what this program wrote ({error}); delete it to do the run again."
+                f"{file} is not what this program wrote ({error}); delete {file.parent} to do the run again."
             ) from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{file} is not what this program wrote; delete it to do the run again.")
         return record
 
     def users(self, name: str) -> dict[str, np.ndarray]:
@@ -129,15 +156,23 @@ class Store:
         file = self.run_folder(name) / "users.npz"
         if not file.is_file():
             return {}
-        with np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                found = {key: archive[key] for key in archive.files}
+            if len({len(values) for values in found.values()}) > 1:
+                raise ValueError("its columns have different lengths")
+        except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(
+                f"{file} is not what this program wrote ({error}); delete {file.parent} to do the run again."
+            ) from error
+        return found
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep a second program from writing into the same folder.
 
         Raises:
-            RuntimeError: Another living process holds the folder, or one on another machine does.
+            InUseError: Another living process holds the folder, or one on another machine does.
         """
         file = self.folder / ".lock"
         note = json.dumps(process_note())
@@ -149,7 +184,7 @@ class Store:
             except FileExistsError:
                 other = _holder(file)
                 if is_alive(other):
-                    raise RuntimeError(
+                    raise InUseError(
                         f"{self.folder} is in use by process {other.get('pid')} on {other.get('host')}. Wait for it, "
                         f"choose another output folder, or delete {file} if that machine is gone."
                     ) from None
@@ -158,6 +193,25 @@ class Store:
             yield
         finally:
             file.unlink(missing_ok=True)
+
+
+def _check_record(record: Mapping[str, Any]) -> None:
+    """Refuse the record of a finished run that lacks what a table needs: somebody has edited it."""
+    parts: dict[str, Any] = {
+        "job": dict,
+        "test": dict,
+        "split": dict,
+        "valid": (dict, type(None)),
+        "time": dict,
+        "curve": list,
+    }
+    for key, kind in parts.items():
+        if not isinstance(record.get(key), kind):
+            raise ValueError(f"its {key!r} is missing or damaged")
+    if not record["test"] or any(isinstance(value, (str, bool, list)) for value in record["test"].values()):
+        raise ValueError("its 'test' has no metrics")
+    if not {"hash", "candidates"} <= set(record["split"]) or not isinstance(record["time"].get("total"), (int, float)):
+        raise ValueError("its 'split' or 'time' is damaged")
 
 
 def _remove_dead(file: Path, holder: Mapping[str, Any]) -> None:

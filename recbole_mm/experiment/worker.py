@@ -1,35 +1,38 @@
-"""What a process of its own does: ``python -m recbole_mm.experiment.worker task.json``."""
+"""What a process of its own does: ``python -m recbole_mm.experiment.worker``, with the task as its input."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import recbole_mm  # noqa: F401 - makes the models known
-from recbole_mm.experiment.processes import die_with_parent, error_text
+from recbole_mm.experiment.processes import die_with_parent, error_text, is_of_machine
 from recbole_mm.experiment.store import to_json
 from recbole_mm.files import write_atomically
 
 __all__ = ["main"]
 
 
-def main(arguments: list[str]) -> int:
-    """Do the task in a file and leave the answer beside it.
+def main(orders: IO[str] | None = None) -> int:
+    """Do the task that is read and leave the answer in the folder where the process was started.
 
-    The file names the function that does it, so that this room knows none of those above it.
+    The task names the function that does it, so that this room knows none of those above it.
 
     Args:
-        arguments: The file of the task.
+        orders: Where the task is read from; the standard input when not given.
 
     Returns:
         Exit status 0, also for a task that failed: the answer has the reason, the output its traceback.
     """
-    file = Path(arguments[0]).resolve()
-    task = json.loads(file.read_text(encoding="utf-8"))
+    # Ctrl-C reaches every process of a terminal; the parent decides what is to be ended.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    folder = Path.cwd()
+    task = json.loads((sys.stdin if orders is None else orders).read())
     die_with_parent(task["parent"])
     for module in task["modules"]:
         importlib.import_module(module)
@@ -39,10 +42,10 @@ def main(arguments: list[str]) -> int:
         answer = {"result": function(task["task"])}
     except Exception as error:
         traceback.print_exc()
-        answer = {"error": error_text(error)}
-    write_atomically(file.with_name("answer.json"), json.dumps(to_json(answer)))
+        answer = {"error": error_text(error), "of_machine": is_of_machine(error)}
+    write_atomically(folder / "answer.json", json.dumps(to_json(answer)))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from recbole_mm.extract.encoders import Encoder, make_encoder
 from recbole_mm.extract.partial import Partial
 from recbole_mm.extract.pictures import read_picture
 from recbole_mm.extract.sounds import read_sound
-from recbole_mm.files import write_atomically
+from recbole_mm.files import sync, write_atomically, writing
 
 __all__ = ["Extracted", "extract"]
 
@@ -251,15 +252,19 @@ def _vectors(model: Encoder, inputs: list[Any], done: int, total: int) -> np.nda
 
 def _write(stem: Path, ids: np.ndarray, matrix: np.ndarray, entity: str) -> Path:
     """The feature file, whole or not at all, in the place of one in another format."""
-    hidden = stem.with_name(f".{stem.name}.new")
-    written = write_vectors(hidden, ids, matrix, entity)
-    for suffix in ("npz", "npy", "ids", "parquet"):
+    with tempfile.TemporaryDirectory(prefix=f".{stem.name}.new-", dir=stem.parent) as folder:
+        with writing(stem, Path(folder)):
+            written = write_vectors(Path(folder) / stem.name, ids, matrix, entity)
+            new = sorted(Path(folder).iterdir())
+            for file in new:
+                sync(file)
+        if len(new) > 1:  # a matrix with the ids of another one would be read without a word
+            stem.with_name(f"{stem.name}.npy").unlink(missing_ok=True)
+        for file in new:  # .ids before .npy
+            os.replace(file, stem.with_name(file.name))
+    for suffix in {"npz", "npy", "ids", "parquet"} - {file.suffix[1:] for file in new}:
         stem.with_name(f"{stem.name}.{suffix}").unlink(missing_ok=True)
-    for suffix in ("ids", "npz", "npy"):
-        new = hidden.with_name(f"{hidden.name}.{suffix}")
-        if new.is_file():
-            os.replace(new, stem.with_name(f"{stem.name}.{suffix}"))
-    return stem.with_name(f"{stem.name}{written.suffix}")
+    return stem.with_name(written.name)
 
 
 def _write_provenance(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from recbole_mm.files import replacing, write_atomically
 
 __all__ = ["Partial"]
 
@@ -31,10 +32,12 @@ class Partial:
             shutil.rmtree(self._folder)
         self._folder.mkdir(parents=True, exist_ok=True)
         if not note.is_file():
-            note.write_text(key, encoding="utf-8")
+            write_atomically(note, key)
         self.vectors: dict[str, np.ndarray] = {}
         self.failed: dict[str, str] = {}
         self._blocks = 0
+        for left in self._folder.glob(".*.tmp*"):  # of a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         for file in sorted(self._folder.glob("*.npz")):
             with np.load(file, allow_pickle=False) as block:
                 self.vectors.update(zip(block["id"].tolist(), block["feature"]))
@@ -44,16 +47,14 @@ class Partial:
     def add(self, ids: list[str], vectors: np.ndarray, failed: Mapping[str, str]) -> None:
         """Keep a block, whole or not at all."""
         file = self._folder / f"{self._blocks:06d}.npz"
-        temporary = file.with_suffix(".tmp")
-        with temporary.open("wb") as stream:
+        with replacing(file) as temporary:
             np.savez(
-                stream,
+                temporary,
                 id=np.array(ids, dtype=str),
                 feature=vectors,
                 failed=np.array(list(failed), dtype=str),
                 reason=np.array(list(failed.values()), dtype=str),
             )
-        os.replace(temporary, file)
         self.vectors.update(zip(ids, vectors))
         self.failed.update(failed)
         self._blocks += 1

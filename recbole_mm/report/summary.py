@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -72,10 +73,18 @@ class Report:
         return [*notes, *runs.protocol.notes]
 
     def write(self) -> pd.DataFrame:
-        """Write the tables and ``compare.json`` from the runs that are done, and return the table."""
+        """Write the tables and ``compare.json`` from the runs that are done, and return the table.
+
+        A table without any result does not take the place of one that has some.
+        """
         runs, notes = self._runs, self.notes()
         folder = runs.store.folder
         table = make_table(runs.ordered(), self._baseline)
+        splits = {seed: entry["hash"] for seed, entry in sorted(runs.splits.items())}
+        table.attrs.update(splits=splits, notes=notes, output=str(folder))
+        if not (table["runs"] > 0).any() and _has_results(folder / "table.csv"):
+            runs.say(f"No run has a result yet; {folder / 'table.csv'} and the files beside it stay as they were.")
+            return table
         write_atomically(folder / "table.csv", table.to_csv(index=False))
         tests = paired_markdown(table)
         write_atomically(folder / "table.md", markdown(table, notes) + (f"\n{tests}" if tests else ""))
@@ -100,13 +109,13 @@ class Report:
             "notes": notes,
         }
         write_atomically(folder / "compare.json", json.dumps(to_json(about), indent=1) + "\n")
-        splits = {seed: entry["hash"] for seed, entry in sorted(runs.splits.items())}
-        table.attrs.update(splits=splits, notes=notes, output=str(folder))
         return table
 
     def draw(self) -> None:
-        """Draw the pictures and write the page, or say what is missing for that."""
+        """Draw the pictures and write the page, or say what is missing for that; without results those of before stay."""
         runs, rows = self._runs, self._runs.ordered()
+        if not any(row.records for row in rows):
+            return
         try:
             from recbole_mm.report.plots import draw_all
         except ImportError as error:
@@ -119,6 +128,13 @@ class Report:
             runs.say(f"No report.html: {error}. pip install 'recbole-mm[report]'")
             return
         write_page(runs, make_table(rows, self._baseline), self._baseline, self.notes())
+
+
+def _has_results(file: Path) -> bool:
+    try:
+        return bool((pd.read_csv(file)["runs"] > 0).any())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _mixed_versions(records: Iterable[Mapping[str, Any]]) -> list[str]:

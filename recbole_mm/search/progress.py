@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from recbole_mm.experiment.remaining import duration
-from recbole_mm.search.trials import open_storage, settled_trials
+from recbole_mm.search.storage import open_storage
+from recbole_mm.search.trials import settled_trials
 
 __all__ = ["Progress"]
 

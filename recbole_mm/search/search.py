@@ -10,20 +10,24 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+import psutil
 from recbole.config import Config
 
-from recbole_mm.experiment.job import Job, prepare, score_of, train, without_arguments
-from recbole_mm.experiment.processes import ChildError, run_in_child
+from recbole_mm.experiment.job import Job, prepare, score_of, train, versions, without_arguments
+from recbole_mm.experiment.processes import ChildError, Children, run_in_child
+from recbole_mm.experiment.resume import go_on_in_place
 from recbole_mm.experiment.store import Store, digest, to_json
-from recbole_mm.files import write_atomically
+from recbole_mm.files import WriteError, write_atomically
+from recbole_mm.host.session import begin_session, notes
 from recbole_mm.search.plan import Plan, free_space, make_plan
 from recbole_mm.search.progress import Progress
 from recbole_mm.search.sampler import import_optuna
 from recbole_mm.search.space import Space, read_space
-from recbole_mm.search.trials import ATTEMPTS, Trials, open_storage, settled_trials
+from recbole_mm.search.storage import check_storage, open_storage, resolve_storage, without_password
+from recbole_mm.search.trials import ATTEMPTS, Trials, settled_trials
 
 if TYPE_CHECKING:
     import optuna
@@ -64,66 +68,84 @@ class SearchResult:
 
 
 def search(
-    plan: Plan, store: Store, in_process: bool = False, say: Callable[[str], None] | None = None
+    plan: Plan,
+    store: Store,
+    in_process: bool = False,
+    say: Callable[[str], None] | None = None,
+    children: Children | None = None,
 ) -> SearchResult:
-    """Carry out a plan, or go on with it.
+    """Carry out a plan, or go on with it: with the trial, and the epoch of it, where it was broken off.
 
     Args:
         plan: The plan.
-        store: Where the study and its result are kept.
+        store: Where the study and its result are kept, and the states of trials that are not done.
         in_process: Whether to run in this process.
         say: Takes a line per trial.
+        children: Gets the process of the search, to end it from another thread.
 
     Returns:
         The best options and all trials; also in ``search/<study>.json`` of the store.
 
     Raises:
         ChildError: The search could not be run.
-        ValueError: No trial ended with a value.
+        ValueError: No trial ended with a value, or the database cannot be used.
     """
     if not plan.space:
         return SearchResult(plan.job.model, {}, None, None, [], plan.study, "", plan.trials)
     folder = store.folder / "search"
     folder.mkdir(parents=True, exist_ok=True)
-    storage = plan.storage or f"sqlite:///{folder / 'study.db'}"
-    task = {"plan": {**asdict(plan), "storage": storage}}
+    storage = resolve_storage(plan.storage or f"sqlite:///{folder / 'study.db'}")
+    check_storage(storage, plan.study)
+    states = folder / "states" / plan.study
+    task = {"plan": {**asdict(plan), "storage": storage}, "states": str(states)}
     look: Callable[[], object] = lambda: None  # noqa: E731 - nobody listens
     if say is not None:
         metric = str(plan.job.settings.get("valid_metric", "MRR@10")).lower()
         look = Progress(storage, plan.study, plan.trials, metric, say).update
         look()
-    if in_process:
-        answer = search_task(task, look)
-    else:
-        work = folder / f"{plan.study}-{socket.gethostname()}-{os.getpid()}"  # others may work on the same study
-        deaths, settled = 0, 0
-        while True:
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir()
-            try:
-                answer = run_in_child(search_task, task, work, [plan.job.model], look)
-                break
-            except ChildError as error:
-                # A trial that kills its process, for lack of memory say, must not take the others along.
-                before, settled = settled, _count_settled(storage, plan.study) if error.died else 0
-                deaths = 1 if settled > before else deaths + 1
-                if not error.died or deaths > 2 * ATTEMPTS:
-                    raise
-            finally:
-                (work / "task.json").unlink(missing_ok=True)  # it has the password of the database
+    answer = search_task(task, look) if in_process else _in_children(task, plan, storage, folder, look, children)
     result = SearchResult(**answer)
     write_atomically(folder / f"{plan.study}.json", json.dumps(to_json(asdict(result)), indent=1) + "\n")
+    shutil.rmtree(states, ignore_errors=True)
     if result.value is None:
         reasons = sorted({str(trial["error"]) for trial in result.trials if trial["error"]})
         raise ValueError(f"No trial of {plan.trials} ended with a value. {'; '.join(reasons)}")
     return result
 
 
+def _in_children(
+    task: Mapping[str, Any],
+    plan: Plan,
+    storage: str,
+    folder: Path,
+    look: Callable[[], object],
+    children: Children | None,
+) -> dict[str, Any]:
+    """Run the trials in a process, and in another one where a trial kills it."""
+    mark = f"{plan.study}-{socket.gethostname()}-"
+    for left in folder.glob(f"{mark}*"):  # of a search that was killed with its process
+        if left.is_dir() and not psutil.pid_exists(int(left.name[len(mark) :])):
+            shutil.rmtree(left, ignore_errors=True)
+    work = folder / f"{mark}{os.getpid()}"  # others may work on the same study
+    deaths, settled = 0, 0
+    while True:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        try:
+            return dict(run_in_child(search_task, task, work, [plan.job.model], look, children=children))
+        except ChildError as error:
+            # A trial that kills its process, for lack of memory say, must not take the others along.
+            before, settled = settled, _count_settled(storage, plan.study) if error.died else 0
+            deaths = 1 if settled > before else deaths + 1
+            if not error.died or deaths > 2 * ATTEMPTS:
+                raise
+
+
 def search_task(task: Mapping[str, Any], after: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Run trials of a study until its budget is used up.
 
     Args:
-        task: ``plan``, the fields of :class:`Plan`.
+        task: ``plan``, the fields of :class:`Plan`, and ``states``, a folder for the states of trials.
         after: Called after every trial.
 
     Returns:
@@ -138,7 +160,8 @@ def search_task(task: Mapping[str, Any], after: Callable[[], object] = lambda: N
     points = digest({"dataset": plan.job.dataset, "model": plan.job.model, "space": plan.space})
     bigger, storage = config["valid_metric_bigger"], open_storage(str(plan.storage))
     trials = Trials(storage, plan.study, bigger, plan.job.seed, defaults, budget=plan.trials, points=points)
-    trials.run(lambda trial: _objective(trial, plan.job, space), plan.trials, after)
+    states = Path(task["states"])
+    trials.run(lambda trial: _objective(trial, plan.job, space, states), plan.trials, after)
     done = trials.finished(plan.trials)
     best = trials.best(plan.trials)
     return {
@@ -148,45 +171,59 @@ def search_task(task: Mapping[str, Any], after: Callable[[], object] = lambda: N
         "metric": str(config["valid_metric"]).lower(),
         "trials": [_summary(trial) for trial in done],
         "study": plan.study,
-        "storage": _without_password(str(plan.storage)),
+        "storage": without_password(str(plan.storage)),
         "budget": plan.trials,
     }
 
 
-def _objective(trial: optuna.Trial, job: Job, space: Space) -> float:
-    """Train with the options of a trial and return the best validation metric."""
-    optuna = import_optuna()
+def _objective(trial: optuna.Trial, job: Job, space: Space, states: Path) -> float:
+    """Train with the options of a trial and return the best validation metric.
+
+    A trial that was broken off goes on from its state, which is kept until the trial has its value.
+    """
     options = {name: dimension.sample(name, trial) for name, dimension in space.items()}
     trial.set_user_attr("options", options)
+    state = states / f"trial-{trial.user_attrs['index']}"
+    try:
+        value = _train_trial(trial, Job(**{**asdict(job), "settings": {**job.settings, **options}}), state)
+    except WriteError:
+        raise  # it is run again
+    except Exception:
+        shutil.rmtree(state, ignore_errors=True)
+        raise
+    finally:
+        gc.collect()  # models and loaders refer to each other; many trials share this process
+    shutil.rmtree(state, ignore_errors=True)
+    return value
+
+
+def _train_trial(trial: optuna.Trial, job: Job, state: Path) -> float:
+    optuna = import_optuna()
     begin = time.perf_counter()
-    prepared = prepare(Job(**{**asdict(job), "settings": {**job.settings, **options}}), with_test=False)
-    metric = prepared.trainer.valid_metric
+    prepared = prepare(job, str(state), with_test=False)
+    trainer = prepared.trainer
+    reported: set[int] = set()
+    go_on_in_place(trainer, versions())
 
     def after_validation(epoch: int, result: dict[str, float]) -> None:
         trial.set_user_attr("epochs", epoch)
-        trial.set_user_attr("seconds", time.perf_counter() - begin)
-        trial.report(score_of(result, metric), epoch)
+        trial.set_user_attr("seconds", time.perf_counter() - begin + session.earlier[0])
+        for point in notes(trainer)["curve"]:  # those before it was broken off, too
+            if point["epoch"] not in reported:
+                trial.report(score_of(point["valid"], trainer.valid_metric), point["epoch"])
+                reported.add(point["epoch"])
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    try:
-        training = train(prepared, saved=False, on_validation=after_validation)
-        if not training["curve"]:
-            raise ValueError("it was never validated: the validation part is empty, or eval_step is 0.")
-        return float(training["best_valid_score"])
-    finally:
-        del prepared
-        gc.collect()  # models and loaders refer to each other; many trials share this process
+    session = begin_session(trainer)
+    training = train(prepared, saved=False, on_validation=after_validation)
+    if not training["curve"]:
+        raise ValueError("it was never validated: the validation part is empty, or eval_step is 0.")
+    return float(training["best_valid_score"])
 
 
 def _count_settled(storage: str, study: str) -> int:
     return len(settled_trials(open_storage(storage), study))
-
-
-def _without_password(url: str) -> str:
-    """The database as it may be published."""
-    password = urlsplit(url).password
-    return url if password is None else url.replace(f":{password}@", ":***@", 1)
 
 
 def _space(content: Mapping[str, Any]) -> Space:
@@ -203,6 +240,6 @@ def _summary(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         "params": attributes.get("options", {}),
         "epochs": attributes.get("epochs"),
         "seconds": attributes.get("seconds"),
-        "worker": "{host}:{pid}".format(**attributes["worker"]),
+        "worker": "{host}:{pid}".format(**attributes["worker"]) if "worker" in attributes else None,
         "error": attributes.get("error"),
     }

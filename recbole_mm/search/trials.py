@@ -15,40 +15,18 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from recbole_mm.alive import is_alive, process_note
+from recbole_mm.files import WriteError
 from recbole_mm.search.sampler import import_optuna, make_sampler
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Trials", "open_storage", "settled_trials"]
+__all__ = ["Trials", "settled_trials"]
 
 BEAT_SECONDS = 30.0
 STALE_SECONDS = 150.0
 POLL_SECONDS = 2.0
 ATTEMPTS = 5
-
-
-def open_storage(url: str) -> Any:
-    """Open the database of a study, and create its tables if it is new.
-
-    Args:
-        url: Database, such as ``sqlite:///folder/study.db`` or ``postgresql://user@host/name``.
-
-    Returns:
-        Optuna's storage.
-    """
-    optuna = import_optuna()
-    # SQLite lets one process write at a time; the others wait instead of giving up after five seconds.
-    options = {"connect_args": {"timeout": 120}} if url.startswith("sqlite:") else {}
-    for attempt in range(5):
-        try:
-            return optuna.storages.RDBStorage(url, engine_kwargs=options)
-        except Exception:
-            # Two processes that start together may both create the tables; the second then finds them.
-            if attempt == 4:
-                raise
-            time.sleep(0.5 * (attempt + 1))
-    raise AssertionError("unreachable")
 
 
 def settled_trials(storage: Any, name: str) -> list[optuna.trial.FrozenTrial]:
@@ -105,8 +83,9 @@ class Trials:
     ) -> None:
         """Run trials until the budget is used up, by this process or by others.
 
-        A trial whose objective raises is kept as failed, with the reason, and counts. One that was given to another
-        process meanwhile, because this one was silent for too long (a sleeping machine), is left to that process.
+        A trial whose objective raises is kept as failed, with the reason, and counts. A file that cannot be written
+        ends the search instead, and the trial is run again by the next one. A trial that was given to another process
+        meanwhile, because this one was silent for too long (a sleeping machine), is left to that process.
 
         Args:
             objective: Runs one trial: takes what it needs from it and returns the value, or raises ``TrialPruned``.
@@ -121,10 +100,12 @@ class Trials:
                     value = float(objective(trial))
                 except self._optuna.TrialPruned:
                     state = states.PRUNED
-                except KeyboardInterrupt:
-                    self._abandon(trial)  # this process lives on, so nobody else would find the trial abandoned
-                    raise
-                except Exception as error:
+                except BaseException as error:
+                    if isinstance(error, WriteError) or not isinstance(error, Exception):
+                        # Ctrl-C, or a full disk, is no fault of the options. This process may live on, so that nobody
+                        # else would find the trial abandoned.
+                        self._abandon(trial)
+                        raise
                     state, reason = states.FAIL, f"{type(error).__name__}: {error}"
             if value is not None and value != value:
                 value, state, reason = None, states.FAIL, "the validation metric is not a number"
@@ -156,7 +137,7 @@ class Trials:
     def _claim(self, budget: int) -> optuna.Trial | None:
         """The next trial for this process, or ``None`` when the budget is used up."""
         while True:
-            index, busy = self._next_index(budget)
+            index, busy, options = self._next_index(budget)
             if index is None:
                 if not busy:
                     return None
@@ -167,6 +148,7 @@ class Trials:
             template = self._optuna.trial.create_trial(
                 state=self._optuna.trial.TrialState.RUNNING,
                 user_attrs={"index": index, "worker": process_note()},
+                system_attrs={"fixed_params": options} if options else {},  # as Optuna's enqueue_trial has it
             )
             identity = self._storage.create_new_trial(self._id, template_trial=template)
             trial = self._optuna.Trial(self.study, identity)
@@ -178,11 +160,16 @@ class Trials:
             trial.set_user_attr("given_up", True)
             self.study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
 
-    def _next_index(self, budget: int) -> tuple[int | None, bool]:
-        """The first trial of the budget that nobody has done or is doing, and whether others are still at work."""
+    def _next_index(self, budget: int) -> tuple[int | None, bool, dict[str, Any]]:
+        """The first trial of the budget that nobody has done or is doing.
+
+        Returns:
+            Its number, whether others are still at work, and its options where it was interrupted: it goes on with
+            them whatever was found out meanwhile.
+        """
         taken: set[int] = set()
         busy = False
-        attempts: dict[int, int] = {}
+        interrupted: dict[int, list[Any]] = {}
         for trial in self.study.get_trials(deepcopy=False):
             index = int(trial.user_attrs.get("index", -1))
             if _is_settled(trial):
@@ -193,11 +180,13 @@ class Trials:
                     busy = busy or index < budget
                     continue
                 self._abandon(trial)
-                attempts[index] = attempts.get(index, 0) + 1
+                interrupted.setdefault(index, []).append(trial)
             elif trial.user_attrs.get("interrupted"):
-                attempts[index] = attempts.get(index, 0) + 1
-        given_up = {index for index, count in attempts.items() if count >= ATTEMPTS}
-        return next((i for i in range(budget) if i not in taken and i not in given_up), None), busy
+                interrupted.setdefault(index, []).append(trial)
+        given_up = {index for index, trials in interrupted.items() if _deaths(trials) >= ATTEMPTS}
+        found = next((i for i in range(budget) if i not in taken and i not in given_up), None)
+        known = [trial.params for trial in interrupted.get(-1 if found is None else found, ()) if _is_sampled(trial)]
+        return found, busy, dict(known[-1]) if known else {}
 
     def _counts(self, trial: optuna.trial.FrozenTrial) -> bool:
         running = trial.state == self._optuna.trial.TrialState.RUNNING and self._is_running(trial)
@@ -248,3 +237,16 @@ def _is_settled(trial: optuna.trial.FrozenTrial) -> bool:
     state = trial.state.name
     done = state in ("COMPLETE", "PRUNED") or (state == "FAIL" and "error" in trial.user_attrs)
     return done and "index" in trial.user_attrs
+
+
+def _is_sampled(trial: optuna.trial.FrozenTrial) -> bool:
+    return "options" in trial.user_attrs
+
+
+def _deaths(trials: list[optuna.trial.FrozenTrial]) -> int:
+    """How often in a row a trial was interrupted without having got further than before."""
+    furthest, count = 0, 0
+    for trial in trials:
+        epochs = int(trial.user_attrs.get("epochs", 0))
+        furthest, count = (epochs, 1) if epochs > furthest else (furthest, count + 1)
+    return count

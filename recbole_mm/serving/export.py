@@ -17,7 +17,7 @@ from torch import Tensor
 from recbole_mm.data.fingerprint import data_fingerprint
 from recbole_mm.host.checkpoint import as_plain, build_config, check_data, move
 from recbole_mm.host.loaders import dataset_of
-from recbole_mm.host.recovery import load_parameters
+from recbole_mm.host.resumption import load_parameters
 from recbole_mm.serving.asked import check_ids
 from recbole_mm.serving.lists import export_lists
 from recbole_mm.serving.masking import SEEN, left_out

@@ -7,11 +7,13 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from recbole_mm.files import replacing
 
 __all__ = ["POPULAR", "Batch", "check_format", "write_embeddings", "write_topk"]
 
@@ -90,7 +92,7 @@ def write_topk(file: Path, shape: tuple[int, int], types: tuple[np.dtype, np.dty
     Yields:
         A function that takes a :class:`Batch`.
     """
-    with _whole(file) as temporary:
+    with replacing(file) as temporary:
         writer = {".parquet": _parquet_topk, ".csv": _csv_topk, ".npz": _npz_topk}[file.suffix]
         with writer(temporary, shape, types) as add:
             yield add
@@ -106,18 +108,8 @@ def write_embeddings(file: Path, tables: Mapping[str, Table]) -> None:
         file: The file; its ending is the format.
         tables: Entity to its raw ids, a function from a slice of rows to their vectors, and the width.
     """
-    with _whole(file) as temporary:
+    with replacing(file) as temporary:
         (_parquet_embeddings if file.suffix == ".parquet" else _npz_embeddings)(temporary, tables)
-
-
-@contextmanager
-def _whole(file: Path) -> Iterator[Path]:
-    temporary = file.with_name(f".{file.stem}.{os.getpid()}.tmp{file.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _rows(batch: Batch) -> tuple[np.ndarray, ...]:
@@ -147,32 +139,36 @@ def _csv_topk(file: Path, shape: Any, types: Any) -> Iterator[Add]:
 
 @contextmanager
 def _npz_topk(file: Path, shape: tuple[int, int], types: tuple[np.dtype, np.dtype, np.dtype]) -> Iterator[Add]:
-    """The matrices on disk, packed into one archive at the end: memory holds one batch."""
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export") as folder:
-        columns = {
-            name: np.lib.format.open_memmap(f"{folder}/{name}.npy", "w+", dtype, size)
-            for name, dtype, size in (
-                ("user_id", types[0], shape[:1]),
-                ("item_id", types[1], shape),
-                ("score", np.dtype(np.float32), shape),
-                ("known_items", np.dtype(np.int64), shape[:1]),
-                ("new", np.dtype(np.bool_), shape),
-                ("ranked_by", types[2], shape[:1]),
-            )
-        }
-        done = 0
+    """The matrices on disk, packed into one archive at the end: memory holds one batch.
+
+    They are written row by row, not mapped into memory: on a full disk a write fails, a mapping ends the process.
+    """
+    arrays = {
+        "user_id": (types[0], shape[:1]),
+        "item_id": (types[1], shape),
+        "score": (np.dtype(np.float32), shape),
+        "known_items": (np.dtype(np.int64), shape[:1]),
+        "new": (np.dtype(np.bool_), shape),
+        "ranked_by": (types[2], shape[:1]),
+    }
+    # In the hidden name of the file, so that an error in it is one of the file.
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=f"{file.name}-") as folder, ExitStack() as streams:
+        columns = []
+        for name, (dtype, size) in arrays.items():
+            stream = streams.enter_context(open(f"{folder}/{name}.npy", "wb"))
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(size)}
+            np.lib.format.write_array_header_1_0(stream, header)
+            columns.append((stream, dtype))
 
         def add(batch: Batch) -> None:
-            nonlocal done
-            end = done + len(batch.users)
-            for column, values in zip(columns.values(), batch):
-                column[done:end] = values
-            done = end
+            for (stream, dtype), values in zip(columns, batch):
+                rows = np.asarray(values, dtype=dtype)
+                stream.write((np.full(len(batch.users), rows) if rows.ndim == 0 else rows).tobytes())
 
         yield add
+        streams.close()
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
-            for name, column in columns.items():
-                column.flush()
+            for name in arrays:
                 archive.write(f"{folder}/{name}.npy", f"{name}.npy")
 
 

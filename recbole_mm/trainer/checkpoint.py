@@ -38,20 +38,18 @@ def write_checkpoint(content: Mapping[str, Any], file: str | os.PathLike[str]) -
         file: The file; its folder exists.
 
     Raises:
-        OSError: The disk is full, or the folder cannot be written to; the previous file is untouched.
+        WriteError: The disk is full, or the folder cannot be written to; the previous file is untouched.
     """
-    try:
-        with replacing(file) as temporary:
+    with replacing(file, "choose another folder with checkpoint_dir") as temporary:
+        try:
             torch.save({"format": FORMAT, **content}, temporary)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        if isinstance(error, RuntimeError) and not isinstance(error.__cause__ or error.__context__, OSError):
-            text = str(error)
-            if not any(word in text for word in ("write", "file", "No space", "PytorchStreamWriter")):
-                raise
-        raise OSError(
-            f"The checkpoint {os.fspath(file)} could not be written ({error}); what was there before is kept. Make "
-            "room, or choose another folder with checkpoint_dir."
-        ) from error
+        except RuntimeError as error:  # how torch reports a full disk
+            cause = error.__cause__ or error.__context__
+            if isinstance(cause, OSError):
+                raise cause from error
+            if any(word in str(error) for word in ("write", "file", "No space", "PytorchStreamWriter", "stream")):
+                raise OSError(str(error).splitlines()[0]) from error
+            raise
 
 
 def read_checkpoint(file: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:

@@ -38,10 +38,12 @@ class Baseline:
 
     Args:
         trainer: A trainer that has not begun.
+        without: Paths of attributes that count as moved in any case.
     """
 
-    def __init__(self, trainer: Any) -> None:
-        self._before = {path: (value, _mark(value)) for path, value in _attributes(trainer)}
+    def __init__(self, trainer: Any, without: Iterable[str] = ()) -> None:
+        known = ((path, value) for path, value in _attributes(trainer) if path not in without)
+        self._before = {path: (value, _mark(value)) for path, value in known}
 
     def moved(self, trainer: Any) -> dict[str, Any]:
         """Path to value of the attributes that are others now."""

@@ -46,7 +46,7 @@ def test_arguments_reach_the_comparison(monkeypatch, tmp_path):
 
     def record(models, dataset, **arguments):
         seen.update(arguments, models=models, dataset=dataset)
-        return pd.DataFrame({"runs": [0]})
+        return pd.DataFrame({"runs": [2, 1], "failure": ["", "seed 5: it broke"]})
 
     monkeypatch.setattr(runner, "compare", record)
     (tmp_path / "spaces.yaml").write_text("BPR:\n  learning_rate: [0.1]\n")
@@ -58,7 +58,7 @@ def test_arguments_reach_the_comparison(monkeypatch, tmp_path):
             "--config_files=options.yaml",
         ]
     )  # fmt: skip
-    assert status == 1  # not one model could be run
+    assert status == 1  # a run failed
     assert seen["models"] == ["MMGCN", "BPR"] and seen["dataset"] == "mm-toy" and seen["seeds"] == [3, 5]
     assert (seen["baseline"], seen["trials"], seen["storage"]) == ("MMGCN", 4, "sqlite:///x.db")
     assert seen["search_spaces"] == {"BPR": {"learning_rate": [0.1]}} and seen["config_file_list"] == ["options.yaml"]

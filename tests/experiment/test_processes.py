@@ -128,7 +128,7 @@ def test_a_search_whose_process_keeps_dying_gives_up(tmp_path, monkeypatch):
 
     calls = []
 
-    def die(*arguments):
+    def die(*arguments, **_):
         calls.append(arguments)
         raise ChildError("its process was ended by SIGKILL", died=True)
 

@@ -44,14 +44,53 @@ def test_a_run_without_its_record_counts_as_not_done(tmp_path):
     assert list(store.start("BPR-1").iterdir()) == []
 
 
+def test_an_interrupted_run_keeps_what_it_goes_on_with(tmp_path):
+    store = Store(tmp_path)
+    (store.start("BPR-1") / "checkpoint").mkdir()
+    assert [file.name for file in store.start("BPR-1").iterdir()] == ["checkpoint"]
+    store.save("BPR-1", {"status": "failed"})
+    assert list(store.start("BPR-1").iterdir()) == []
+
+
 def test_a_foreign_record_is_an_error_that_names_the_file(tmp_path):
     store = Store(tmp_path)
     (store.start("X") / "run.json").write_text("[1]")
-    with pytest.raises(ValueError, match="run.json.*delete it"):
+    with pytest.raises(ValueError, match="run.json.*delete .* to do the run again"):
         store.load("X")
     (store.run_folder("X") / "run.json").write_text("{")
-    with pytest.raises(ValueError, match="run.json.*delete it"):
+    with pytest.raises(ValueError, match="run.json.*delete .* to do the run again"):
         store.load("X")
+
+
+FINISHED = {
+    "status": "finished", "job": {}, "test": {"recall@10": 0.5}, "split": {"hash": "a", "candidates": "b"}, "valid": {},
+    "time": {"total": 1.0}, "curve": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"test": {}}, {"test": {"recall@10": "0.9"}}, {"split": {}}, {"job": None}, {"curve": None}, {"time": {}}],
+    ids=str,
+)
+def test_an_edited_record_is_an_error_that_names_the_file(change, tmp_path):
+    store = Store(tmp_path)
+    store.save("X", FINISHED)
+    assert store.load("X") == FINISHED
+    store.save("X", {**FINISHED, **change})
+    with pytest.raises(ValueError, match=r"runs/X/run\.json is not what .*delete .*runs/X to do the run again"):
+        store.load("X")
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: b"text", lambda data: data[: len(data) // 2],
+                                    lambda data: data[:60] + bytes(9) + data[69:]], ids=range(4))  # fmt: skip
+def test_damaged_metrics_of_users_are_named(damage, tmp_path):
+    store = Store(tmp_path)
+    store.save("X", FINISHED, {"user": np.array(["a", "b"]), "recall@10": np.ones(2)})
+    file = store.run_folder("X") / "users.npz"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"users\.npz is not what .*delete .*to do the run again"):
+        store.users("X")
 
 
 def test_json_has_no_nan_and_no_enum():

@@ -27,7 +27,8 @@ from recbole_mm.paths import dataset_atomic_dir, properties_dir
 from recbole_mm.search import search as module
 from recbole_mm.search.search import make_plan
 from recbole_mm.search.space import Choices, Range, read_space
-from recbole_mm.search.trials import Trials, open_storage
+from recbole_mm.search.storage import open_storage, without_password
+from recbole_mm.search.trials import Trials
 from tests.options import QUICK
 
 SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "embedding_size": [8, 16]}
@@ -158,7 +159,7 @@ def test_trials_that_kill_their_process_do_not_stop_the_others(monkeypatch, tmp_
 
         Trials(open_storage(plan["storage"]), plan["study"], True, 1).run(objective, plan["trials"])
 
-    def run_in_child(function, task, folder, models, look):
+    def run_in_child(function, task, folder, models, look, children):
         child = multiprocessing.get_context("fork").Process(target=killed_at, args=(task["plan"], deadly))
         child.start()
         child.join()
@@ -183,9 +184,10 @@ def test_a_search_without_validation_says_so(tmp_path):
 
 
 def test_the_password_of_a_database_is_not_in_the_results():
-    shown = module._without_password("postgresql://me:secret@host:5432/studies")
+    shown = without_password("postgresql://me:secret@host:5432/studies")
     assert "secret" not in shown and "me:" in shown and "@host:5432/studies" in shown
-    assert module._without_password("sqlite:////tmp/study.db") == "sqlite:////tmp/study.db"
+    assert without_password("sqlite:////tmp/study.db") == "sqlite:////tmp/study.db"
+    assert without_password("postgresql://me:p@ss:w/ord@host/x?a=1&password=se").count("***") == 2
 
 
 def test_a_search_in_its_own_process_is_the_same(capsys, tmp_path):

@@ -11,7 +11,8 @@ import optuna
 import pytest
 
 from recbole_mm.search import trials as module
-from recbole_mm.search.trials import Trials, open_storage
+from recbole_mm.search.storage import open_storage
+from recbole_mm.search.trials import Trials
 
 
 def make(folder, name="study", **options):

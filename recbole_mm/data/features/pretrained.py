@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from recbole_mm.files import replacing
+
 __all__ = ["write_pretrained"]
 
 
@@ -46,12 +48,7 @@ def write_pretrained(
     for entity, table in tables.items():
         tokens = np.asarray(dataset.field2id_token[fields[entity]])[1:].astype(str)
         file = target / f"{dataset.dataset_name}.{entity}.{modality}.npz"
-        part = target / f".{file.name}.{os.getpid()}.part"  # a file of tempfile's could be read by its owner only
-        try:
-            with part.open("wb") as stream:
-                np.savez(stream, id=tokens, feature=table[1:].float().cpu().numpy())
-            os.replace(part, file)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(file, "choose another pretrained_feature_path") as temporary:
+            np.savez(temporary, id=tokens, feature=table[1:].float().cpu().numpy())
         files.append(file)
     return files[0], files[1]
