@@ -5,11 +5,11 @@
 Every piece of work is done once without disturbance, which tells how much time of the processor it takes; then it is
 started once per moment, killed when it has used that share of the time since its first step (SIGKILL and SIGTERM in
 turn), and started again with the same command until it is done. The moments are evenly spread, each drawn within its
-part, so that all stages are met. What is compared: of a training the metrics and every parameter; of a comparison the records of the runs with
-the metrics of every user, and the table; of a search all trials; of an export the file, of which the old one or the new
-one must be there after every kill. The table has the largest difference for every kill point; 0 is the same to the
-last bit. All data come with the package; the state between two epochs is written at every epoch (the option that keeps
-it below a twentieth of the time would leave the short epochs of these data without).
+part, so that all stages are met. What is compared: of a training the metrics and every parameter; of a comparison the
+records of the runs with the metrics of every user, and the table; of a search all trials; of an export the file, of
+which the old one or the new one must be there after every kill. The table has the largest difference for every kill
+point; 0 is the same to the last bit. All data come with the package; the state between two epochs is written at every
+epoch (the option that keeps it below a twentieth of the time would leave the short epochs of these data without).
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ from recbole_mm.host import recovery
 WORK = ("train:BPR", "train:LightGCN", "train:VBPR", "train:MMGCN", "train:MCPTR", "train:MML", "compare", "search",
         "export")  # fmt: skip
 OPTIONS: dict[str, Any] = {
-    "epochs": 12, "stopping_step": 99, "train_batch_size": 512, "embedding_size": 16, "state": "ERROR", "show_progress": False,
-    "use_gpu": False, "metrics": ["Recall", "NDCG"], "topk": [5, 10], "valid_metric": "Recall@10",
+    "epochs": 12, "stopping_step": 99, "train_batch_size": 512, "embedding_size": 16, "state": "ERROR",
+    "show_progress": False, "use_gpu": False, "metrics": ["Recall", "NDCG"], "topk": [5, 10],
+    "valid_metric": "Recall@10",
 }  # fmt: skip
 STAGED: dict[str, dict[str, Any]] = {
     "MCPTR": {"pretrain_epochs": 6, "epochs": 6},

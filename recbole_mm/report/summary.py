@@ -112,7 +112,7 @@ class Report:
         return table
 
     def draw(self) -> None:
-        """Draw the pictures and write the page, or say what is missing for that; without results those of before stay."""
+        """Draw the pictures and write the page, or say what is missing for that; without results the old ones stay."""
         runs, rows = self._runs, self._runs.ordered()
         if not any(row.records for row in rows):
             return

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from recbole_mm.config.names import suggest
 from recbole_mm.host.checkpoint import build_config, nothing_executed
 from recbole_mm.host.names import check_model_name
-from recbole_mm.host.recovery import load_parameters
+from recbole_mm.host.resumption import load_parameters
 from recbole_mm.host.skeleton import restore, why_not_saved
 from recbole_mm.serving.asked import asked_items, check_ids
 from recbole_mm.serving.encoding import join, read_json, read_tensors

@@ -30,6 +30,8 @@ GIVEN = {
     "data/convert/tables.py": {"_write_table", "_write_parquet"},
     "data/convert/clicks.py": {"_write"},
     "data/convert/vectors.py": {"write_vectors"},
+    "serving/folder.py": {"write_ids", "feature_entries"},
+    "serving/saved.py": {"_write"},
     "serving/tables.py": {"_parquet_topk", "_csv_topk", "_npz_topk", "_npz_embeddings", "_parquet_embeddings"},
     "experiment/processes.py": {"run_in_child"},  # what a process prints, as it prints it
 }
@@ -67,7 +69,8 @@ def bare_writes(source: str) -> Iterator[tuple[str, int]]:
             buffers = {
                 target.id
                 for part in ast.walk(node)
-                if isinstance(part, ast.Assign) and "BytesIO" in ast.dump(part.value)
+                if isinstance(part, ast.Assign)
+                and any(kind in ast.dump(part.value) for kind in ("BytesIO", "StringIO"))
                 for target in part.targets
                 if isinstance(target, ast.Name)
             }
