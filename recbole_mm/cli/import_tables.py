@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from typing import Any
 
 from recbole_mm.cli.arguments import GENERAL
 from recbole_mm.cli.request import CommandLineError, Flag, Request, program
@@ -15,9 +16,16 @@ HELP = (
     "Make a data set of a table of clicks (csv, tsv, jsonl, parquet, also packed), with tables of items and users, "
     "vectors that exist already, and a split that exists already."
 )
-USAGE = "NAME --interactions=FILE [--argument=value ...]"
+USAGE = "NAME --interactions=FILE [--argument=value ...], or NAME --layout=LAYOUT --source=FOLDER"
 EXAMPLE = "import shop --interactions=clicks.csv --items=products.csv --vectors=image=emb.npy,ids.txt"
 FLAGS = {
+    "A folder that others publish": {
+        "layout": Flag(
+            "amazon2023, cornac, elliot, microlens, movielens, or a yaml file of yours that names tables and columns",
+            "LAYOUT",
+        ),
+        "source": Flag("the folder", "FOLDER"),
+    },
     "Tables": {
         "interactions": Flag("the clicks", "FILE"),
         "items": Flag("the products, a row each", "FILE"),
@@ -78,28 +86,44 @@ def run(request: Request) -> int:
     flags = request.flags
     if "NAME" not in flags:
         raise CommandLineError("Which name shall the data set have? Write import NAME --interactions=FILE.")
+    if "layout" in flags and "source" not in flags:
+        raise CommandLineError("--layout needs --source=FOLDER, the folder with the files of that layout.")
+    if "source" in flags and "layout" not in flags:
+        raise CommandLineError("--source does nothing without --layout, which says what the folder holds.")
     vectors, types = _pairs(flags.get("vectors", ""), "vectors"), _pairs(flags.get("types", ""), "types")
+    from recbole_mm.data.convert.layouts import import_layout
+    from recbole_mm.data.convert.published import Found
     from recbole_mm.data.convert.tables import import_tables
 
     same = ("interactions", "items", "users", "train", "valid", "test", "user", "item", "time", "rating", "label")
     folder = str(request.flag("data_path"))
-    report = import_tables(
-        flags["NAME"],
+    arguments: dict[str, Any] = {
         **{key: flags.get(key) for key in (*same, "time_format")},
-        vectors=vectors,
-        types=types,
-        separator={"tab": "\t", "\\t": "\t"}.get(flags.get("separator", ""), flags.get("separator")),
-        header=[name.strip() for name in flags["header"].split(",")] if "header" in flags else None,
-        duplicates=str(request.flag("duplicates")),
-        drop_unseen="drop_unseen" in flags,
-        replace="replace" in flags,
-        data_path=folder,
-        progress=sys.stderr.isatty(),
-    )
+        "vectors": vectors,
+        "types": types,
+        "separator": {"tab": "\t", "\\t": "\t"}.get(flags.get("separator", ""), flags.get("separator")),
+        "header": [name.strip() for name in flags["header"].split(",")] if "header" in flags else None,
+        "drop_unseen": "drop_unseen" in flags,
+        "replace": "replace" in flags,
+        "data_path": folder,
+        "progress": sys.stderr.isatty(),
+    }
+    if "layout" in flags:  # which has a choice of its own for duplicates
+        duplicates = flags.get("duplicates")
+        report, found = import_layout(
+            flags["NAME"], flags["layout"], flags["source"], **arguments, duplicates=duplicates
+        )
+    else:
+        duplicates = str(request.flag("duplicates"))
+        report, found = import_tables(flags["NAME"], **arguments, duplicates=duplicates), Found({})
     print(report)
-    command = [f"--model={'MMGCN' if vectors else 'LightGCN'}", f"--dataset={report.name}"]
-    if "data_path" in flags:
-        command.append(f"--data_path={folder}")
+    place = [f"--data_path={folder}"] if "data_path" in flags else []
+    texts = [column.name for column in report.columns.get("item", ()) if column.kind == "text"]
+    content = [f"--text={','.join(texts)}"] if texts else []
+    content += [f"--image={found.pictures}"] if found.pictures else []
+    if content:
+        print(f"make features of it: {program()} {shlex.join(['extract', report.name, *content, *place])}")
+    command = [f"--model={'MMGCN' if report.vectors else 'LightGCN'}", f"--dataset={report.name}", *place]
     print(f"train with it: {program()} {shlex.join(command)}")
     return 0
 

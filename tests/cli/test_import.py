@@ -59,7 +59,7 @@ def test_every_argument_reaches_the_import(monkeypatch, capsys):
 
     def record(name, **arguments):
         seen.update(arguments, name=name)
-        return type("Report", (), {"name": name, "__str__": lambda self: "the report"})()
+        return type("Report", (), {"name": name, "columns": {}, "vectors": {}, "__str__": lambda self: "the report"})()
 
     monkeypatch.setattr("recbole_mm.data.convert.tables.import_tables", record)
     parts = ["--train=a.csv", "--valid=b.csv", "--test=c.csv", "--users=u.csv", "--rating=r", "--label=l"]

@@ -120,7 +120,10 @@ def _from_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     shapes = {vector.shape for vector in vectors}
     if len(shapes) > 1:
         raise ValueError(f"{folder}: vectors of several shapes, such as {' and '.join(map(str, sorted(shapes)[:2]))}.")
-    return np.array([file.name[: -len(".npy")] for file in files], dtype=str), np.stack(vectors)
+    matrix = np.stack(vectors)
+    # Some extractors write the vector of a product as a matrix of one row.
+    matrix = matrix[:, 0] if matrix.ndim == 3 and matrix.shape[1] == 1 else matrix
+    return np.array([file.name[: -len(".npy")] for file in files], dtype=str), matrix
 
 
 def _from_parquet(path: Path, column: str, id_column: str | None) -> tuple[np.ndarray, np.ndarray]:
