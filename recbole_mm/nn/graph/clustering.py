@@ -176,7 +176,7 @@ def keep_totals(states: Tensor, total: Tensor) -> Tensor:
         Shape ``(n, n_clusters, dim)``.
     """
     received = states[:, :, -1].sum(dim=1).clamp(min=torch.finfo(states.dtype).tiny)
-    return states[:, :, :-1] * (total.to(states.dtype) / received).view(-1, 1, 1)
+    return states[:, :, :-1] * (total.to(states.dtype).flatten() / received).view(-1, 1, 1)
 
 
 def coarse_messages(graph: BipartiteGraph, states: tuple[Tensor, Tensor], share: tuple[Tensor, Tensor]) -> list[Tensor]:
