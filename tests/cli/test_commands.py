@@ -234,6 +234,9 @@ def test_the_help_of_convert_is_what_its_parser_reads():
         if name in forward:
             with pytest.raises(SystemExit):
                 parser.parse_args(["to-mmrec", "a", "b", "--name=n", given])
+    for name in (*COMMANDS["convert"].FLAGS["Data sets, from UniSRec"], *(name for name in both if name != "name")):
+        given = f"--{name}" if name == "force" else f"--{name}=x"
+        parser.parse_args(["unisrec", "a", "b", "--name=n", given])
 
 
 @pytest.mark.parametrize("word", ["train", "compare", "search", "export"])

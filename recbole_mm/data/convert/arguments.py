@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["BOTH", "MMREC", "ROLES", "Argument", "make_parser"]
+__all__ = ["BOTH", "MMREC", "ROLES", "UNISREC", "Argument", "make_parser"]
 
 #: Columns whose unusual names can be told, as in `recbole_mm.data.convert.mmrec_layout`, which imports more than this.
 ROLES = ("user", "item", "rating", "time", "split")
@@ -34,7 +34,7 @@ BOTH = (
     Argument("name", "name of the data set; TARGET/NAME is written", "NAME", required=True),
     Argument("force", "overwrite the files of an earlier conversion"),
 )
-"""Arguments of ``mmrec`` and of ``to-mmrec``."""
+"""Arguments of all data sets."""
 
 MMREC = (
     Argument("feature", "item features, row k for item k (default: other <modality>_feat.npy)", "MODALITY=FILE", True),
@@ -47,9 +47,15 @@ MMREC = (
 )
 """Arguments of ``mmrec`` alone."""
 
+UNISREC = (
+    Argument("modality", "name of the modality of the vectors (default: text)", "NAME"),
+    Argument("width", "width of the vectors, which the files do not tell: their size is checked", "N"),
+)
+"""Arguments of ``unisrec`` alone."""
+
 
 def make_parser(prog: str) -> argparse.ArgumentParser:
-    """The parser of ``mmrec SOURCE TARGET --name NAME`` and ``to-mmrec SOURCE TARGET --name NAME``.
+    """The parser of ``mmrec``, ``unisrec`` and ``to-mmrec``, each ``SOURCE TARGET --name NAME``.
 
     Args:
         prog: How the program was called.
@@ -58,7 +64,8 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     forward = commands.add_parser("mmrec", help="from the layout of the MMRec toolbox to atomic and feature files")
     backward = commands.add_parser("to-mmrec", help="from atomic and feature files to the layout of the MMRec toolbox")
-    for command, arguments in ((forward, (*BOTH, *MMREC)), (backward, BOTH)):
+    family = commands.add_parser("unisrec", help="from the layout of the UniSRec family: histories and raw vectors")
+    for command, arguments in ((forward, (*BOTH, *MMREC)), (family, (*BOTH, *UNISREC)), (backward, BOTH)):
         command.add_argument("source", type=Path, help="folder to read")
         command.add_argument("target", type=Path, help="folder of data sets; TARGET/NAME is written")
         for argument in arguments:

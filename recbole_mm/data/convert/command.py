@@ -9,6 +9,7 @@ from recbole_mm.data.convert.arguments import make_parser
 from recbole_mm.data.convert.mmrec import from_mmrec
 from recbole_mm.data.convert.mmrec_export import to_mmrec
 from recbole_mm.data.convert.mmrec_layout import COLUMNS
+from recbole_mm.data.convert.unisrec_dataset import from_unisrec
 
 __all__ = ["main"]
 
@@ -38,6 +39,18 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m recbole_
                 options.force,
                 options.drop_unseen,
             )
+        elif options.command == "unisrec":
+            width = options.width
+            if width is not None and not (width.isdigit() and int(width)):
+                raise ValueError(f"--width: expected a whole number of at least 1, got {width!r}.")
+            report = from_unisrec(
+                options.source,
+                options.target,
+                options.name,
+                options.modality or "text",
+                None if width is None else int(width),
+                options.force,
+            )
         else:
             report = to_mmrec(options.source, options.target, options.name, options.force)
     except (OSError, ValueError) as error:
@@ -46,7 +59,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m recbole_
     print("\n".join(report))
     folder = options.target / options.name
     print(f"written to {folder}")
-    if options.command == "mmrec":
+    if options.command != "to-mmrec":
         print(f"use: --dataset={options.name} --data_path={options.target} --config_files={folder / options.name}.yaml")
     return 0
 
