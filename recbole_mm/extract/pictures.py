@@ -42,6 +42,8 @@ def read_picture(path: Path) -> Any:
             return _rgb(upright)
     except FileNotFoundError:
         raise ValueError("no such file") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"more than {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
         raise ValueError("not a picture in a format that Pillow knows") from None
     except ValueError:

@@ -163,7 +163,7 @@ def in_kind(column: Column, cells: pd.Series, where: str) -> pd.Series:
     Entries of a sequence are separated by blanks there, so a blank within an entry becomes ``_``.
 
     Raises:
-        ValueError: A number that is none; names the rows.
+        ValueError: A number that is none; names the ids, which are the index of ``cells``.
     """
     if column.kind in ("token_seq", "float_seq"):
         entries = cells.map(lambda cell: cell if isinstance(cell, list) else [e for e in _LIST.split(str(cell)) if e])
@@ -172,6 +172,6 @@ def in_kind(column: Column, cells: pd.Series, where: str) -> pd.Series:
     if column.kind == "float":
         wrong = np.flatnonzero((text != "") & ~np.isfinite(pd.to_numeric(text, errors="coerce")))
         if len(wrong):
-            shown = ", ".join(f"row {cells.index[row] + 1} {text.iloc[row]!r}" for row in wrong[:5])
+            shown = ", ".join(f"{text.iloc[row]!r} of {cells.index[row]!r}" for row in wrong[:5])
             raise ValueError(f"{where}, column {column.name}: {len(wrong):,} value(s) are no numbers: {shown}.")
     return text

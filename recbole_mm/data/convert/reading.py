@@ -29,6 +29,8 @@ _SEPARATORS = ("\t", ",", ";", "|")
 _SAMPLE_ROWS = 200
 _SUFFIXES = {"csv": "text", "tsv": "text", "txt": "text", "dat": "text", "tab": "text", "inter": "text", "item": "text"}
 _SUFFIXES |= {"user": "text", "jsonl": "json", "ndjson": "json", "json": "json", "parquet": "parquet", "pq": "parquet"}
+# A description may be longer than what the csv module takes for one cell. Raised only, for whoever else reads csv.
+csv.field_size_limit(max(csv.field_size_limit(), 1 << 24))
 _PACKED: dict[str, Any] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 
 
@@ -189,7 +191,7 @@ class _TextTable(_StreamTable):
         sample = self._sample()
         self._separator = separator or _find_separator(sample, path)
         try:
-            rows = list(csv.reader(io.StringIO(sample), delimiter=self._separator))
+            rows = list(csv.reader(io.StringIO(sample, newline=""), delimiter=self._separator))
         except (csv.Error, TypeError) as error:
             raise ValueError(f"{path} cannot be read as a table separated by {self._separator!r}: {error}.") from error
         rows = [row for row in rows if row]
@@ -317,7 +319,9 @@ def _find_separator(sample: str, path: Path) -> str:
     best: tuple[float, int, str] | None = None
     for separator in _SEPARATORS:
         try:
-            rows = [row for row in csv.reader(io.StringIO(sample), delimiter=separator) if row][:_SAMPLE_ROWS]
+            rows = [row for row in csv.reader(io.StringIO(sample, newline=""), delimiter=separator) if row][
+                :_SAMPLE_ROWS
+            ]
         except csv.Error:
             continue
         widths = Counter(len(row) for row in rows)

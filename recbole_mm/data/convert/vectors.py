@@ -35,9 +35,24 @@ def read_vectors(modality: str, source: str, id_column: str | None = None) -> tu
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: No such form, or the numbers of ids and vectors differ.
+        ValueError: No such form, numbers of ids and vectors that differ, an id twice, or a vector that is not finite.
     """
     check_modality_name(modality, f"vectors {modality}={source}")
+    ids, matrix = _read(modality, source, id_column)
+    where = f"vectors {modality}={source}"
+    found, counts = np.unique(ids, return_counts=True)
+    if len(found) < len(ids):
+        raise ValueError(f"{where}: {len(ids) - len(found):,} id(s) are there twice, such as {found[counts > 1][0]!r}.")
+    bad = ~np.isfinite(matrix.reshape(len(matrix), -1)).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"{where}: the vectors of {int(bad.sum()):,} id(s) hold NaN or infinity, such as that of {ids[bad][0]!r}; "
+            "leave out the rows of items without a vector."
+        )
+    return ids, matrix
+
+
+def _read(modality: str, source: str, id_column: str | None) -> tuple[np.ndarray, np.ndarray]:
     path = Path(source).expanduser()
     if path.is_dir():
         return _from_folder(path)
