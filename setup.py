@@ -52,6 +52,7 @@ EXTRAS = {
         "sentence-transformers>=2.2",
         "transformers>=4.40",  # encoders from a folder: CLIP, SigLIP, Whisper, ...
     ],
+    "encoders": ["onnxruntime>=1.17", "timm>=1.0"],  # networks of timm (needs the torchvision of your torch) or ONNX
     # pages of inspections and comparisons; markupsafe, which jinja2 is made on, marks the pictures inside them
     "report": ["jinja2>=3.0", "markupsafe>=2.0"],
     "audio": ["soundfile>=0.12"],  # decodes sounds

@@ -18,11 +18,15 @@ FLAGS = {
         "text": Flag("columns of text, separated by commas", "COLUMNS"),
         "image": Flag("picture files, such as 'pictures/{item_id}.jpg'; .* for any suffix", "PATTERN"),
         "audio": Flag("sound files (needs recbole-mm[audio] and an --encoder)", "PATTERN"),
-        "entity": Flag("whose content: item or user (default: item)", "ENTITY", "item"),
+        "entity": Flag("whose content: item, user, or inter for reviews (default: item)", "ENTITY", "item"),
         "modality": Flag("name of the modality (default: text, image or audio)", "NAME"),
     },
     "How": {
-        "encoder": Flag("default, sentence-transformers:NAME, transformers:FOLDER, module:function", "WORD", "default"),
+        "encoder": Flag(
+            "default, sentence-transformers:NAME, transformers:FOLDER, timm:NAME[@FILE], onnx:FILE, module:function",
+            "WORD",
+            "default",
+        ),
         "patches": Flag("several vectors for each input, such as parts of a picture"),
         "device": Flag("cpu, cuda, ... (default: a GPU where there is one)", "DEVICE", "auto"),
         "batch_size": Flag("inputs at a time (default: 32)", "N", "32"),

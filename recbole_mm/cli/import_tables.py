@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 from recbole_mm.cli.arguments import GENERAL
@@ -21,7 +22,7 @@ EXAMPLE = "import shop --interactions=clicks.csv --items=products.csv --vectors=
 FLAGS = {
     "A folder that others publish": {
         "layout": Flag(
-            "amazon2023, cornac, elliot, microlens, movielens, or a yaml file of yours that names tables and columns",
+            "amazon2023, cornac, elliot, microlens, movielens, unisrec, or your own as a yaml of tables and columns",
             "LAYOUT",
         ),
         "source": Flag("the folder", "FOLDER"),
@@ -50,6 +51,7 @@ FLAGS = {
     },
     "How to read them": {
         "types": Flag("token, token_seq, float, float_seq, text or drop; may be repeated", "COLUMN=TYPE", many=True),
+        "reviews": Flag("columns of text in the clicks to keep for `extract --entity=inter`", "A,B"),
         "time_format": Flag("how dates are written where they are not in ISO form, such as %d.%m.%Y", "FORMAT"),
         "separator": Flag("what separates columns, where it is not to be found out; tab for a tab", "CHARACTER"),
         "header": Flag("names of the columns, where the file of clicks has no header line", "A,B,C"),
@@ -90,6 +92,8 @@ def run(request: Request) -> int:
         raise CommandLineError("--layout needs --source=FOLDER, the folder with the files of that layout.")
     if "source" in flags and "layout" not in flags:
         raise CommandLineError("--source does nothing without --layout, which says what the folder holds.")
+    if flags.get("layout") == "unisrec":
+        return _unisrec(request)
     vectors, types = _pairs(flags.get("vectors", ""), "vectors"), _pairs(flags.get("types", ""), "types")
     from recbole_mm.data.convert.layouts import import_layout
     from recbole_mm.data.convert.published import Found
@@ -103,6 +107,7 @@ def run(request: Request) -> int:
         "types": types,
         "separator": {"tab": "\t", "\\t": "\t"}.get(flags.get("separator", ""), flags.get("separator")),
         "header": [name.strip() for name in flags["header"].split(",")] if "header" in flags else None,
+        "reviews": [name.strip() for name in flags["reviews"].split(",")] if "reviews" in flags else None,
         "drop_unseen": "drop_unseen" in flags,
         "replace": "replace" in flags,
         "data_path": folder,
@@ -124,6 +129,23 @@ def run(request: Request) -> int:
     if content:
         print(f"make features of it: {program()} {shlex.join(['extract', report.name, *content, *place])}")
     command = [f"--model={'MMGCN' if report.vectors else 'LightGCN'}", f"--dataset={report.name}", *place]
+    print(f"train with it: {program()} {shlex.join(command)}")
+    return 0
+
+
+def _unisrec(request: Request) -> int:
+    """The UniSRec family comes with everything: there is no table whose columns could be told."""
+    flags = request.flags
+    others = sorted(set(flags) - {"NAME", "layout", "source", "data_path", "replace", "debug"})
+    if others:
+        raise CommandLineError(f"--{others[0]} does nothing with --layout=unisrec, whose files say everything.")
+    from recbole_mm.data.convert.unisrec_dataset import from_unisrec
+
+    folder = Path(str(request.flag("data_path")))
+    print(*from_unisrec(Path(flags["source"]), folder, flags["NAME"], force="replace" in flags), sep="\n")
+    settings = folder / flags["NAME"] / f"{flags['NAME']}.yaml"
+    command = ["--model=SASRecContent", f"--dataset={flags['NAME']}", f"--config_files={settings}"]
+    command += [f"--data_path={folder}"] if "data_path" in flags else []
     print(f"train with it: {program()} {shlex.join(command)}")
     return 0
 

@@ -35,10 +35,12 @@ class Content:
 
 
 def read_rows(folder: Path, name: str, entity: str) -> pd.DataFrame:
-    """What is known of every item or user of a data set: its atomic file, and the texts that an import kept.
+    """What is known of every item, user or interaction of a data set: its atomic file, and the texts of an import.
+
+    Of several interactions of one user with one item, which a feature file cannot tell apart, the last is taken.
 
     Returns:
-        Text, a column per field, the raw id as the index.
+        Text, a column per field, the raw id as the index; of an interaction those of user and item, a tab between.
 
     Raises:
         FileNotFoundError: There is no such data set.
@@ -50,6 +52,8 @@ def read_rows(folder: Path, name: str, entity: str) -> pd.DataFrame:
             f"There is no data set {name!r} in {folder.parent}: expected {inter}. `recbole-mm import {name} "
             "--interactions=...` makes one."
         )
+    if entity == "inter":
+        return _interactions(folder, name)
     frames = []
     kept = folder / (f"{name}.text.parquet" if entity == "item" else f"{name}.user_text.parquet")
     if (folder / f"{name}.{entity}").is_file():
@@ -59,6 +63,14 @@ def read_rows(folder: Path, name: str, entity: str) -> pd.DataFrame:
     clicked = pd.Index(_atomic(inter, [key])[key].unique(), name=key)
     rows = pd.concat(frames, axis=1) if frames else pd.DataFrame(index=clicked)
     return rows.reindex(rows.index.union(clicked, sort=False)).fillna("")
+
+
+def _interactions(folder: Path, name: str) -> pd.DataFrame:
+    kept = folder / f"{name}.inter_text.parquet"
+    frame = pd.read_parquet(kept).astype(str) if kept.is_file() else _atomic(folder / f"{name}.inter")
+    keys = frame["user_id"] + "\t" + frame["item_id"]
+    rows = frame.set_index(keys).drop(columns=["user_id", "item_id"])
+    return rows[~rows.index.duplicated(keep="last")].fillna("")
 
 
 def text_content(rows: pd.DataFrame, columns: Sequence[str]) -> Content:
@@ -130,5 +142,6 @@ def _check_column(column: str, rows: pd.DataFrame) -> None:
     if column not in rows.columns:
         raise KeyError(
             f"There is no column {column!r}.{suggest(column, rows.columns)} There is "
-            f"{', '.join(rows.columns) or 'none'}; texts are kept by `recbole-mm import NAME --items=FILE`."
+            f"{', '.join(rows.columns) or 'none'}; texts are kept by `recbole-mm import NAME "
+            "--items=FILE`, those of reviews by its --reviews=COLUMNS."
         )

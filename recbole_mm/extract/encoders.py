@@ -7,7 +7,6 @@ its hub), or ``module:function`` of your own, which returns an object with the m
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import os
 from collections.abc import Callable, Iterator
@@ -17,6 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+
+from recbole_mm.extract.adaptors import OnnxEncoder, TimmEncoder
+from recbole_mm.extract.weights import grey, state_hash
 
 __all__ = ["BACKENDS", "DEFAULTS", "Encoder", "make_encoder"]
 
@@ -88,6 +90,8 @@ def _messages(word: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
+        if "pip install" in str(error):  # it says itself what it needs
+            raise
         raise ImportError(f"encoder={word}: {error}. Install what it needs: {_EXTRA}.") from error
     except OSError as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -128,8 +132,8 @@ class _SentenceEncoder:
             folder = str(get_model_path())
         self._model = SentenceTransformer(folder, device=device)
         self.name = f"sentence-transformers:{name or 'all-MiniLM-L6-v2'}"
-        self.fingerprint = _state_hash(self._model.state_dict())
-        self.dim = int(self.encode(["x"] if kind == "text" else [_grey()]).shape[-1])
+        self.fingerprint = state_hash(self._model.state_dict())
+        self.dim = int(self.encode(["x"] if kind == "text" else [grey()]).shape[-1])
 
     def encode(self, inputs: list[Any]) -> np.ndarray:
         vectors = self._model.encode(inputs, batch_size=len(inputs), show_progress_bar=False, convert_to_numpy=True)
@@ -154,7 +158,7 @@ class _EfficientNetLite:
         self._model.load_state_dict(weights)
         self._model.eval().to(device)
         self._device, self._patches = device, patches
-        self.name, self.dim, self.fingerprint = "efficientnet-lite0", 1280, _state_hash(weights)
+        self.name, self.dim, self.fingerprint = "efficientnet-lite0", 1280, state_hash(weights)
 
     def encode(self, inputs: list[Any]) -> np.ndarray:
         pixels = np.stack([np.asarray(_middle(picture, self.SIDE), dtype=np.float32) for picture in inputs])
@@ -179,9 +183,9 @@ class _TransformersEncoder:
         self._processor: Any = loader.from_pretrained(name)
         self._model: Any = AutoModel.from_pretrained(name, use_safetensors=True).eval().to(device)
         self._kind, self._device, self._patches = kind, device, patches
-        self.name, self.fingerprint = f"transformers:{Path(name).name}", _state_hash(self._model.state_dict())
+        self.name, self.fingerprint = f"transformers:{Path(name).name}", state_hash(self._model.state_dict())
         example: Any = {"text": "x", "image": None, "audio": np.zeros(self.RATE, dtype=np.float32)}[kind]
-        self.dim = int(self.encode([_grey() if kind == "image" else example]).shape[-1])
+        self.dim = int(self.encode([grey() if kind == "image" else example]).shape[-1])
 
     def encode(self, inputs: list[Any]) -> np.ndarray:
         options: dict[str, Any] = {"return_tensors": "pt"}
@@ -214,18 +218,14 @@ BACKENDS: dict[str, tuple[tuple[str, ...], Callable[[str, str, str, bool], Encod
     "sentence-transformers": (("text", "image"), _SentenceEncoder),
     "efficientnet-lite0": (("image",), _EfficientNetLite),
     "transformers": (("text", "image", "audio"), _TransformersEncoder),
+    "timm": (("image",), TimmEncoder),
+    "onnx": (("image", "text"), OnnxEncoder),
 }
 
 
 def _pooled(found: Any) -> Tensor:
     """Newer versions of transformers wrap the projection."""
     return found if isinstance(found, Tensor) else found.pooler_output
-
-
-def _grey() -> Any:
-    from PIL import Image
-
-    return Image.new("RGB", (32, 32), (127, 127, 127))
 
 
 def _middle(picture: Any, side: int) -> Any:
@@ -236,12 +236,3 @@ def _middle(picture: Any, side: int) -> Any:
     half = min(width, height) * 7 / 16
     box = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
     return picture.resize((side, side), Image.Resampling.BICUBIC, box=box)
-
-
-def _state_hash(state: Any) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

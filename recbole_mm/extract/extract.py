@@ -97,7 +97,7 @@ def extract(
         text: Columns of text, a list or separated by commas; several are joined with their names.
         image: Pattern of picture files, such as ``pictures/{item_id}.jpg`` (``.*`` for any suffix).
         audio: Pattern of sound files.
-        entity: ``item`` or ``user``.
+        entity: ``item``, ``user``, or ``inter`` for texts of interactions, such as reviews.
         modality: Name of the modality; ``text``, ``image`` or ``audio`` when not given.
         encoder: See :mod:`recbole_mm.extract.encoders`; with several kinds of content only ``default``.
         patches: Several vectors for each input (parts of a picture), where the encoder has them.
@@ -161,8 +161,10 @@ def _check(
 ) -> None:
     if not wanted:
         raise ValueError("Extract what? Give text=COLUMNS, image=PATTERN or audio=PATTERN (--text=title,description).")
-    if entity not in ("item", "user"):
-        raise ValueError(f"entity: expected item or user, got {entity!r}.")
+    if entity not in ("item", "user", "inter"):
+        raise ValueError(f"entity: expected item, user or inter, got {entity!r}.")
+    if entity == "inter" and set(wanted) - {"text"}:
+        raise ValueError("entity=inter: interactions have texts only (reviews); give text=COLUMNS.")
     if len(wanted) > 1 and (modality is not None or encoder != "default"):
         raise ValueError("modality and encoder are of one kind of content; extract text, image and audio one by one.")
     if modality is not None:

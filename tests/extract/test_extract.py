@@ -134,7 +134,9 @@ def test_other_settings_start_anew(shop, monkeypatch):
         ({"text": "title", "image": "x/{item_id}", "modality": "m"}, ValueError, "one by one"),
         ({"text": "title", "batch_size": 0}, ValueError, "positive whole number"),
         ({"text": "title", "dtype": "int8"}, ValueError, "float32 or float16"),
-        ({"text": "title", "entity": "inter"}, ValueError, "item or user"),
+        ({"text": "title", "entity": "click"}, ValueError, "item, user or inter"),
+        ({"image": "pictures/{item_id}.png", "entity": "inter"}, ValueError, "have texts only"),
+        ({"text": "title", "entity": "inter"}, KeyError, "--reviews=COLUMNS"),
     ],
 )
 def test_refusals(arguments, error, words, shop, monkeypatch):
@@ -246,3 +248,40 @@ def test_transformers_from_a_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="cannot be loaded.*works offline"):
         make_encoder("image", f"transformers:{tmp_path / 'empty'}")
+
+
+LENGTH = """
+import numpy as np
+
+class Length:
+    name, dim, fingerprint = "length", 2, "0"
+
+    def encode(self, texts):
+        return np.array([[len(text), 1.0] for text in texts], dtype=np.float32)
+"""
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_reviews_are_features_of_interactions(large, tmp_path, monkeypatch):
+    (tmp_path / "own_length.py").write_text(LENGTH)
+    monkeypatch.syspath_prepend(tmp_path)
+    if large:
+        monkeypatch.setattr("recbole_mm.data.convert.vectors.LARGE", 1)
+    clicks = pd.DataFrame(
+        {
+            "user": ["u1", "u1", "u2", "u2", None],
+            "item": ["a b", "c", "a b", "a b", "c"],
+            "review": ["good", "", "first", "later one", "nobody's"],
+        }
+    )
+    import_tables("shop", clicks, reviews=["review"])
+    (made,) = extract("shop", text="review", entity="inter", encoder="own_length:Length")
+    assert made.rows == 2 and made.failed == {"u1\tc": "no text"}
+    file = discover("shop", [tmp_path / "dataset" / "shop"])["inter"]["text"]
+    assert file.path.suffix == (".npy" if large else ".npz")
+    users, items = file.tokens()
+    vectors = file.matrix().read(np.arange(2))
+    found = {(user, item): row[0] for user, item, row in zip(users, items, vectors)}
+    assert found == {("u1", "a b"): 4.0, ("u2", "a b"): 9.0}  # of two reviews of a product, the later
+    with pytest.raises(KeyError, match="Did you mean 'review'"):
+        import_tables("other", clicks, reviews=["reveiw"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from recbole_mm.config.names import suggest
 from recbole_mm.data.convert.columns import find_roles
 from recbole_mm.data.convert.import_report import ImportReport
 from recbole_mm.data.convert.instants import Clock
@@ -98,6 +99,7 @@ class Clicks:
 
     Args:
         time_format: How dates are written, where not in ISO form.
+        reviews: Columns of text to keep, for encoders.
 
     Attributes:
         vocabulary: ``user`` and ``item`` to their ids.
@@ -105,8 +107,9 @@ class Clicks:
         columns: ``user`` and ``item`` to the name of the column in the table.
     """
 
-    def __init__(self, time_format: str | None = None) -> None:
-        self._time_format = time_format
+    def __init__(self, time_format: str | None = None, reviews: Sequence[str] = ()) -> None:
+        self._time_format, self._reviews = time_format, list(reviews)
+        self._texts: list[pd.DataFrame] = []
         self._parts: dict[str, _Part] = {}
         self._report = ImportReport("")
         self._clocks: list[Clock] = []
@@ -139,7 +142,13 @@ class Clicks:
         guessed = [f"{role} is {column}" for role, column in roles.items() if given.get(role) is None]
         if guessed:
             self._report.notes.append(f"{table.name}, columns guessed: {', '.join(guessed)}")
-        unused = [column for column in table.columns if column not in roles.values()]
+        for column in self._reviews:
+            if column not in table.columns:
+                raise KeyError(
+                    f"{table.name}: there is no column {column!r} (reviews).{suggest(column, table.columns)} It has "
+                    f"{', '.join(table.columns)}."
+                )
+        unused = [column for column in table.columns if column not in (*roles.values(), *self._reviews)]
         if unused:
             self._report.notes.append(f"{table.name}, columns left out: {', '.join(unused)}")
         for vocabulary in self.vocabulary.values():
@@ -147,7 +156,7 @@ class Clicks:
         clock = Clock(roles.get("time", ""), table.name, self._time_format)
         part = self._parts.setdefault(name, _Part())
         with tqdm(total=table.size, unit="B", unit_scale=True, desc="reading", disable=not progress) as bar:
-            for frame, position in table.chunks(list(dict.fromkeys(roles.values()))):
+            for frame, position in table.chunks(list(dict.fromkeys((*roles.values(), *self._reviews)))):
                 for column, values in self._read(frame, roles, clock, table.name).items():
                     part.columns.setdefault(column, []).append(values)
                 self._report.rows_read += len(frame)
@@ -173,6 +182,11 @@ class Clicks:
             columns["timestamp"] = clock.read(frame[roles["time"]])
             keep &= self._there(columns["timestamp"], keep, "time empty")
         rows = keep.to_numpy()
+        if self._reviews:
+            texts = frame.loc[rows, self._reviews].map(lambda cell: cell if isinstance(cell, str) else ", ".join(cell))
+            for place, entity in enumerate(ids):
+                texts.insert(place, f"{entity}_id", ids[entity].loc[texts.index])
+            self._texts.append(texts)
         columns = {name: values[rows] for name, values in columns.items()}
         for entity in ("user", "item"):
             columns[f"{entity}_id"] = self.vocabulary[entity].encode(ids[entity].loc[frame.index[rows]])
@@ -227,6 +241,10 @@ class Clicks:
                 report.interactions -= int(either.sum())
                 if either.all():
                     raise ValueError(f"drop_unseen leaves no {name} row: training has none of its users or items.")
+
+    def texts(self) -> pd.DataFrame | None:
+        """User, item and the texts of every interaction; ``None`` where none were to be kept."""
+        return pd.concat(self._texts, ignore_index=True) if self._texts else None
 
     def write(self, folder: Path, name: str) -> None:
         """Write ``name.inter``, and ``name.<part>.inter`` for the parts of a split."""

@@ -37,6 +37,7 @@ def import_tables(
     test: Source | None = None,
     vectors: Mapping[str, str] | None = None,
     types: Mapping[str, str] | None = None,
+    reviews: Sequence[str] | None = None,
     time_format: str | None = None,
     separator: str | None = None,
     header: Sequence[str] | None = None,
@@ -68,6 +69,8 @@ def import_tables(
         vectors: Modality to vectors that exist already, see :func:`~recbole_mm.data.convert.vectors.read_vectors`.
         types: Column of ``items`` or ``users`` to what it shall become: ``token``, ``token_seq``, ``float``,
             ``float_seq``, ``text`` (kept for encoders) or ``drop``.
+        reviews: Columns of ``interactions`` with texts, kept in ``name.inter_text.parquet`` for encoders; in memory
+            meanwhile.
         time_format: How dates are written where they are not in ISO form, as in ``strptime``.
         separator: What separates the columns of text files, where it is not to be found out.
         header: Names of the columns of ``interactions`` where the file has no header line.
@@ -103,7 +106,7 @@ def import_tables(
     sources = _sources(interactions, {"train": train, "valid": valid, "test": test})
     roles = {"user": user, "item": item, "time": time, "rating": rating, "label": label}
     report = ImportReport(name)
-    clicks = Clicks(time_format)
+    clicks = Clicks(time_format, reviews or ())
     for part, source in sources.items():
         clicks.add(part, open_table(source, separator, header), roles, progress)
     clicks.describe(report)
@@ -121,6 +124,9 @@ def import_tables(
     folder = Path(data_path).expanduser() / name
     with replacing_folder(folder, replace, report.notes, "replace=True (--replace)") as target:
         clicks.write(target, name)
+        texts = clicks.texts()
+        if texts is not None:
+            _write_parquet(texts, target / f"{name}.inter_text.parquet")
         fields: dict[str, list[str]] = {"inter": clicks.fields}
         for entity, (columns, frame) in tables.items():
             fields[entity] = _write_table(target, name, entity, columns, frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,9 +78,9 @@ def write_vectors(stem: Path, ids: np.ndarray, matrix: np.ndarray, entity: str =
 
     Args:
         stem: The file without its suffix, ``<dataset>.<entity>.<modality>``.
-        ids: Raw ids, shape ``(n,)``.
+        ids: Raw ids, shape ``(n,)``; of interactions, those of user and item with a tab between.
         matrix: Vectors, ``(n, d)`` or ``(n, R, d)``.
-        entity: ``item`` or ``user``.
+        entity: ``item``, ``user`` or ``inter``.
 
     Returns:
         The file with the vectors.
@@ -88,11 +89,17 @@ def write_vectors(stem: Path, ids: np.ndarray, matrix: np.ndarray, entity: str =
         matrix = matrix.astype(np.float32)
     if matrix.nbytes < LARGE:
         file = stem.with_name(f"{stem.name}.npz")
-        np.savez(file, id=np.asarray(ids, dtype=str), feature=matrix)
+        texts = np.asarray(ids, dtype=str)
+        keys: dict[str, Any] = {"id": texts}
+        if entity == "inter":
+            users, _, items = (np.array(part, dtype=str) for part in zip(*(text.partition("\t") for text in texts)))
+            keys = {"user_id": users, "item_id": items}
+        np.savez(file, **keys, feature=matrix)
         return file
     file = stem.with_name(f"{stem.name}.npy")
     np.save(file, np.ascontiguousarray(matrix))
-    lines = [f"{entity}_id:token", *map(str, ids), ""]
+    header = "user_id:token\titem_id:token" if entity == "inter" else f"{entity}_id:token"
+    lines = [header, *map(str, ids), ""]
     stem.with_name(f"{stem.name}.ids").write_text("\n".join(lines), encoding="utf-8")
     return file
 

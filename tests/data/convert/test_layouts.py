@@ -14,6 +14,7 @@ import yaml
 from recbole_mm.cli.main import main
 from recbole_mm.data.convert.layouts import import_layout, read_layout
 from recbole_mm.data.convert.published import LAYOUTS
+from tests.data.convert.test_unisrec_dataset import write as unisrec_folder
 
 
 @pytest.fixture(autouse=True)
@@ -173,6 +174,17 @@ def test_cornac(tmp_path):
     (tmp_path / "src/item_ids.txt").unlink()
     with pytest.raises(FileNotFoundError, match="has no ids: expected item_ids.txt"):
         read_layout("cornac", tmp_path / "src")
+
+
+def test_unisrec(tmp_path, capsys):
+    folder = unisrec_folder(tmp_path / "src")
+    assert main(["import", "d", "--layout=unisrec", f"--source={folder}"]) == 0
+    assert "--model=SASRecContent --dataset=d --config_files=dataset/d/d.yaml" in capsys.readouterr().out
+    assert len(read("test.inter")) == 2 and Path("dataset/d/d.item.text.npz").is_file()
+    assert main(["import", "d", "--layout=unisrec", f"--source={folder}"]) == 2  # it is there
+    assert "not empty" in capsys.readouterr().err
+    assert main(["import", "d", "--layout=unisrec", f"--source={folder}", "--replace", "--user=x"]) == 2
+    assert "--user does nothing with --layout=unisrec" in capsys.readouterr().err
 
 
 OWN = """
