@@ -21,8 +21,14 @@ OPTIONS = {**QUICK, "epochs": 3, "train_batch_size": 1024, "embedding_size": 16}
 #: Options that make models of ours run in a second, and what RecBole's need beside them.
 SMALL: dict[str, dict[str, Any]] = {
     "MCPTR": {"pretrain_epochs": 2, "epochs": 2},
-    "MML": {"epochs": 2, "generator_epochs": 2, "fusion_epochs": 2},
-}
+    "MML": {
+        "epochs": 2, "generator_epochs": 2, "fusion_epochs": 2, "inner_steps": 1, "adapt_steps": 1, "max_support": 10,
+        "query_size": 5, "meta_batch_size": 64, "inner_size": 32, "n_layers": 1,
+    },
+    "CMBF": {"n_image_layers": 1, "n_text_layers": 1, "n_cross_layers": 1, "epochs": 2},
+    "UVCAN": {"epochs": 2},
+    "BM3": {"epochs": 2},
+}  # fmt: skip
 
 
 class PowerCutError(BaseException):

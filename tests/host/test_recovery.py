@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from logging import WARNING
 
 import pytest
 import torch
 
+from recbole_mm.cli.main import main
 from recbole_mm.experiment.quick_start import run
-from tests.conftest import ROOT
+from recbole_mm.host import checkpoint
 from tests.host import killed
 from tests.options import QUICK, SEQUENTIAL
 
@@ -34,17 +36,17 @@ def test_our_models(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "options"),
+    ("model", "points", "options"),
     [
-        ("BPR", {"eval_args": {"mode": "uni10"}}),
-        ("MultiVAE", {}),  # counts its annealing steps in a plain attribute
-        ("RecVAE", {}),  # has two optimisers
-        ("LightGCN", {"stopping_step": 0, "epochs": 4}),
-        ("SASRec", SEQUENTIAL),
+        ("BPR", [0.6, "evaluate", "test"], {"eval_args": {"mode": "uni10"}}),
+        ("MultiVAE", [0.6], {}),  # counts its annealing steps in a plain attribute
+        ("RecVAE", [0.6], {}),  # has two optimisers
+        ("LightGCN", ["evaluate"], {"stopping_step": 0, "epochs": 4}),
+        ("SASRec", [0.6], SEQUENTIAL),
     ],
 )
-def test_models_of_recboles(model, options, tmp_path):
-    found = killed.killed_and_resumed(model, tmp_path, [0.6, "evaluate", "test"], **options)
+def test_models_of_recboles(model, points, options, tmp_path):
+    found = killed.killed_and_resumed(model, tmp_path, points, **options)
     assert set(found.values()) == {0.0}, found
 
 
@@ -105,37 +107,99 @@ def test_a_damaged_state_leaves_the_best_epoch(tmp_path, caplog):
     assert trainer.start_epoch == epoch + 1 and "The best epoch is taken instead" in caplog.text
 
 
-COMMAND = [sys.executable, "-m", "recbole_mm", "--model=BPR", "--dataset=mm-toy", "--epochs=60", "--stopping_step=99",
-           "--learning_rate=0.01", "--use_gpu=False"]  # fmt: skip
+@pytest.mark.parametrize(("write", "when"), [(4, "before"), (4, "after"), (5, "before"), (5, "after")])
+def test_between_two_stages(write, when, between, tmp_path):
+    """MCPTR is killed around the files that end its pre-training (4) and begin its fine-tuning (5)."""
+    expected, whole, cut = between
+    with pytest.raises(killed.PowerCutError), killed.power_cut(), cut(write, when):
+        killed.outcome("MCPTR", str(tmp_path))
+    torch.rand(3)
+    with killed.power_cut() as rest:
+        result, trainer = killed.outcome("MCPTR", str(tmp_path), resume="auto")
+    assert result == expected and killed.difference(whole, trainer) == 0
+    assert rest[0] == (4 if (write, when) == (5, "after") else 6)  # fine-tuning alone, or one more epoch of the first
+    assert not list(tmp_path.glob("*resume*"))
 
 
-def shell(folder, *arguments, **options):
+@pytest.fixture(scope="module")
+def between(tmp_path_factory):
+    """An undisturbed run of MCPTR, and a cut before or after one of its writes, counted from 0."""
+    written = []
+    plain = checkpoint.write
+
+    @contextmanager
+    def cut(number, when):
+        count = iter(range(1000))
+
+        def write(*arguments):
+            place = next(count)
+            if (place, when) == (number, "before"):
+                raise killed.PowerCutError
+            plain(*arguments)
+            if place == number:
+                raise killed.PowerCutError
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checkpoint, "write", write)
+            yield
+
+    def noted(trainer, state, file):
+        written.append((trainer.stage_name, str(file).rpartition("-")[2]))
+        plain(trainer, state, file)
+
+    with pytest.MonkeyPatch.context() as patch, killed.power_cut():
+        patch.setattr(checkpoint, "write", noted)
+        expected, whole = killed.outcome("MCPTR", str(tmp_path_factory.mktemp("whole")))
+    assert written[4:6] == [(None, "pretrain.pth"), ("finetune", "resume.pth")]
+    return expected, whole, cut
+
+
+COMMAND = ["--model=BPR", "--dataset=mm-toy", "--epochs=60", "--stopping_step=99", "--learning_rate=0.01",
+           "--use_gpu=False"]  # fmt: skip
+
+
+def _shell(folder, arguments):
+    os.chdir(folder)
+    with open("out", "w") as out, open("err", "w") as err:
+        sys.stdout, sys.stderr, sys.argv = out, err, ["run_recbole_mm.py"]
+        status = main(arguments)
+    os._exit(status)
+
+
+def shell(folder, *arguments):
+    """A command line in a copy of this process, which has imported everything."""
     folder.mkdir(exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*COMMAND, *arguments], cwd=folder, env=environment, **pipes, **options)
+    child = multiprocessing.get_context("fork").Process(target=_shell, args=(folder, [*COMMAND, *arguments]))
+    child.start()
+    return child
 
 
-def table(output):
-    return [line for line in output.splitlines() if line.startswith(("recall", "mrr", "ndcg", "hit"))]
+def table(folder):
+    lines = (folder / "out").read_text().splitlines()
+    return [line for line in lines if line.startswith(("recall", "mrr", "ndcg", "hit"))]
 
 
 def test_signals(tmp_path):
     """SIGTERM ends with a message and status 143, SIGKILL with nothing; the metrics of the end are the same."""
-    out, err = shell(tmp_path / "whole").communicate(timeout=280)
-    expected = table(out)
-    assert expected, err
-    for number, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+    whole = shell(tmp_path / "whole")
+    children = {number: shell(tmp_path / number.name) for number in (signal.SIGTERM, signal.SIGKILL)}
+    for number, child in children.items():
         folder = tmp_path / number.name
-        child = shell(folder)
         while not list(folder.glob("saved/BPR*.last")):
-            assert child.poll() is None, child.communicate()
+            assert child.is_alive(), (folder / "err").read_text()
             time.sleep(0.01)
-        child.send_signal(number)
-        _, err = child.communicate(timeout=60)
-        assert child.returncode == status, err
-        if status == 143:
-            assert "Terminated." in err and "Go on with: python -m recbole_mm" in err and "--resume=saved/BPR" in err
-        resumed, err = shell(folder, "--resume=auto").communicate(timeout=280)
-        assert table(resumed) == expected, err
-        assert [file.suffix for file in (folder / "saved").iterdir()] == [".pth"]
+        os.kill(child.pid, number)
+        child.join(60)
+        err = (folder / "err").read_text()
+        assert child.exitcode == {signal.SIGTERM: 143, signal.SIGKILL: -9}[number], err
+        if number == signal.SIGTERM:
+            assert "Terminated." in err and "Go on with: python run_recbole_mm.py" in err
+            assert "--resume=saved/BPR" in err
+    whole.join(280)
+    expected = table(tmp_path / "whole")
+    assert expected
+    for number in children:
+        resumed = shell(tmp_path / number.name, "--resume=auto")
+        resumed.join(280)
+        assert table(tmp_path / number.name) == expected
+        assert [file.suffix for file in (tmp_path / number.name / "saved").iterdir()] == [".pth"]

@@ -10,6 +10,7 @@ import time
 import optuna
 import pytest
 
+from recbole_mm.files import WriteError
 from recbole_mm.search import trials as module
 from recbole_mm.search.storage import open_storage
 from recbole_mm.search.trials import Trials
@@ -232,10 +233,10 @@ def test_of_two_claims_of_one_trial_the_later_gives_way(tmp_path, monkeypatch):
     rival = {"index": 0, "worker": module.process_note()}
 
     def look_and_lose(budget):
-        index, busy = look(budget)
+        index, *rest = look(budget)
         if index == 0:
             trials.study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs=rival))
-        return index, busy
+        return index, *rest
 
     monkeypatch.setattr(trials, "_next_index", look_and_lose)
     ran = []
@@ -322,3 +323,56 @@ def test_a_beat_that_is_missed_is_not_the_last(tmp_path, monkeypatch):
 
     trials.run(objective, 1)
     assert len(beats) >= 2
+
+
+def test_an_interrupted_trial_keeps_its_options(tmp_path):
+    """Also where others have ended meanwhile, from which the sampler would have learnt something else."""
+    trials, seen = make(tmp_path), []
+
+    def interrupted(trial):
+        seen.append(quadratic(trial))
+        raise KeyboardInterrupt
+
+    trials.run(quadratic, 11)
+    with pytest.raises(KeyboardInterrupt):
+        trials.run(interrupted, 12)
+    made = optuna.trial.create_trial(
+        params={"x": 0.3, "layers": 2},
+        distributions=trials.study.trials[0].distributions,
+        value=5.0,
+        user_attrs={"index": 50, "worker": {}},
+    )
+    trials.study.add_trial(made)
+    trials.run(quadratic, 12)
+    assert trials.finished(12)[-1].value == seen[0]
+
+
+def test_a_trial_that_gets_on_is_not_given_up(tmp_path):
+    """Killed at every epoch, as on machines that are lent for an hour, a trial comes to its end."""
+    trials = make(tmp_path)
+
+    def interrupted(trial):
+        quadratic(trial)
+        done.append(1)
+        trial.set_user_attr("epochs", len(done))
+        raise KeyboardInterrupt
+
+    done = []
+    for _ in range(module.ATTEMPTS + 2):
+        with pytest.raises(KeyboardInterrupt):
+            trials.run(interrupted, 1)
+    trials.run(quadratic, 1)
+    assert [t.user_attrs["index"] for t in trials.finished()] == [0]
+
+
+def test_a_full_disk_ends_a_search_and_spares_the_trial(tmp_path):
+    trials = make(tmp_path)
+
+    def full(trial):
+        raise WriteError("x could not be written")
+
+    with pytest.raises(WriteError):
+        trials.run(full, 2)
+    assert trials.finished() == []
+    trials.run(quadratic, 2)
+    assert [t.state.name for t in trials.finished()] == ["COMPLETE"] * 2

@@ -1,0 +1,69 @@
+"""What is changed in RecBole's trainers, logs and downloads, seen from outside."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+import recbole.data.dataset.dataset as recbole_dataset
+
+from recbole_mm.experiment.quick_start import run
+from tests.options import QUICK
+
+
+def test_a_run_has_a_log_and_curves_of_its_own(tmp_path, monkeypatch):
+    """RecBole's second run of a process writes into the files of the first."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # a script has none of pytest's
+    for model in ("BPR", "Pop", "BPR"):
+        run(model, "mm-toy", config_dict={**QUICK, "epochs": 1, "state": "INFO", "seed": len(list(tmp_path.iterdir()))})
+    logs = {file: file.read_text() for file in tmp_path.glob("log/*/*.log")}
+    assert sorted(file.parent.name for file in logs) == ["BPR", "BPR", "Pop"]
+    for file, text in logs.items():
+        other = "Pop" if file.parent.name == "BPR" else "BPR"
+        assert text.count("best valid ") == 1 and f"model = {other}" not in text
+    curves = [folder for folder in (tmp_path / "log_tensorboard").iterdir()]
+    assert len(curves) == 3 and all(len(list(folder.glob("events*"))) == 1 for folder in curves)
+
+
+def test_handlers_of_others_stay(caplog):
+    mine = logging.NullHandler()
+    logging.getLogger().addHandler(mine)
+    try:
+        for _ in range(2):
+            run("Pop", "mm-toy", config_dict={**QUICK, "epochs": 1})
+        assert mine in logging.getLogger().handlers
+    finally:
+        logging.getLogger().removeHandler(mine)
+
+
+def test_a_download_waits_for_nobody(monkeypatch, tmp_path):
+    """RecBole ends it at a barrier of a group of processes, which one process does not have."""
+
+    def download(url, folder):
+        file = tmp_path / "shop-v1.zip"
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("shop-v1.inter", "user_id:token\titem_id:token\nu\ti\n")
+        return str(file)
+
+    monkeypatch.setattr(recbole_dataset, "download_url", download)
+    monkeypatch.setattr(recbole_dataset, "decide_download", lambda url: True)
+    asking = SimpleNamespace(
+        config={"local_rank": 0}, dataset_name="shop", dataset_path=str(tmp_path / "shop"), logger=logging.getLogger(),
+        _get_download_url=lambda name: "an address",
+    )  # fmt: skip
+    recbole_dataset.Dataset._download(asking)
+    assert (tmp_path / "shop" / "shop.inter").read_text().startswith("user_id:token")
+    waited = []
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.barrier", lambda: waited.append(True))
+    for rank in (0, 1):
+        asking.config["local_rank"] = rank
+        recbole_dataset.Dataset._download(asking)
+    assert waited == [True, True], "where there is a group, its processes wait for each other"
+
+
+def test_a_data_set_that_nobody_knows_is_named(tmp_path):
+    with pytest.raises(ValueError, match="nowhere-set"):
+        run("BPR", "nowhere-set", config_dict=QUICK)
