@@ -41,12 +41,12 @@ from recbole_mm.host import recovery
 WORK = ("train:BPR", "train:LightGCN", "train:VBPR", "train:MMGCN", "train:MCPTR", "train:MML", "compare", "search",
         "export")  # fmt: skip
 OPTIONS: dict[str, Any] = {
-    "epochs": 12, "stopping_step": 99, "train_batch_size": 512, "embedding_size": 16, "state": "ERROR",
+    "epochs": 8, "stopping_step": 99, "train_batch_size": 512, "embedding_size": 16, "state": "ERROR",
     "show_progress": False, "use_gpu": False, "metrics": ["Recall", "NDCG"], "topk": [5, 10],
     "valid_metric": "Recall@10",
 }  # fmt: skip
 STAGED: dict[str, dict[str, Any]] = {
-    "MCPTR": {"pretrain_epochs": 6, "epochs": 6},
+    "MCPTR": {"pretrain_epochs": 4, "epochs": 4},
     "MML": {"epochs": 2, "generator_epochs": 2, "fusion_epochs": 2},
 }
 _NOT_COMPARED = {"time", "memory_mib", "checkpoint", "checkpoint_dir", "gpu_id", "seconds", "worker", "storage"}
@@ -196,10 +196,10 @@ def train(folder: Path, model: str) -> dict[str, Any]:
     """Train and test, with the same command at every start."""
     options = {**OPTIONS, **STAGED.get(model, {}), "checkpoint_dir": str(folder / "saved")}
     result = recbole_mm.run(model, "mm-toy", config_dict=options, resume="auto")
-    files = sorted((folder / "saved").glob("*.pth"), key=lambda file: file.name.split("-")[-1])
-    parameters = [torch.load(file, weights_only=True)["state_dict"] for file in files]
-    if len(files) != (len(STAGED.get(model, {})) or 1):
-        raise RuntimeError(f"{model}: expected a file for every stage, got {[file.name for file in files]}.")
+    # A run that was killed before there was a state to go on with, or after its test, has left a file of its own.
+    files = sorted((folder / "saved").glob(f"{model}*.pth"), key=lambda file: file.stat().st_mtime)
+    stages = {file.stem.split("-")[-1] if model in STAGED else "": file for file in files}
+    parameters = {stage: torch.load(file, weights_only=True)["state_dict"] for stage, file in stages.items()}
     kept = ("best_valid_score", "best_valid_result", "test_result", "split")
     return {"result": {key: result[key] for key in kept}, "parameters": parameters}
 

@@ -84,7 +84,8 @@ def evaluate(original: Callable[..., Any], trainer: Any, eval_data: Any, *args: 
     if done and session is not None and session.saved and not session.kept:
         for file in {session.file, last_file(trainer)} if hasattr(trainer, "resume_file") else {session.file}:
             file.unlink(missing_ok=True)
-            for left in file.parent.glob(f".{file.stem}.*.tmp*"):  # of a process that was killed while it wrote
+            run = file.stem.removesuffix("-resume")  # a trainer of several stages has a file for each
+            for left in file.parent.glob(f".{run}*.tmp*"):  # of a process that was killed while it wrote
                 left.unlink(missing_ok=True)
     return result
 

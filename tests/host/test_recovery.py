@@ -203,3 +203,16 @@ def test_signals(tmp_path):
         resumed.join(280)
         assert table(tmp_path / number.name) == expected
         assert [file.suffix for file in (tmp_path / number.name / "saved").iterdir()] == [".pth"]
+
+
+@pytest.mark.parametrize("model", ["BPR", "MCPTR"])
+def test_a_part_of_a_file_goes_with_the_run_that_goes_on(model, tmp_path):
+    """What a process left that was killed while it wrote."""
+    with pytest.raises(killed.PowerCutError), killed.power_cut(place="test"):
+        killed.outcome(model, str(tmp_path))
+    file = next(tmp_path.glob("*.pth"))
+    part, other = tmp_path / f".{file.stem}.77-abc.tmp.pth", tmp_path / ".BPR-another-run.77-abc.tmp.pth"
+    for left in (part, other):
+        left.write_bytes(b"half")
+    killed.outcome(model, str(tmp_path), resume="auto")
+    assert not part.exists() and other.exists()

@@ -22,7 +22,7 @@ def kill():
 
 
 @pytest.mark.parametrize(
-    ("work", "count"), [("train:VBPR", 2), ("train:MCPTR", 1), ("compare", 1), ("search", 1), ("export", 2)]
+    ("work", "count"), [("train:VBPR", 1), ("train:MCPTR", 1), ("compare", 1), ("search", 1), ("export", 1)]
 )
 def test_killed_and_started_again(work, count, kill, tmp_path):
     found = kill.kill_work(work, tmp_path, kill.moments(count, f"quick {work}"))
