@@ -41,6 +41,7 @@ def pages() -> dict[str, str]:
     made["reference/options.md"] = options_page()
     made["reference/commands.md"] = commands_page()
     made["reference/files.md"] = files_page()
+    made["reference/python.md"] = python_page()
     made["results.md"] = results_page()
     made["changelog.md"] = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     made["contributing.md"] = _elsewhere((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
@@ -184,6 +185,24 @@ def commands_page() -> str:
     finally:
         sys.argv = before
     return "\n".join(text)
+
+
+_PYTHON = """
+`recbole_mm.__all__` lists what may be relied on: the names below, and the [models](../models/index.md). Each has an
+example that the tests run.
+""".strip()
+
+
+def python_page() -> str:
+    """The names that the package promises, for mkdocstrings: functions, then classes."""
+    found = {name: getattr(recbole_mm, name) for name in recbole_mm.__all__ if name not in models()}
+    text = [f"# Python\n\n{_PYTHON}\n"]
+    for title, kind in (("Functions", inspect.isfunction), ("Classes", inspect.isclass)):
+        things = [f"::: {thing.__module__}.{thing.__qualname__}" for thing in found.values() if kind(thing)]
+        text += [f"## {title}\n", *things, ""]
+    text += ["## What extract and inspect call\n\nNot promised by `__all__`.\n"]
+    text += ["::: recbole_mm.extract.extract.extract", "::: recbole_mm.report.inspection.inspect.inspect"]
+    return "\n".join(text) + "\n"
 
 
 def files_page() -> str:

@@ -149,6 +149,16 @@ def test_the_model_of_the_guide_trains(clean_registry: None, monkeypatch: pytest
     assert result["test_result"]["recall@10"] > 0
 
 
+def test_the_serving_guide_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (block,) = (block for file, block in blocks("python") if file == "docs/guides/serving.md")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    exec(compile(block.replace('"epochs": 5', '"epochs": 1, "show_progress": False'), "serving.py", "exec"), namespace)
+    assert (tmp_path / "grcn-toy" / "README.md").is_file()
+
+
 @pytest.mark.parametrize(("file", "block"), blocks("yaml"), ids=lambda value: value[:40])
 def test_yaml_of_the_documents_has_known_options(file: str, block: str) -> None:
-    assert set(yaml.safe_load(block)) <= known_keys()
+    keys = set(yaml.safe_load(block))
+    layout = {*inspect.signature(recbole_mm.import_tables).parameters, "pictures"}  # of `import --layout=my.yaml`
+    assert keys <= (layout if "interactions" in keys else known_keys())
