@@ -40,8 +40,9 @@ def replacing_folder(target: Path, force: bool, report: list[str], option: str =
         with writing(target, folder):
             yield folder
             written = sorted(folder.iterdir())
-            for path in written:
-                sync(path)
+            for path in folder.rglob("*"):  # files in folders within it, too
+                if path.is_file():
+                    sync(path)
         target.mkdir(exist_ok=True)
         left = sorted(path.name for path in target.iterdir() if not (folder / path.name).exists())
         for path in written:

@@ -40,3 +40,10 @@ def test_a_folder_with_files_is_overwritten_only_on_request(tmp_path: Path) -> N
         (folder / "a").write_text("new")
     assert (tmp_path / "a").read_text() == "new" and (tmp_path / "b").read_text() == "old"
     assert len(report) == 1 and report[0].endswith(": b")
+
+
+def test_a_folder_may_hold_folders(tmp_path):
+    with replacing_folder(tmp_path / "target", False, []) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "file").write_text("whole")
+    assert (tmp_path / "target" / "inner" / "file").read_text() == "whole"
