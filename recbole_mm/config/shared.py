@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Callable
 
 from recbole_mm.config.cold_start import read_cold_start
+from recbole_mm.config.health import health_alarms
 from recbole_mm.config.names import suggest
 from recbole_mm.config.slices import check_slices, slice_names, tail_share
 
@@ -187,6 +188,7 @@ SHARED_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "eval_batch_size": _check_eval_batch_size,
     "eval_memory_mb": lambda key, value: _finite(key, value, 0.0, strictly=True),
     "mask_validation": _check_truth,
+    "health": lambda key, value: health_alarms(value),
     "slices": lambda key, value: slice_names(value),
     "slice_tail": lambda key, value: tail_share(value),
     "cold_features": _choice(COLD_FEATURES),

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from recbole.utils import get_model, init_seed
-from torch import Tensor
 
-from recbole_mm.data.features.table import FeatureStore, FeatureTable, InteractionFeatures
+from recbole_mm.data.features.permute import permute_modality
+from recbole_mm.data.features.table import FeatureStore
 from recbole_mm.experiment.observe import per_user_metrics
 from recbole_mm.experiment.prepared import Prepared
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.slicing.result import split_result
 
-__all__ = ["CONTENT_MODEL", "only_modality", "permute_modality", "permuted_results", "without_modality"]
+__all__ = ["CONTENT_MODEL", "only_modality", "permuted_results", "without_modality"]
 
 CONTENT_MODEL = "ItemKNNCBF"
 """The model that ranks by features alone: an ablation's answer to whether they know anything about taste."""
-
-Table = TypeVar("Table", FeatureTable, InteractionFeatures)
 
 
 def without_modality(settings: Mapping[str, Any], modality: str, modalities: Iterable[str]) -> dict[str, Any]:
@@ -60,28 +56,6 @@ def only_modality(settings: Mapping[str, Any], modality: str, modalities: Iterab
     return dict(settings)
 
 
-def permute_modality(store: FeatureStore, modality: str, seed: int) -> FeatureStore:
-    """Exchange the vectors of a modality among the entities that have it.
-
-    What the modality says about an item is then what it said about another one, while its distribution, and who lacks
-    it, stay the same. Vectors of users and interactions of the same modality are exchanged too.
-
-    Args:
-        store: Features of a data set; not changed.
-        modality: Which modality.
-        seed: Seed of the permutation; no global random state is used.
-
-    Returns:
-        Features that share every other table with ``store``.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def exchange(tables: Mapping[str, Table]) -> dict[str, Table]:
-        return {name: _exchange(table, generator) if name == modality else table for name, table in tables.items()}
-
-    return replace(store, item=exchange(store.item), user=exchange(store.user), inter=exchange(store.inter))
-
-
 def permuted_results(prepared: Prepared, seed: int) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
     """Test a trained model once per modality, with the rows of that modality permuted.
 
@@ -115,12 +89,3 @@ def permuted_results(prepared: Prepared, seed: int) -> tuple[dict[str, dict[str,
             trainer.model = trained
         users.update({f"permuted/{modality}/{name}": value for name, value in found.items() if name != "user"})
     return results, users
-
-
-def _exchange(table: Table, generator: torch.Generator) -> Table:
-    if isinstance(table, InteractionFeatures):
-        return replace(table, feature=table.feature[torch.randperm(len(table.feature), generator=generator)])
-    rows: Tensor = table.observed.nonzero().squeeze(1)
-    feature = table.feature.clone()
-    feature[rows] = table.feature[rows[torch.randperm(len(rows), generator=generator)]]
-    return replace(table, feature=feature)

@@ -27,6 +27,7 @@ from recbole_mm.experiment.observe import Curve, peak_memory, per_user_metrics
 from recbole_mm.experiment.prepared import Prepared
 from recbole_mm.experiment.resume import go_on_in_place
 from recbole_mm.experiment.split import describe_split, mask_seen_items
+from recbole_mm.host.health.monitor import health_report
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.host.session import session_of, spent
 from recbole_mm.slicing.result import split_result
@@ -187,6 +188,7 @@ def train_and_test(
         "modalities": sorted(features.item) if features is not None else [],
         **training,
         "memory_mib": memory,
+        "health": health_report(trainer),
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "flops": prepared.flops,
         "split": prepared.split,

@@ -21,6 +21,7 @@ from recbole_mm.experiment.own_models import import_module, imported_modules
 from recbole_mm.experiment.resume import AUTO, checkpoint_options, checkpoint_origin, continue_from
 from recbole_mm.experiment.split import describe_split, never_had
 from recbole_mm.host.checkpoint import with_defaults
+from recbole_mm.host.health.monitor import health_report
 from recbole_mm.host.recovery import offer
 from recbole_mm.host.terminal import is_quiet, quiet_terminal
 from recbole_mm.host.watching import watch_run
@@ -88,7 +89,8 @@ def run(
     Returns:
         RecBole's result (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``) and
         ``checkpoint``, the file of the best epoch (``None`` where nothing was saved), ``config``, the options of the
-        run after all defaults, and ``split``, the hash of its split as a comparison prints it.
+        run after all defaults, and ``split``, the hash of its split as a comparison prints it, and
+        ``health``, what was found wrong (``alarms``) and measured, ``None`` with ``health: off``.
 
     Raises:
         ValueError: Too few GPUs for ``nproc``, an option file that holds no options, or a checkpoint of another model,
@@ -190,7 +192,8 @@ def _run_here(
             result = run_recbole(model, dataset, config_file_list, config_dict, saved)
         except KeyboardInterrupt as interrupt:
             raise Interrupted(_checkpoint(trainers)) from interrupt
-        return {**result, "checkpoint": _checkpoint(trainers), **about}
+        health = health_report(trainers[-1]) if trainers else None
+        return {**result, "checkpoint": _checkpoint(trainers), **about, "health": health}
 
 
 def _check_evaluation(config: Any, model: Any) -> None:

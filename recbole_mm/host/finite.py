@@ -7,6 +7,7 @@ from typing import Any
 from recbole.trainer import Trainer
 
 from recbole_mm.host.editing import edit
+from recbole_mm.host.health.monitor import monitor_of
 from recbole_mm.host.wrapping import wrap
 from recbole_mm.trainer.finite import check_finite_loss, check_finite_scores
 
@@ -22,10 +23,17 @@ def install() -> None:
     if hasattr(Trainer._check_nan, "_recbole_mm"):
         return
 
-    def train_epoch(original: Any, self: Any, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
-        self.training_place = [epoch_idx, -1]
+    def train_epoch(
+        original: Any, self: Any, train_data: Any, epoch_idx: int, loss_func: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        self.training_place, monitor = [epoch_idx, -1], monitor_of(self)
         try:
-            return original(self, train_data, epoch_idx, *args, **kwargs)
+            if monitor is None:
+                return original(self, train_data, epoch_idx, loss_func, *args, **kwargs)
+            watched = monitor.watched(loss_func or self.model.calculate_loss, epoch_idx)
+            losses = original(self, train_data, epoch_idx, watched, *args, **kwargs)
+            monitor.epoch_done(epoch_idx, losses)
+            return losses
         finally:
             self.training_place = None
 

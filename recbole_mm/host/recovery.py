@@ -19,6 +19,7 @@ from recbole.trainer import Trainer
 from recbole_mm.alive import process_note
 from recbole_mm.data.fingerprint import data_fingerprint, id_hashes
 from recbole_mm.host import checkpoint
+from recbole_mm.host.health.monitor import monitor_of, monitored
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.host.resumption import NotOursError, resume
 from recbole_mm.host.session import Session, begin_session, last_file, session_of
@@ -66,7 +67,8 @@ def fit(original: Callable[..., Any], trainer: Any, train_data: Any, valid_data:
     session.running = True
     session.start()
     try:
-        with checkpoint.checking(session.fingerprint):
+        resumed = bool(pending) or getattr(trainer, "pending", None) is not None
+        with checkpoint.checking(session.fingerprint), monitored(trainer, train_data, valid_data, resumed):
             return original(trainer, train_data, valid_data, *args, **more)
     finally:
         session.running = False
@@ -155,6 +157,9 @@ def valid_epoch(original: Callable[..., Any], trainer: Any, *args: Any, **more: 
     """Around ``_valid_epoch``: RecBole writes the best epoch before it notes its metrics."""
     score, result = original(trainer, *args, **more)
     trainer._last_result = result
+    monitor = monitor_of(trainer)
+    if monitor is not None:
+        monitor.validated(score, result)
     return score, result
 
 

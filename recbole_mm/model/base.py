@@ -18,6 +18,7 @@ from recbole_mm.config import ModelOptions
 from recbole_mm.config.shared import COLD_FEATURES, DENSE_BACKENDS, FEATURE_NORMS, MISSING_FEATURES, active_weights
 from recbole_mm.data.features.prepare import chosen_norm, mean_cosine
 from recbole_mm.data.features.store import FeatureTable, prepare
+from recbole_mm.nn.diagnosis import Part
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
 from recbole_mm.nn.linear import linear, set_default_backend
 from recbole_mm.nn.loss import first_occurrence, info_nce_loss
@@ -232,6 +233,13 @@ class MultimodalModelMixin:
         """What changes whenever a parameter or buffer is written to or exchanged."""
         tensors = (*self.parameters(), *self.buffers())  # type: ignore[attr-defined]
         return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+
+    def diagnostics(self) -> Mapping[str, Part]:
+        """What parts of the model do at present, by name, for the check that none of them does nothing.
+
+        Called in evaluation mode without gradients. A part that options switch off is left out.
+        """
+        return {}
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores of the given pairs, shape ``(batch,)``."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from recbole_mm.data.cooccurrence import cooccurrence
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.nn.diagnosis import Part
 from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.graph.user_graph import add_peers, neighbour_table, sum_hops
 from recbole_mm.nn.linear import Linear
@@ -114,6 +115,14 @@ class DualGNN(MultimodalRecommender):
 
     def _with_peers(self, fused: Tensor, user: Tensor | None) -> Tensor:
         return add_peers(fused, self.neighbours, self.beta, user)
+
+    def diagnostics(self) -> dict[str, Part]:
+        """The users' weights of the modalities."""
+        if self.fusion == "mean" or len(self.features) < 2:
+            return {}
+        alpha = self.alpha[1:]
+        values = alpha.softmax(dim=1) if self.normalize_alpha else alpha
+        return {"the fusion of modalities by user": Part("weights", values)}
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """BPR, the penalty of preferences and fusion weights and, if asked for, the modality contrast of a batch."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.nn.diagnosis import Part
 from recbole_mm.nn.graph.bipartite import columns, sddmm, segment_softmax, spmm
 from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.linear import Linear
@@ -165,6 +166,17 @@ class GRCN(MultimodalRecommender):
         reduce = torch.mean if self.weight_mode == "mean" else torch.amax
         to_users, to_items = reduce(at_users, dim=1), reduce(at_items, dim=1)
         return (to_users.relu(), to_items.relu()) if self.pruning == "hard" else (to_users, to_items)
+
+    def diagnostics(self) -> dict[str, Part]:
+        """Attention over a node's edges, times their number: 1 everywhere where it prefers none."""
+        to_user, to_item = self.graph.to_user, self.graph.to_item
+        degrees = self.graph.user_degree[to_user.row], self.graph.item_degree[to_item.row]
+        parts = {}
+        for modality in self.features:
+            both = zip(self._content(modality, None)[2:], degrees)
+            values = torch.cat([(weights * degree)[degree > 1] for weights, degree in both])
+            parts[f"the refinement of edges by {modality}"] = Part("weights", values)
+        return parts
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """BPR, the regularisation and, if asked for, the modality contrast of a batch."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.model.epochs import epoch_steps
 from recbole_mm.nn.attention.softmax import masked_softmax
+from recbole_mm.nn.diagnosis import Part
 from recbole_mm.nn.graph import clustering
 from recbole_mm.nn.graph.bipartite import SparsePattern, edges_of_rows, spmm, sym_norm
 from recbole_mm.nn.graph.item_graph import content_neighbours, undirected
@@ -215,6 +216,16 @@ class HCGCN(MultimodalRecommender):
         content = self._fused_content(self._projected())
         clusters = self._item_clusters(content)
         return users, items + unit_rows(self._item_states(content, clusters))
+
+    def diagnostics(self) -> dict[str, Part]:
+        """Co-clusters of users and items, and clusters of items."""
+        users, items = self._user_item_states()[2]
+        clusters = clustering.student_t_assignment(self._fused_content(self._projected()), self.centroids)
+        return {
+            "the co-clustering of users": Part("assignment", users),
+            "the co-clustering of items": Part("assignment", items),
+            "the clustering of items": Part("assignment", clusters[self._clustered_items()]),
+        }
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """Ranking, co-cluster ranking, item clustering, regularisation and modality contrast of a batch."""

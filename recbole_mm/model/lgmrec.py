@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.nn.diagnosis import Part
 from recbole_mm.nn.graph.lightgcn import lightgcn
 from recbole_mm.nn.graph.sparse import full_precision, spmm
 from recbole_mm.nn.linear import Linear, linear
@@ -152,6 +153,11 @@ class LGMRec(MultimodalRecommender):
             logits = logits - torch.empty_like(logits).exponential_().log_()
         rows = (logits / self.hyperedge_temperature).softmax(dim=1) * observed.unsqueeze(1)
         return F.dropout(rows, self.dropout, self.training)
+
+    def diagnostics(self) -> dict[str, Part]:
+        """Memberships of items in the hyperedges, by modality."""
+        hyper = self._encode()[2] if self.global_weight > 0 else {}
+        return {f"hyperedges of {m}": Part("assignment", members[1]) for m, (_, members, _) in hyper.items()}
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """BPR, the penalty and the weighted contrast of the hyperedges' vectors of a batch."""

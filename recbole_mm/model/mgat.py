@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.nn.diagnosis import Part
 from recbole_mm.nn.graph.bipartite import SparsePattern, sddmm, segment_softmax, spmm
 from recbole_mm.nn.linear import Linear, linear
 from recbole_mm.nn.loss import bpr_loss
@@ -123,6 +124,23 @@ class MGAT(MultimodalRecommender):
         """Representations of all users and items, ``(n_users, d * n_layers)`` and ``(n_items, d * n_layers)``."""
         users, items = self.modality_states()
         return self.features.weighted_mean(users), self.features.weighted_mean(items)
+
+    def diagnostics(self) -> dict[str, Part]:
+        """Attention of the first layer over a node's edges, times their number: 1 everywhere where it prefers none."""
+        to_user, to_item = self.graph.to_user, self.graph.to_item
+        degrees = self.graph.user_degree[to_user.row], self.graph.item_degree[to_item.row]
+        parts = {}
+        for m, feature in self.features.items() if len(self.layers) else ():
+            layer: _Layer = self.layers[0][m]  # type: ignore[index]
+            states = unit_rows(self.preference[m]), unit_rows(torch.tanh(self.project[m](feature)))
+            users, items = (linear(state, layer.attention.t(), backend=layer.own.backend) for state in states)
+            weights = (
+                layer.attend(to_user, self.user_gate_degree, users, items)[1],
+                layer.attend(to_item, self.item_gate_degree, items, users)[1],
+            )
+            values = torch.cat([(w * degree)[degree > 1] for w, degree in zip(weights, degrees)])
+            parts[f"attention over neighbours by {m}"] = Part("weights", values)
+        return parts
 
     def calculate_loss(self, interaction: Any) -> Tensor | tuple[Tensor, ...]:
         """BPR and, if asked for, the modality contrast of a batch."""

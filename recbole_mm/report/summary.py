@@ -16,7 +16,7 @@ from recbole_mm.files import write_atomically
 from recbole_mm.report.render import latex, markdown, paired_markdown
 from recbole_mm.report.runs import ComparedRuns
 from recbole_mm.report.slices import slice_frame, slice_markdown
-from recbole_mm.report.table import make_table, short
+from recbole_mm.report.table import Row, make_table, short
 
 __all__ = ["Report"]
 
@@ -69,6 +69,7 @@ class Report:
                 "Permuted: the trained model as it is, tested with the features of that modality exchanged among the "
                 "items. Without: trained again without the modality."
             )
+        notes += _alarms(runs.ordered())
         notes += _mixed_versions(record for row in runs.ordered() for record in row.records.values())
         return [*notes, *runs.protocol.notes]
 
@@ -135,6 +136,21 @@ def _has_results(file: Path) -> bool:
         return bool((pd.read_csv(file)["runs"] > 0).any())
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _alarms(rows: Iterable[Row]) -> list[str]:
+    """What went wrong in trainings, a note for each kind of alarm of a row; the first seed's text stands for all."""
+    notes = []
+    for row in rows:
+        found: dict[str, list[str]] = {}
+        for record in row.records.values():
+            alarms = {alarm["name"]: alarm["text"] for alarm in (record.get("health") or {}).get("alarms", [])}
+            for name, text in alarms.items():
+                found.setdefault(name, []).append(text)
+        for texts in found.values():
+            seeds = f" ({len(texts)} of {len(row.records)} seeds)" if len(row.records) > 1 else ""
+            notes.append(f"Health, {row.label}{seeds}: {texts[0]}")
+    return notes
 
 
 def _mixed_versions(records: Iterable[Mapping[str, Any]]) -> list[str]:

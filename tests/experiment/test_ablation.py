@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_mm.data.features.permute import permute_modality
 from recbole_mm.data.features.table import FeatureStore, FeatureTable, InteractionFeatures
-from recbole_mm.experiment.ablation import permute_modality, permuted_results, without_modality
+from recbole_mm.experiment.ablation import permuted_results, without_modality
 from recbole_mm.experiment.job import Job, prepare, train
 from tests.options import QUICK
 

@@ -16,6 +16,7 @@ from recbole_mm.model.user_tokens import UserTokens, user_files
 from recbole_mm.model.uvcan.tokens import ItemTokens
 from recbole_mm.nn.attention.coattention import CoAttention, PairScore, Tokens, take_rows
 from recbole_mm.nn.attention.coattention_grid import SideTables, score_grid, side_tables
+from recbole_mm.nn.diagnosis import Part
 from recbole_mm.nn.loss import bpr_loss
 
 __all__ = ["UVCAN"]
@@ -141,6 +142,20 @@ class UVCAN(MultimodalRecommender):
         parts = (*tokens, keys), (*left, self.co_attention.keys("user", left.values))
         values, mask, keys = (torch.cat([whole[:, :shared], part], dim=1) for whole, part in zip(*parts))
         return Tokens(values, mask), keys
+
+    def diagnostics(self) -> dict[str, Part]:
+        """Attention on the tokens of some users and items, times their number: 1 everywhere where it prefers none."""
+        users, catalogue = self._evaluation()
+        ids = torch.arange(1, min(self.n_users, self.n_items, 65), device=self.device)
+        tokens = users.rows(ids), catalogue.tokens.rows(ids)
+        attended = self.co_attention(*tokens)
+        parts = {}
+        for side, (_, mask), steps in zip(("user", "item"), tokens, (attended.user_weights, attended.item_weights)):
+            several = mask & (mask.sum(dim=1, keepdim=True) > 1)
+            for weights in steps[-1:]:
+                values = (weights * mask.sum(dim=1, keepdim=True))[several]
+                parts[f"attention on {side} tokens"] = Part("weights", values)
+        return parts
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores of the given pairs, shape ``(batch,)``."""

@@ -1,0 +1,1 @@
+"""Notices when a training goes wrong, whatever model and trainer it is, without changing anything of it."""

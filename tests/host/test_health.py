@@ -1,0 +1,240 @@
+"""The check of trainings: each alarm provoked, healthy runs silent, and nothing of a training changed by it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import recbole_mm
+from recbole_mm.config.health import ALARMS, health_alarms
+from recbole_mm.host.health.alarms import judge_end, judge_loss, new_history
+from recbole_mm.nn.diagnosis import Part
+from recbole_mm.nn.loss import bpr_loss
+from recbole_mm.trainer.checkpoint import read_checkpoint
+from tests.options import QUICK
+
+LONGER = {**QUICK, "epochs": 5, "train_batch_size": 32, "stopping_step": 100}
+
+
+class Patient(recbole_mm.MultimodalRecommender):
+    """Matrix factorisation with content, whose subclasses each have one illness."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.user_embedding = nn.Embedding(self.n_users, 8)
+        self.item_embedding = nn.Embedding(self.n_items, 8)
+        self.project = nn.ModuleDict({m: nn.Linear(width, 8) for m, width in self.features.dims.items()})
+
+    def read(self, modality: str, feature: Tensor) -> Tensor:
+        return self.project[modality](feature)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        content = sum(self.read(m, feature) for m, feature in self.features.items())
+        return self.user_embedding.weight, self.item_embedding.weight + content
+
+    def ranking(self, interaction: Any) -> Tensor:
+        users, items = self.forward()
+        user = users[interaction[self.USER_ID]]
+        chosen, rejected = items[interaction[self.ITEM_ID]], items[interaction[self.NEG_ITEM_ID]]
+        return bpr_loss((user * chosen).sum(1), (user * rejected).sum(1))
+
+    def calculate_loss(self, interaction: Any) -> Any:
+        return self.ranking(interaction)
+
+
+class Drowned(Patient):
+    def calculate_loss(self, interaction: Any) -> Any:
+        return self.ranking(interaction), 1e5 * self.item_embedding.weight.square().mean()
+
+
+class Deaf(Patient):
+    def read(self, modality: str, feature: Tensor) -> Tensor:
+        read = super().read(modality, feature)
+        return read.detach() if modality == "image" else read
+
+
+class Blind(Patient):
+    def read(self, modality: str, feature: Tensor) -> Tensor:
+        return super().read(modality, feature * 0 if modality == "image" else feature)
+
+
+class Uniform(Patient):
+    """All users are one."""
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        users, items = super().forward()
+        return users[:1].expand(len(users), -1), items
+
+
+class Idle(Patient):
+    def diagnostics(self) -> dict[str, Part]:
+        return {"the gate": Part("weights", torch.ones(5)), "the switch": Part("weights", torch.arange(5.0))}
+
+
+class Unlearning(Patient):
+    """Starts from the best factors of the training pairs and goes away from them."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        left, size, right = torch.linalg.svd(torch.from_numpy(self.interactions.toarray()).float())
+        with torch.no_grad():
+            for weight in self.project.parameters():
+                weight.zero_()
+            self.user_embedding.weight.copy_(10 * left[:, :8] * size[:8].sqrt())
+            self.item_embedding.weight.copy_(10 * right[:8].T * size[:8].sqrt())
+
+    def calculate_loss(self, interaction: Any) -> Any:
+        return -self.ranking(interaction)
+
+
+ILLNESSES = {
+    Drowned: {"gradient": "part 2 of the loss has 1"},
+    Deaf: {"modality_gradient": "of modality image"},
+    Blind: {"dead_modality": "rows of modality image"},
+    Uniform: {"popularity": "100% of the places", "collapse": "in a point"},
+    Idle: {"idle_part": "the gate does nothing: its 5 values are all 1"},
+    Unlearning: {"first_epoch": "best at its first time, after epoch 1"},
+}
+
+
+def alarms(result: dict[str, Any]) -> dict[str, str]:
+    return {alarm["name"]: alarm["text"] for alarm in result["health"]["alarms"]}
+
+
+@pytest.fixture
+def clinic(clean_registry: None) -> Any:
+    def run(model: type, **options: Any) -> dict[str, Any]:
+        if model.__name__ not in recbole_mm.registered_models():
+            recbole_mm.register(model)
+        return recbole_mm.run(model.__name__, "mm-toy", config_dict={**LONGER, **options})
+
+    return run
+
+
+@pytest.mark.parametrize("model", ILLNESSES, ids=lambda model: model.__name__)
+def test_each_illness_sets_off_its_alarm(model: type, clinic: Any, caplog: Any) -> None:
+    found = alarms(clinic(model, learning_rate=0.01, state="WARNING", epochs=7))
+    for name, text in ILLNESSES[model].items():
+        assert text in found[name]
+        warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING and found[name] in r.msg]
+        assert len(warned) == 1 and warned[0].startswith(f"health: {model.__name__}: ")
+    assert ("idle_part" in found) is (model is Idle) and ("dead_modality" in found) is (model is Blind)
+
+
+def test_a_model_that_does_not_move_is_told_while_it_trains(caplog: Any) -> None:
+    options = {**LONGER, "epochs": 4, "learning_rate": 1e-9, "state": "WARNING"}
+    result = recbole_mm.run("BPR", "mm-toy", config_dict=options)
+    found = alarms(result)
+    assert "still at its untrained value 0.69" in found["loss"] and "below a ranking by popularity" in found["loss"]
+    assert "a ranking by popularity has" in found["pop"]
+    assert sum("untrained value" in record.getMessage() for record in caplog.records) == 1
+    assert not alarms(recbole_mm.run("BPR", "mm-toy", config_dict={**options, "health": "gradient"}))
+
+
+def test_popularity_is_the_figure_of_the_model_pop() -> None:
+    # RecBole's model counts an item once a batch, so it gets batches of one pair, and counts
+    # sampled negatives if there are any.
+    pop = recbole_mm.run("Pop", "mm-toy", config_dict={**QUICK, "train_batch_size": 1, "train_neg_sample_args": None})
+    for model in ("BPR", "MMGCN"):
+        result = recbole_mm.run(model, "mm-toy", config_dict={**LONGER, "epochs": 3})
+        assert result["health"]["measures"]["popularity_score"] == pytest.approx(pop["best_valid_score"], abs=1e-4)
+
+
+@pytest.mark.parametrize("model", ["LightGCN", "GRCN", "DualGNN", "LGMRec", "MGAT"])
+def test_healthy_runs_are_silent(model: str) -> None:
+    result = recbole_mm.run(model, "mm-toy", config_dict={**QUICK, "epochs": 8, "learning_rate": 0.005})
+    assert alarms(result) == {}
+    assert result["health"]["measures"]["effective_rank"]
+
+
+@pytest.mark.parametrize("model", ["BPR", "LightGCN", "MMGCL", "HCGCN", "DMF", "MCPTR", "UVCAN"])
+def test_training_is_the_same_to_the_last_bit(model: str) -> None:
+    results = {}
+    for health in (True, "off"):
+        options = {**QUICK, "epochs": 4, "health": health, "saved": True}
+        if model == "MCPTR":
+            options.update(pretrain_epochs=2)
+        results[health] = recbole_mm.run(model, "mm-toy", config_dict=options)
+    on, off = results[True], results["off"]
+    assert on["health"] is not None and off["health"] is None
+    assert on["test_result"] == off["test_result"] and on["best_valid_score"] == off["best_valid_score"]
+    states = [read_checkpoint(result["checkpoint"]) for result in (on, off)]
+    for name, value in states[0]["state_dict"].items():
+        assert torch.equal(value, states[1]["state_dict"][name]), name
+    assert str(states[0]["training"]["random"]) == str(states[1]["training"]["random"])
+
+
+def test_a_resumed_training_is_judged_like_an_undisturbed_one() -> None:
+    options = {**LONGER, "learning_rate": 1e-9, "epochs": 6}
+    whole = recbole_mm.run("BPR", "mm-toy", config_dict=options)
+    first = recbole_mm.run("BPR", "mm-toy", config_dict={**options, "epochs": 4})
+    resumed = recbole_mm.run("BPR", "mm-toy", config_dict=options, resume=first["checkpoint"])
+    assert {"loss", "pop"} <= set(alarms(whole)) and alarms(resumed) == alarms(whole)
+    assert resumed["health"]["measures"] == whole["health"]["measures"]
+
+
+def test_a_comparison_says_it_below_its_table(tmp_path: Path) -> None:
+    options = {**LONGER, "epochs": 4, "learning_rate": 1e-9}
+    table = recbole_mm.compare(
+        ["BPR"], "mm-toy", config_dict=options, seeds=2, in_process=True, output=tmp_path / "out", verbose=False
+    )
+    notes = [note for note in table.attrs["notes"] if note.startswith("Health, BPR (2 of 2 seeds): ")]
+    assert any("untrained value" in note for note in notes)
+    assert "Health, BPR" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_short_trainings_and_other_evaluations_are_left_alone() -> None:
+    assert recbole_mm.run("BPR", "mm-toy", config_dict=QUICK)["health"]["measures"] == {}
+    sampled = {**QUICK, "epochs": 3, "eval_args": {"split": {"RS": [8, 1, 1]}, "mode": "uni20"}}
+    measures = recbole_mm.run("MMGCN", "mm-toy", config_dict=sampled)["health"]["measures"]
+    assert measures["popularity_score"] is None and "permuted" not in measures
+
+
+class TestJudgements:
+    def history(self, **values: Any) -> dict[str, Any]:
+        return {**new_history(), "first": 0.6931, "steps": 500, "loss": [0.69, 0.4, 0.3], **values}
+
+    def names(self, history: dict[str, Any], final: dict[str, Any] | None = None, bigger: bool = True) -> list[str]:
+        return [name for name, _ in judge_end(history, final or {}, bigger)]
+
+    def test_a_low_loss_or_a_good_ranking_is_no_standstill(self) -> None:
+        still = {"loss": [0.693, 0.6929, 0.6925], "valid": [[3, 0.05]], "pop": 0.1}
+        assert [name for name, _ in judge_loss(self.history(**still), True)] == ["loss"]
+        assert not list(judge_loss(self.history(**{**still, "loss": [0.69, 0.68, 0.65]}), True))
+        assert not list(judge_loss(self.history(**{**still, "pop": 0.04}), True))
+        assert not list(judge_loss(self.history(**{**still, "loss": [0.693, 0.693]}), True))
+        assert list(judge_loss(self.history(**{**still, "loss": [0.693] * 6, "valid": []}), True))
+
+    def test_the_ranking_part_may_have_the_whole_gradient(self) -> None:
+        shares = [[1, 0.999, 0.001], [2, 0.999, 0.001]]
+        assert not self.names(self.history(shares=shares))
+        assert self.names(self.history(shares=[[1, 0.001, 0.999], [2, 0.001, 0.999]])) == ["gradient"]
+        assert not self.names(self.history(shares=[[1, 0.001, 0.999], [2, 0.2, 0.8]]))
+
+    def test_best_at_the_start(self) -> None:
+        falling = [[1, 0.5], [2, 0.4], [3, 0.3], [4, 0.2], [5, 0.1]]
+        assert self.names(self.history(valid=falling)) == ["first_epoch"]
+        assert not self.names(self.history(valid=falling[:4]))
+        assert not self.names(self.history(valid=[[1, 0.1], *falling[1:]]))
+        assert self.names(self.history(valid=[[e, 1 - s] for e, s in falling]), bigger=False) == ["first_epoch"]
+        assert not self.names(self.history(valid=[[1, 0.5], [2, 0.49], [3, 0.5], [4, 0.49], [5, 0.49]]))
+
+    def test_below_popularity(self) -> None:
+        assert self.names(self.history(valid=[[3, 0.1], [4, 0.2]], pop=0.3)) == ["pop"]
+        assert not self.names(self.history(valid=[[3, 0.1], [4, 0.3]], pop=0.3))
+        assert not self.names(self.history(valid=[[3, 0.1], [4, 0.3]]))
+
+
+def test_the_option_is_names_or_a_switch() -> None:
+    assert health_alarms(None) == health_alarms("on") == health_alarms(True) == tuple(ALARMS)
+    assert health_alarms("off") == health_alarms(False) == ()
+    assert health_alarms(["pop"]) == ("pop",)
+    with pytest.raises(ValueError, match="unknown alarm 'popp'. Did you mean 'pop'?"):
+        health_alarms("popp")
+    with pytest.raises(ValueError, match="expected True"):
+        health_alarms(3)
