@@ -66,7 +66,8 @@ def write_page(runs: ComparedRuns, table: pd.DataFrame, baseline: str, notes: Se
         facts=_facts(runs, rows),
         options=_options(runs),
         shared=[(key, short(value)) for key, value in runs.protocol.shared.items()],
-        notes=[note.replace("\\*", "*") for note in notes],
+        # What the health check said has a place of its own.
+        notes=[note.replace("\\*", "*") for note in notes if not note.startswith("Health, ")],
     )
 
 
@@ -110,16 +111,22 @@ def _value(number: Any) -> float | None:
     return None if number is None or math.isnan(number) else float(number)
 
 
-def _health(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """What the runs' own check noted, each line of a row once, with the seeds that it is about."""
-    seeds: dict[tuple[str, str], list[int]] = {}
+def _health(rows: Sequence[Row]) -> list[tuple[str, str]] | None:
+    """What was found wrong with trainings, each kind of a row once, with the seeds; ``None`` where nobody watched."""
+    watched = False
+    found: dict[tuple[str, str], tuple[str, list[int]]] = {}
     for row in rows:
         for seed, record in row.records.items():
-            for note in record.get("health") or ():
-                seeds.setdefault((row.label, str(note)), []).append(seed)
+            report = record.get("health")
+            watched |= report is not None
+            for alarm in (report or {}).get("alarms", ()):
+                # Numbers in the text differ by seed; the first stands for all.
+                found.setdefault((row.label, alarm["name"]), (alarm["text"], []))[1].append(seed)
+    if not watched:
+        return None
     return [
-        (f"{label}, seed{'s' * (len(found) > 1)} {', '.join(map(str, found))}", note)
-        for (label, note), found in seeds.items()
+        (f"{label}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}", text)
+        for (label, _), (text, seeds) in found.items()
     ]
 
 

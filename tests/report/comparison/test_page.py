@@ -155,7 +155,7 @@ def test_cells_sort_by_their_number(html, rows):
 def test_names_cannot_break_the_page(tmp_path):
     rows = [row(EVIL, 0.5), row(EVIL, 0.3, variant=f"{EVIL} permuted"), row("B", 0.2)]
     rows[0].failures.append(EVIL)
-    rows[0].records[1]["health"] = [EVIL]
+    rows[0].records[1]["health"] = {"alarms": [{"name": "loss", "text": EVIL}]}
     html = page(tmp_path, rows, "B", [EVIL], dataset=EVIL, settings={EVIL: {EVIL: EVIL}})
     assert "<img" not in html and "onerror=" not in re.sub(r"onerror=&#34;", "", html)
     text = text_of(html)
@@ -167,10 +167,15 @@ def test_health_notes_stand_once_with_their_seeds(tmp_path, html, monkeypatch):
     nothing = dict.fromkeys(("metrics", "curves", "time", "ablation"), ())
     monkeypatch.setattr("recbole_mm.report.comparison.page.figures", lambda *arguments: nothing)
     rows = [row("GRCN", 0.5), row("LightGCN", 0.4)]
+    for seed in (1, 2, 3):
+        alarms = [{"name": "loss", "text": f"The loss did not fall: 0.{seed}."}] if seed != 2 else []
+        rows[0].records[seed]["health"] = {"alarms": alarms, "measured": {}}
+    text = text_of(page(tmp_path, rows, notes=["Health, GRCN: The loss did not fall.", "Another note."]))
+    assert "What the health check said GRCN, seeds 1, 3 : The loss did not fall: 0.1. What was run" in text
+    assert "Health, GRCN" not in text and "Another note." in text
     for seed in (1, 3):
-        rows[0].records[seed]["health"] = ["The loss did not fall."]
-    text = text_of(page(tmp_path, rows))
-    assert "What the health check said GRCN, seeds 1, 3 : The loss did not fall." in text
+        rows[0].records[seed]["health"] = {"alarms": []}
+    assert "What the health check said No training looked wrong." in text_of(page(tmp_path, rows))
     assert "health check" not in text_of(html)
 
 
