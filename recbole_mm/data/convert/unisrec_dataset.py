@@ -186,6 +186,6 @@ def _configuration(name: str, modality: str) -> str:
     }  # fmt: skip
     head = (
         f"# Data set {name}: histories and split that came with it, for sequential models. Pass this file to\n"
-        "# RecBole as a config file. Without it RecBole splits the .inter file, whose times are places in the users' histories.\n"
+        "# RecBole as a config file. Without it RecBole splits the .inter file, whose times are places in histories.\n"
     )
     return head + yaml.safe_dump(settings, sort_keys=False)
