@@ -116,7 +116,7 @@ setup(
     package_data={
         "recbole_mm": ["py.typed", "report/templates/*.html"],
         "recbole_mm.properties": ["**/*.yaml"],
-        "recbole_mm.dataset_atomic": ["*/*.inter", "*/*.item", "*/*.user", "*/*.npz", "*/README.md"],
+        "recbole_mm.dataset_atomic": ["*/*.inter", "*/*.item", "*/*.user", "*/*.npz", "*/README.md", "*/make_*.py"],
     },
     include_package_data=False,
     entry_points={"console_scripts": ["recbole-mm=run_recbole_mm:main", "recbole-mm-hyper=run_hyper_mm:main"]},

@@ -134,7 +134,8 @@ def import_tables(
         for modality, (ids, matrix) in sorted(matrices.items()):
             write_vectors(target / f"{name}.item.{modality}", ids, matrix)
             report.add_vectors(modality, ids, matrix, clicks.vocabulary["item"])
-        settings = _settings(clicks, fields, list(sources) if "train" in sources else None)
+        may_be_new = "item" in tables or bool(matrices)
+        settings = _settings(clicks, fields, list(sources) if "train" in sources else None, may_be_new)
         (target / f"{name}.yaml").write_text(settings, encoding="utf-8")
     report.folder = folder
     return report
@@ -228,13 +229,15 @@ def _write_parquet(frame: pd.DataFrame, file: Path) -> None:
         ) from error
 
 
-def _settings(clicks: Clicks, fields: Mapping[str, list[str]], parts: list[str] | None) -> str:
+def _settings(clicks: Clicks, fields: Mapping[str, list[str]], parts: list[str] | None, new_items: bool) -> str:
     settings: dict[str, Any] = {"field_separator": "\t", "seq_separator": " "}
     settings.update({"USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id"})
     for key, field in (("TIME_FIELD", "timestamp"), ("RATING_FIELD", "rating")):
         if field in clicks.fields:
             settings[key] = field
     settings["load_col"] = dict(fields)
+    if new_items:
+        settings["new_items"] = True  # those that only the products' table or the vectors know are ranked, too
     if parts is not None:
         settings["benchmark_filename"] = list(PARTS)
     head = (
