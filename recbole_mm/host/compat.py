@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-from recbole_mm.host import anomaly
+from recbole_mm.host import anomaly, sparse
 from recbole_mm.host.editing import RECBOLE_VERSION, edit, unexpected, versions
 from recbole_mm.host.names import check_model_name, not_installed
 
@@ -66,6 +66,7 @@ def _repairs() -> dict[str, Callable[[], bool]]:
         _repair_anomaly_detection,
         _repair_item_metrics,
         _repair_ensure_dir,
+        _repair_sparse_autocast,
     )
     return {repair.__name__.replace("_repair_", ""): repair for repair in repairs}
 
@@ -326,3 +327,8 @@ def _repair_ensure_dir() -> bool:
         look = "if not os.path.exists(dir_path):\n        os.makedirs(dir_path)"
         edit(ensure_dir, {look: "os.makedirs(dir_path, exist_ok=True)"})
         return True
+
+
+def _repair_sparse_autocast() -> bool:
+    """Under ``enable_amp`` on a CPU LightGCN and the other graph models die in ``backward``: Float against BFloat16."""
+    return sparse.install()
