@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from recbole_mm.cli.request import CommandLineError, Flag
 
-__all__ = ["EXPERIMENT", "GENERAL", "KEEP", "MODEL", "SEARCH", "check_use", "describe"]
+__all__ = ["EXPERIMENT", "GENERAL", "KEEP", "MODEL", "SEARCH", "TRUST", "check_use", "describe"]
 
 MODEL = {"model": Flag("the model, ours or one of RecBole's", "NAME")}
 
@@ -16,6 +16,8 @@ EXPERIMENT = {
     "config_files": Flag("yaml files of options, separated by blanks or commas", "'A.yaml B.yaml'"),
     "import": Flag("your own models: python files or modules, separated by commas", "FILE.py"),
 }
+
+TRUST = {"trust": Flag("read a checkpoint that is a pickle of RecBole's, which runs the code in it")}
 
 SEARCH = {
     "storage": Flag("database that several machines share for a search", "URL"),
@@ -38,6 +40,7 @@ _ONLY_WITH = {
     ("models",): ("seeds", "baseline", "ablate", "jobs", "split_seed", "keep_checkpoints"),
     ("trials",): ("storage", "search_spaces"),
     ("models", "trials"): ("output",),
+    ("resume", "checkpoint"): ("trust",),
     ("export", "export_embeddings"): ("export_users", "export_items", "export_seen", "checkpoint"),
     ("save_model",): ("with_features",),
 }

@@ -71,7 +71,7 @@ def run(request: Request) -> int:
             config_dict=options,
             seeds=_seeds(request),
             baseline=request.flag("baseline"),
-            trials=request.number("trials"),
+            trials=_trials(request),
             storage=request.flag("storage"),
             output=request.flag("output"),
             ablate="ablate" in request.flags,
@@ -81,6 +81,15 @@ def run(request: Request) -> int:
             keep_checkpoints="keep_checkpoints" in request.flags,
         )
     return 1 if table["failure"].fillna("").astype(bool).any() else 0
+
+
+def _trials(request: Request) -> int:
+    trials = request.number("trials")
+    if "trials" in request.flags and trials < 1:
+        raise CommandLineError(
+            f"--trials: expected 1 at least, got {trials}; leave it out to compare without a search."
+        )
+    return trials
 
 
 def _seeds(request: Request) -> int | list[int]:

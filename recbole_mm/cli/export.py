@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from recbole_mm.cli.arguments import EXPERIMENT, GENERAL, KEEP, MODEL
+from recbole_mm.cli.arguments import EXPERIMENT, GENERAL, KEEP, MODEL, TRUST
 from recbole_mm.cli.catalogue import check_model, import_models
 from recbole_mm.cli.request import CommandLineError, Flag, Request, words
 
@@ -23,6 +23,7 @@ FLAGS = {
     },
     "Of which model": {
         "checkpoint": Flag("export this trained model instead of training one", "FILE"),
+        **TRUST,
         **MODEL,
         **EXPERIMENT,
     },
@@ -52,6 +53,7 @@ def run(request: Request) -> int:
     import_models(request)
     from recbole_mm.serving.export import check_targets
     from recbole_mm.serving.export import export as export_model
+    from recbole_mm.trainer.checkpoint import trusting
 
     users, items = _ids(request, "export_users"), _ids(request, "export_items")
     topk, seen = _topk(request), request.flag("export_seen")
@@ -64,7 +66,8 @@ def run(request: Request) -> int:
         checkpoint = _train(replace(request, options=options), items)
     else:
         places = _places(request, options)
-    report = export_model(checkpoint, file, topk, users, embeddings, seen, places=places, items=items)
+    with trusting("trust" in request.flags):
+        report = export_model(checkpoint, file, topk, users, embeddings, seen, places=places, items=items)
     if file is not None:
         new = f", {report['new']:,} of them of new products" if report["new"] else ""
         print(f"{file}: {report['recommendations']:,} recommendations for {report['users']:,} users{new}")

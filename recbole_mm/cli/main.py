@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +18,7 @@ from types import ModuleType
 
 from recbole_mm.cli.arguments import check_use, describe
 from recbole_mm.cli.catalogue import check_model
+from recbole_mm.cli.faults import message_of
 from recbole_mm.cli.help import command_help, model_help, program_help
 from recbole_mm.cli.request import CommandLineError, Flag, Request, program
 from recbole_mm.cli.request import parse as take_apart
@@ -133,9 +133,9 @@ def answer(
     except KeyboardInterrupt as interrupt:
         return _interrupted(interrupt, take_apart(arguments, known, word, positional))
     except Exception as error:
-        if "--debug" in arguments or not _expected(error):
+        message = message_of(error)
+        if "--debug" in arguments or message is None:
             raise
-        message = error.args[0] if isinstance(error, KeyError) else error
         name = Path(sys.argv[0]).stem
         print(f"{'recbole-mm' if name == '__main__' else name}: {message}", file=sys.stderr)
         if not isinstance(error, CommandLineError):
@@ -210,17 +210,3 @@ def _again(request: Request, more: Mapping[str, str]) -> str:
     line = shlex.join([*([request.word] if request.word else []), *words])
     hidden = re.sub(r"(?<=://)([^/@:\s]*):[^/\s]+(?=@)", r"\1:PASSWORD", line)
     return f"{program()} {hidden}"
-
-
-def _expected(error: Exception) -> bool:
-    """Whether the error is a message to the caller: raised on purpose by us or by RecBole, about options or data."""
-    if isinstance(error, CommandLineError) or getattr(error, "for_caller", False):
-        return True
-    frames = traceback.extract_tb(error.__traceback__)
-    raised_in = Path(frames[-1].filename).parts if frames else ()
-    kinds: tuple[type[Exception], ...] = (ValueError, FileNotFoundError, FileExistsError, NotImplementedError)
-    if "configurator.py" in raised_in:
-        kinds += (TypeError, RuntimeError, SyntaxError)
-    written = isinstance(error, KeyError) and " " in str(error.args[0] if error.args else "")
-    missing = isinstance(error, ImportError) and "pip install" in str(error)
-    return bool({"recbole", "recbole_mm"} & set(raised_in)) and (isinstance(error, kinds) or written or missing)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recbole_mm.cli.arguments import EXPERIMENT, GENERAL, KEEP, MODEL
+from recbole_mm.cli.arguments import EXPERIMENT, GENERAL, KEEP, MODEL, TRUST
 from recbole_mm.cli.request import Flag, Request
 
 __all__ = ["EXAMPLE", "FLAGS", "HELP", "run"]
@@ -14,6 +14,7 @@ FLAGS = {
         **MODEL,
         **EXPERIMENT,
         "resume": Flag("continue the training that wrote this checkpoint; auto: the newest unfinished one", "FILE"),
+        **TRUST,
     },
     "What to keep": KEEP,
     "Several processes": {

@@ -19,6 +19,7 @@ from recbole_mm.host.names import registered
 from recbole_mm.host.terminal import quiet_terminal
 from recbole_mm.serving.saved import check_folder, save
 from recbole_mm.slicing.result import slice_table, split_result
+from recbole_mm.trainer.checkpoint import trusting
 
 __all__ = ["train_here"]
 
@@ -46,20 +47,21 @@ def train_here(request: Request) -> dict[str, Any]:
     folder = request.flag("save_model")
     if folder is not None:
         check_folder(folder)  # before a training of hours, not after it
-    experiment = read_experiment(request)
-    with arguments_of(experiment) as options, quiet_terminal("verbose" not in request.flags):
-        result = run(
-            experiment.model,
-            experiment.dataset,
-            config_file_list=experiment.files,
-            config_dict=options,
-            nproc=request.number("nproc") if request.flag("nproc") else 1,
-            world_size=request.number("world_size") if request.flag("world_size") else -1,
-            ip=request.flag("ip") or "localhost",
-            port=request.flag("port") or "5678",
-            group_offset=request.number("group_offset") if request.flag("group_offset") else 0,
-            resume=request.flag("resume"),
-        )
+    with trusting("trust" in request.flags):
+        experiment = read_experiment(request)
+        with arguments_of(experiment) as options, quiet_terminal("verbose" not in request.flags):
+            result = run(
+                experiment.model,
+                experiment.dataset,
+                config_file_list=experiment.files,
+                config_dict=options,
+                nproc=request.number("nproc") if request.flag("nproc") else 1,
+                world_size=request.number("world_size") if request.flag("world_size") else -1,
+                ip=request.flag("ip") or "localhost",
+                port=request.flag("port") or "5678",
+                group_offset=request.number("group_offset") if request.flag("group_offset") else 0,
+                resume=request.flag("resume"),
+            )
     print(_report(experiment.model, experiment.dataset, result))
     print(f"compare with: {_comparison(experiment.model, experiment.dataset, request)}")
     if folder is not None:

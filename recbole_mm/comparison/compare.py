@@ -10,6 +10,7 @@ import pandas as pd
 
 from recbole_mm.comparison.protocol import Protocol, make_protocol
 from recbole_mm.comparison.runs import Runs
+from recbole_mm.config.ranges import check_ranges
 from recbole_mm.experiment.ablation import CONTENT_MODEL
 from recbole_mm.experiment.processes import model_modules
 from recbole_mm.experiment.store import Store
@@ -111,6 +112,8 @@ def compare(
         arguments = (dataset, config_file_list, config_dict, model_settings)
         names, protocol = _with_content_model(names, protocol, lambda more: make_protocol(more, *arguments))
     chosen = _seeds(seeds, protocol.seed)
+    if split_seed is not None:
+        check_ranges({"split_seed": split_seed})
     if split_seed is None and trials:
         split_seed = chosen[0]
     store = Store(output if output is not None else Path("comparison") / dataset)
@@ -171,4 +174,6 @@ def _seeds(seeds: int | Sequence[int], first: int) -> list[int]:
     chosen = [first + step for step in range(seeds)] if whole else list(seeds)  # type: ignore[arg-type]
     if not chosen or len(set(chosen)) != len(chosen) or not all(isinstance(seed, int) for seed in chosen):
         raise ValueError(f"seeds: expected a positive number of seeds, or a list of different integers, got {seeds!r}.")
+    for seed in chosen:
+        check_ranges({"seed": seed})
     return chosen

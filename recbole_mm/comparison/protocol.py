@@ -13,7 +13,7 @@ from recbole.utils import EvaluatorType, InputType, ModelType, get_model
 from recbole_mm.config import read_cold_start, read_options
 from recbole_mm.config.metrics import settle_valid_metric
 from recbole_mm.config.protocol import PROTOCOL_OPTIONS, mask_note
-from recbole_mm.experiment.capabilities import capability_notes
+from recbole_mm.experiment.capabilities import capability_notes, linked_items_note
 from recbole_mm.experiment.fingerprint import fingerprint
 from recbole_mm.experiment.job import without_arguments
 from recbole_mm.experiment.processes import error_text
@@ -132,6 +132,9 @@ def make_protocol(
             f"are the interactions of {cold.evaluate} {cold.entity}s{ranked}. Multimodal models read the "
             f"features of the new {_COLD_FEATURES[given.get('cold_features', 'inductive')]}."
         )
+    graphs = [name for name, kind in types.items() if kind == ModelType.KNOWLEDGE]
+    if graphs and len(kinds) > 1:
+        notes.append(linked_items_note(graphs, dataset))
     notes += capability_notes(types, given.get("cold_start"), given.get("slices"), bool(given.get("new_items")))
     shared["eval_batch_size"] = given.get("eval_batch_size", "auto")
     if any(mode != "full" for mode in _modes(shared["eval_args"])) and ModelType.CONTEXT not in kinds:

@@ -62,6 +62,8 @@ def tune(
         >>> found.params["n_layers"] in (1, 2), len(found.trials)
         (True, 2)
     """
+    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
+        raise ValueError(f"trials: expected 1 at least, got {trials!r}.")
     import_optuna()
     protocol = make_protocol([model], dataset, config_file_list, config_dict)
     if model in protocol.failures:

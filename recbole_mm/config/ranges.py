@@ -173,6 +173,7 @@ _CHECKS: dict[str, Check] = {
     "repeatable": _truth,
     # general
     "seed": _integer(0, 2**32 - 1),
+    "split_seed": _integer(0, 2**32 - 1),
     "reproducibility": _truth,
     "use_gpu": _truth,
     "worker": _integer(0),

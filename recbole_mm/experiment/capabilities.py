@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from recbole_mm.config.cold_start import read_cold_start
 from recbole_mm.config.slices import slice_names
 from recbole_mm.host.tags import tags_of
 
-__all__ = ["capability_notes"]
+__all__ = ["capability_notes", "linked_items_note"]
 
 
 def capability_notes(
@@ -45,3 +45,12 @@ def capability_notes(
         if new_items and tags.why_no_new_items(name) is not None:
             notes.append(f"{tags.why_no_new_items(name)}. Products that nobody had stand in its lists by chance.")
     return notes
+
+
+def linked_items_note(models: Sequence[str], dataset: str) -> str:
+    """What RecBole's knowledge-graph models leave out of the data, which gives them another split."""
+    return (
+        f"{', '.join(models)} (knowledge graph): RecBole drops the interactions of items that {dataset}.link does not "
+        f"join to an entity of {dataset}.kg. For one split of all models leave those items out for all: a "
+        f"{dataset}.item with the linked items only, its item_id in load_col, and filter_inter_by_user_or_item: True."
+    )

@@ -263,8 +263,9 @@ def _check_split(job: Job, split: Mapping[str, Any]) -> None:
             f"{job.model} would be trained and tested on another split (hash {split['hash']}) than the models before "
             f"it ({job.split}): {split['train']:,} training, {split['valid']:,} validation and {split['test']:,} test "
             "pairs. Data options of its own (filters, missing_feature: drop, benchmark files) are the usual reason; a "
-            "sequential model needs "
-            'user_inter_num_interval="[4,inf)" to share a leave-one-out split with a general one.'
+            'sequential model needs user_inter_num_interval="[4,inf)" to share a leave-one-out split with a general '
+            "one, and a knowledge-graph model drops the items that the .link file does not name (the .item file and "
+            "filter_inter_by_user_or_item can do so for the others)."
         )
     if job.candidates is not None and split["candidates"] != job.candidates:
         raise ValueError(

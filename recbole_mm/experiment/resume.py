@@ -12,7 +12,7 @@ from recbole.utils import calculate_valid_score
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_mm.config.names import read_keys
-from recbole_mm.host.checkpoint import build_config
+from recbole_mm.host.checkpoint import as_plain, build_config
 from recbole_mm.host.names import recbole_folder
 from recbole_mm.host.resumption import find_unfinished, load_parameters
 from recbole_mm.host.session import best_file, keep_state, notes
@@ -50,7 +50,7 @@ def checkpoint_options(file: str | os.PathLike[str]) -> dict[str, Any]:
 
     Options that decide where the files of the run go are among them; the device is not.
     """
-    content = _read(file)
+    content = as_plain(_read(file))
     return dict(content.get("options") or {})
 
 

@@ -91,7 +91,10 @@ class Store:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder).resolve()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(f"output: {self.folder} is no folder, and no place for one; name another.") from error
 
     def run_folder(self, name: str) -> Path:
         """Folder of a run."""

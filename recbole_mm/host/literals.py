@@ -8,6 +8,7 @@ from typing import Any
 from recbole.config import Config
 from recbole.trainer import HyperTuning
 
+from recbole_mm.config.names import OptionLoader
 from recbole_mm.host.editing import edit
 
 __all__ = ["install", "literal"]
@@ -44,6 +45,9 @@ def install() -> None:
         return
     function.__globals__["_recbole_mm_literal"] = literal
     edit(function, {"value = eval(param)": "value = _recbole_mm_literal(param)"})
+    # A yaml file may name Python objects by tags, which the loader of RecBole's choice looks up.
+    Config._build_yaml_loader.__globals__["_recbole_mm_loader"] = OptionLoader
+    edit(Config._build_yaml_loader, {"loader = yaml.FullLoader": "loader = _recbole_mm_loader"})
     build = HyperTuning._build_space_from_file
     build.__globals__["_recbole_mm_literal"] = literal
     edit(build, {"para_value = eval(para_value)": "para_value = _recbole_mm_literal(para_value)"})

@@ -28,6 +28,7 @@ from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_mm.config import ColdStartOptions, check_config, resolve_eval_batch_size
+from recbole_mm.config.names import OptionLoader
 from recbole_mm.host import (
     atomic,
     checkpoint,
@@ -167,7 +168,7 @@ def registered_models() -> dict[str, type]:
 
 def properties_of(name: str) -> Mapping[str, Any]:
     """Default options that a registered model was given, or those of its file in this package."""
-    return _read(_model_properties(name, properties_dir()), yaml.FullLoader)
+    return _read(_model_properties(name, properties_dir()), OptionLoader)
 
 
 def _check_model(model: Any) -> None:

@@ -197,8 +197,20 @@ class MultimodalModelMixin:
             getLogger().warning(
                 f"contrastive_weight has no effect: it compares modalities, and {name} has only one here."
             )
+        self._warn_about_neighbours(config)
         self._cache: tuple[tuple[Any, ...], tuple[Tensor, Tensor]] | None = None
         self.register_load_state_dict_post_hook(MultimodalModelMixin._forget_representations)  # type: ignore[attr-defined]
+
+    def _warn_about_neighbours(self, config: Any) -> None:
+        """Graphs of nearest neighbours have no more of them than there are."""
+        for key, n in (("knn_k", self.n_items), ("user_knn_k", self.n_users)):  # type: ignore[attr-defined]
+            value = config[key]
+            asked = list(value.values()) if isinstance(value, Mapping) else [value]
+            if any(isinstance(k, int) and not isinstance(k, bool) and k >= n for k in asked):
+                getLogger().warning(
+                    f"{key}={value} is more than the {n - 1:,} there are to choose from: every one is everybody's "
+                    f"neighbour, so that the graph says nothing. Choose a {key} far below that."
+                )
 
     def _forget_representations(self, *_: Any) -> None:
         self._cache = None

@@ -30,6 +30,8 @@ def read_ids(file: str | os.PathLike[str], what: str) -> list[str]:
         ValueError: It is no text, or has no id.
     """
     path = Path(file)
+    if path.is_dir():
+        raise ValueError(f"{what}: {path} is a folder; expected a file with one id a line.")
     if not path.is_file():
         raise FileNotFoundError(f"{what}: there is no file {str(path)!r}.")
     content = path.read_bytes()
@@ -38,6 +40,8 @@ def read_ids(file: str | os.PathLike[str], what: str) -> list[str]:
         text = content.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{what}: {path} is not text in UTF-8 ({error}); save it as UTF-8, one id a line.") from error
+    if "\0" in text:
+        raise ValueError(f"{what}: {path} is not text (it has zero bytes); save it as UTF-8, one id a line.")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     found = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not found:

@@ -60,7 +60,7 @@ def check_format(file: str | os.PathLike[str], formats: tuple[str, ...]) -> Path
         The file.
 
     Raises:
-        ValueError: Another ending.
+        ValueError: Another ending, or a folder of this name.
         FileNotFoundError: There is no such folder.
         ImportError: A parquet file without pyarrow.
     """
@@ -69,6 +69,8 @@ def check_format(file: str | os.PathLike[str], formats: tuple[str, ...]) -> Path
         raise ValueError(f"{path}: the ending says the format; expected {', '.join(formats)}, got {path.suffix!r}.")
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.absolute().parent}.")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; expected the name of a file.")
     if path.suffix == ".parquet":
         _pyarrow()
     return path

@@ -6,7 +6,9 @@ import os
 import pickle
 import types
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ import torch
 from recbole_mm.files import replacing
 from recbole_mm.plain import from_plain
 
-__all__ = ["FORMAT", "PARTS", "Options", "read_checkpoint", "write_checkpoint"]
+__all__ = ["FORMAT", "PARTS", "Options", "read_checkpoint", "trusting", "write_checkpoint"]
+
+_trust: ContextVar[bool] = ContextVar("recbole_mm_trust", default=False)
 
 #: What says that a file is one of ours.
 FORMAT = "recbole_mm 1"
@@ -52,6 +56,20 @@ def write_checkpoint(content: Mapping[str, Any], file: str | os.PathLike[str]) -
             raise
 
 
+@contextmanager
+def trusting(trust: bool = True) -> Iterator[None]:
+    """While it lasts, pickles are read, which runs the code in them: the caller has said that they may be.
+
+    Args:
+        trust: ``False`` changes nothing.
+    """
+    token = _trust.set(trust or _trust.get())
+    try:
+        yield
+    finally:
+        _trust.reset(token)
+
+
 def read_checkpoint(file: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
     """Read a checkpoint without executing anything of it.
 
@@ -74,7 +92,7 @@ def read_checkpoint(file: str | os.PathLike[str], trust: bool = False) -> dict[s
         raise FileNotFoundError(f"There is no checkpoint {str(path)!r} in {Path.cwd()}.")
     if not path.stat().st_size:
         raise ValueError(f"{path} cannot be read as a checkpoint: it is empty. Take another one, or train again.")
-    content = _load(path, trust)
+    content = _load(path, trust or _trust.get())
     if not isinstance(content, dict) or not set(PARTS) <= set(content):
         raise ValueError(
             f"{path} is not a checkpoint that RecBole's trainer wrote: it has no {', '.join(_missing(content))}."
@@ -126,7 +144,7 @@ def _load(path: Path, trust: bool) -> Any:
     raise ValueError(
         f"{path} is a pickle that runs code when it is read ({', '.join(sorted(named))}), as RecBole and older "
         "versions of recbole_mm write it. If you know where it comes from, convert it once: python -m recbole_mm "
-        f"convert checkpoint {path} --trust"
+        f"convert checkpoint {path} --trust (or add --trust to this command, which reads it as it is)"
     )
 
 

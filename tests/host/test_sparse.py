@@ -33,4 +33,3 @@ def test_the_product_and_its_gradient_are_those_of_float32() -> None:
     assert product.dtype == torch.float32 and torch.allclose(product, expected)
     (found,) = torch.autograd.grad(product.square().sum(), dense)
     assert torch.allclose(found, gradient, atol=1e-5)
-

@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from recbole_mm.data.convert.mmrec_layout import COLUMNS, PARTS, column_role, feature_files
-from recbole_mm.data.features.files import check_modality_name
+from recbole_mm.data.features.files import check_dataset_name, check_modality_name
 from recbole_mm.folders import replacing_folder
 
 __all__ = ["from_mmrec"]
@@ -53,6 +53,7 @@ def from_mmrec(
         FileExistsError: The folder is there already, and not ``force``.
         ValueError: A file is not what it should be.
     """
+    check_dataset_name(name)
     report = []
     path = _interaction_file(source, name)
     frame, unused = _read_interactions(path, columns or {})

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_mm.data.convert.mmrec_layout import COLUMNS, PARTS, feature_file, mapping_file
-from recbole_mm.data.features.files import FeatureFile, discover
+from recbole_mm.data.features.files import FeatureFile, check_dataset_name, discover
 from recbole_mm.data.features.store import check_length
 from recbole_mm.folders import replacing_folder
 
@@ -39,6 +39,7 @@ def to_mmrec(source: Path, target: Path, name: str, force: bool = False) -> list
         FileExistsError: The folder is there already, and not ``force``.
         ValueError: No split, or a file that is not what it should be.
     """
+    check_dataset_name(name)
     report: list[str] = []
     files = discover(name, [source])
     frame = _read_split(source, name)

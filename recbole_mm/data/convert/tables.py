@@ -14,6 +14,7 @@ from recbole_mm.data.convert.columns import KINDS, Column, classify, find_roles,
 from recbole_mm.data.convert.import_report import ImportReport
 from recbole_mm.data.convert.reading import Source, open_table
 from recbole_mm.data.convert.vectors import read_vectors, write_vectors
+from recbole_mm.data.features.files import check_dataset_name
 from recbole_mm.folders import replacing_folder
 
 __all__ = ["import_tables"]
@@ -97,7 +98,7 @@ def import_tables(
         >>> report.users, report.items, report.interactions
         (2, 2, 2)
     """
-    _check_name(name)
+    check_dataset_name(name)
     if duplicates not in ("error", "first", "last"):
         raise ValueError(f"duplicates: expected error, first or last, got {duplicates!r}.")
     for column, kind in (types or {}).items():
@@ -139,11 +140,6 @@ def import_tables(
         (target / f"{name}.yaml").write_text(settings, encoding="utf-8")
     report.folder = folder
     return report
-
-
-def _check_name(name: str) -> None:
-    if not name or name != Path(name).name or name.startswith(".") or any(blank in name for blank in " \t\n"):
-        raise ValueError(f"{name!r} is no name for a data set; use letters, digits, '-' and '_', without a path.")
 
 
 def _sources(interactions: Source | None, parts: Mapping[str, Source | None]) -> dict[str, Source]:

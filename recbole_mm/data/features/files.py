@@ -13,7 +13,15 @@ import numpy as np
 
 from recbole_mm.data.features import parquet
 
-__all__ = ["ENTITIES", "FeatureFile", "FeatureMatrix", "check_modality_name", "discover", "search_folders"]
+__all__ = [
+    "ENTITIES",
+    "FeatureFile",
+    "FeatureMatrix",
+    "check_dataset_name",
+    "check_modality_name",
+    "discover",
+    "search_folders",
+]
 
 #: Entities that can have features, with the names of the id arrays of a ``.npz`` or ``.parquet`` file.
 ENTITIES = {"item": ("id",), "user": ("id",), "inter": ("user_id", "item_id")}
@@ -91,7 +99,7 @@ class FeatureFile:
                 found = archive.files
                 arrays = {name: archive[name] for name in names if name in found}
         except Exception as error:  # a damaged archive raises whatever its damage leads to
-            raise ValueError(f"{self.path} cannot be read: {error}. {_REMEDY}") from error
+            raise ValueError(f"{self.path} cannot be read: {_reason(error)}. {_REMEDY}") from error
         self._check_names(names, found, "arrays")
         return arrays
 
@@ -101,7 +109,7 @@ class FeatureFile:
             if not isinstance(array, np.ndarray):
                 raise ValueError("it is an archive, not a single array; give it the suffix .npz")
         except Exception as error:
-            raise ValueError(f"{self.path} cannot be read: {error}. {_REMEDY}") from error
+            raise ValueError(f"{self.path} cannot be read: {_reason(error)}. {_REMEDY}") from error
         return array.shape, array.dtype
 
     def _read_ids_file(self, n_columns: int) -> list[np.ndarray]:
@@ -174,6 +182,16 @@ class FeatureMatrix:
         return np.asarray(np.load(self.path, mmap_mode="r", allow_pickle=False)[rows])
 
 
+def _reason(error: Exception) -> str:
+    """Arrays of Python objects are what pandas hands out for a column of texts, and pickles in a file."""
+    if "allow_pickle" in str(error):
+        return (
+            "it holds an array of Python objects, which is what a column of a pandas table gives; write "
+            "frame['id'].to_numpy(dtype=str) or ids.astype(str), and vectors as numpy.stack(frame['vector'])"
+        )
+    return str(error)
+
+
 _REMEDY = "Write it with numpy.savez(path, id=ids, feature=matrix), ids as an array of str, no Python objects."
 
 
@@ -181,6 +199,16 @@ def check_modality_name(name: str, where: str) -> None:
     """Refuse names that could not be part of a file name or a key (``where`` says who uses the name)."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"{where}: {name!r} is no name for a modality; use letters, digits, '_' and '-'.")
+
+
+def check_dataset_name(name: str) -> None:
+    """Refuse names that would lead out of the folder of data sets, or that RecBole could not read.
+
+    Raises:
+        ValueError: Such a name.
+    """
+    if not name or name != Path(name).name or name.startswith(".") or any(mark in name for mark in " \t\n\\"):
+        raise ValueError(f"{name!r} is no name for a data set; use letters, digits, '-' and '_', without a path.")
 
 
 def search_folders(dataset: str, data_path: str | Path, packaged: str | Path, feature_path: str | None) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from logging import getLogger
 from pathlib import Path
@@ -15,6 +14,8 @@ import yaml
 from recbole.data.interaction import Interaction
 from recbole.utils import InputType, get_model
 from torch import Tensor
+
+from recbole_mm.config.names import OptionLoader
 
 __all__ = [
     "FINETUNE_MODELS",
@@ -52,7 +53,7 @@ class FinetuneConfig(Mapping[str, Any]):
     def __init__(self, config: Any, name: str, dim: int) -> None:
         self._config = config
         file = Path(recbole.__file__).parent / "properties" / "model" / f"{name}.yaml"
-        self._defaults: dict[str, Any] = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader) or {}
+        self._defaults: dict[str, Any] = yaml.load(file.read_text(encoding="utf-8"), Loader=OptionLoader) or {}
         self._defaults.update({key: dim for key in self._defaults if key.endswith("embedding_size")})
 
     def __getitem__(self, key: str) -> Any:
@@ -164,12 +165,3 @@ def to_pointwise(recommender: Any, interaction: Interaction) -> Interaction:
             recommender.LABEL: label,
         }
     )
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-5 as a number, as RecBole does; YAML itself wants 1.0e-5."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)

@@ -1,0 +1,71 @@
+"""Which errors are answered with a message, and what it says; any other one is a defect and shows where it is."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from pathlib import Path
+
+from recbole_mm.cli.request import CommandLineError
+
+__all__ = ["message_of"]
+
+_REMEDIES = {
+    errno.ENOSPC: "The disk is full: make room, or name another folder.",
+    errno.EDQUOT: "The disk quota is used up: make room, or name another folder.",
+    errno.EACCES: "There is no permission: change it, or name another folder.",
+    errno.EPERM: "There is no permission: change it, or name another folder.",
+    errno.EROFS: "The file system can only be read: name another folder.",
+    errno.EISDIR: "This is a folder, where a file is expected.",
+    errno.ENOTDIR: "A file stands where a folder is expected.",
+    errno.EEXIST: "There is a file of this name already, where a folder is expected.",
+    errno.ENOENT: "There is no such file.",
+    errno.ENAMETOOLONG: "The name is too long.",
+    errno.EMFILE: "Too many files are open (ulimit -n).",
+    errno.EIO: "The disk or network drive does not answer.",
+    errno.ESTALE: "The network drive has changed meanwhile.",
+}
+
+
+def message_of(error: Exception) -> str | None:
+    """What to tell the caller.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        The message; ``None`` for an error that nobody raised on purpose.
+    """
+    if isinstance(error, OSError):
+        fault = _of_the_machine(error)
+        if fault is not None:
+            return fault
+    if not _expected(error):
+        return None
+    return str(error.args[0] if isinstance(error, KeyError) else error)
+
+
+def _of_the_machine(error: OSError) -> str | None:
+    if error.errno not in _REMEDIES or type(error).__module__ != "builtins":
+        return None
+    names = [str(name) for name in (error.filename, error.filename2) if name]
+    if not names and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE):
+        return None
+    return f"{' and '.join(names) + ': ' if names else ''}{error.strerror}. {_REMEDIES[error.errno]}"
+
+
+def _expected(error: Exception) -> bool:
+    """Whether it is raised on purpose by us or by RecBole, about options or data."""
+    if isinstance(error, CommandLineError) or getattr(error, "for_caller", False):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    raised_in = Path(frames[-1].filename).parts if frames else ()
+    kinds: tuple[type[Exception], ...] = (ValueError, FileNotFoundError, FileExistsError, NotImplementedError)
+    if "configurator.py" in raised_in:
+        kinds += (TypeError, RuntimeError, SyntaxError)
+    written = isinstance(error, KeyError) and " " in str(error.args[0] if error.args else "")
+    missing = isinstance(error, ImportError) and "pip install" in str(error)
+    # Torch's own, such as one of shapes, seem to be raised where it is called; ours have the statement there.
+    stated = bool(frames) and "recbole_mm" in raised_in and (frames[-1].line or "").startswith("raise ")
+    ours = stated and isinstance(error, (OSError, RuntimeError))
+    return bool({"recbole", "recbole_mm"} & set(raised_in)) and (isinstance(error, kinds) or written or missing or ours)
