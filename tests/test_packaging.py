@@ -74,6 +74,11 @@ def test_every_shared_option_has_a_default_and_says_what_it_means():
     assert all(described[name].kind and described[name].meaning for name in defaults)
 
 
+def test_the_documentation_lists_every_extra(metadata):
+    text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)) == set(metadata["extras_require"])
+
+
 def test_the_documentation_lists_every_repair():
     text = (ROOT / "docs" / "repairs.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)) == set(installed_repairs())

@@ -19,6 +19,7 @@ from docs_markup import cell, docstring, sections, table
 import recbole_mm
 from recbole_mm.cli.catalogue import Option, experiments, read_options_file, shared_options
 from recbole_mm.cli.main import COMMANDS, main
+from recbole_mm.config.health import ALARMS
 from recbole_mm.host.tags import Tags, tags_of
 
 __all__ = ["ROOT", "inserts", "models", "pages"]
@@ -53,7 +54,8 @@ def pages() -> dict[str, str]:
 
 def inserts() -> dict[str, str]:
     """What ``<!-- insert: NAME -->`` in a page of ``docs/`` stands for."""
-    return {"models": model_table("models/"), "models above": model_table("../models/")}
+    alarms = table(["alarm", "is raised where"], ([f"`{name}`", cell(text)] for name, text in ALARMS.items()))
+    return {"models": model_table("models/"), "models above": model_table("../models/"), "alarms": alarms}
 
 
 _INTRODUCTION = """
