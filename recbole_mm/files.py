@@ -8,8 +8,9 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
-__all__ = ["WriteError", "replacing", "sync", "write_atomically", "writing"]
+__all__ = ["WriteError", "replacing", "sync", "whole_file", "write_atomically", "writing"]
 
 
 class WriteError(OSError):
@@ -59,6 +60,20 @@ def write_atomically(file: str | os.PathLike[str], content: str | bytes) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_file(file: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a file for bytes, as ``open(file, "wb")`` does, by :func:`replacing`.
+
+    Args:
+        file: The file; its folder exists.
+
+    Yields:
+        The stream.
+    """
+    with replacing(file) as temporary, temporary.open("wb") as stream:
+        yield stream
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import recbole.utils.logger as recbole_logger
 import recbole.utils.utils as recbole_utils
 from recbole.trainer import Trainer
 
+from recbole_mm.files import whole_file
 from recbole_mm.host import checkpoint, drawing, optimizer, recovery
 from recbole_mm.host.editing import edit
 from recbole_mm.host.wrapping import wrap
@@ -30,6 +31,7 @@ def install() -> None:
     _checks()
     _one_log_per_run()
     _download()
+    _caches()
     drawing.install()
     optimizer.install()
 
@@ -122,3 +124,13 @@ def _download() -> None:
     """After a download RecBole waits for other processes, also where there are none."""
     wait = "torch.distributed.barrier()"
     edit(recbole_dataset.Dataset._download, {wait: f"torch.distributed.is_initialized() and {wait}"}, count=2)
+
+
+def _caches() -> None:
+    """What ``save_dataset`` and ``save_dataloaders`` keep is read by the next run, so it is written whole."""
+    for module, function, name in (
+        (recbole_dataset, recbole_dataset.Dataset.save, "file"),
+        (recbole_data, recbole_data.save_split_dataloaders, "file_path"),
+    ):
+        vars(module)["whole_file"] = whole_file
+        edit(function, {f'with open({name}, "wb") as f:': f"with whole_file({name}) as f:"})

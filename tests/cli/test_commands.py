@@ -133,7 +133,7 @@ def test_a_comparison_of_it_hands_its_file_on(own, monkeypatch):
 
     def record(models, dataset, **arguments):
         seen.extend([models, model_modules(models)])
-        return pd.DataFrame({"runs": [1]})
+        return pd.DataFrame({"runs": [1], "failure": [""]})
 
     monkeypatch.setattr(comparison, "compare", record)
     assert main(["compare", "--models=ShellBPR,BPR", own, *QUICK]) == 0

@@ -152,7 +152,7 @@ def test_topk_is_the_length_of_the_lists_or_a_list_for_the_metrics(monkeypatch, 
 
 
 def _report():
-    return {"recommendations": 0, "users": 0, "embeddings": {}}
+    return {"recommendations": 0, "users": 0, "new": 0, "embeddings": {}}
 
 
 def test_help_names_every_flag(capsys):

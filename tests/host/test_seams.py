@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import zipfile
 from types import SimpleNamespace
 
 import pytest
 import recbole.data.dataset.dataset as recbole_dataset
+import recbole.data.utils as recbole_data
 
 from recbole_mm.experiment.quick_start import run
+from recbole_mm.files import WriteError
 from tests.options import QUICK
 
 
@@ -36,6 +39,26 @@ def test_handlers_of_others_stay(caplog):
         assert mine in logging.getLogger().handlers
     finally:
         logging.getLogger().removeHandler(mine)
+
+
+def test_the_caches_of_recbole_are_written_whole(monkeypatch, tmp_path):
+    options = {**QUICK, "epochs": 1, "save_dataset": True, "save_dataloaders": True}
+    run("Pop", "mm-toy", config_dict=options)
+    caches = sorted(tmp_path.glob("saved/mm-toy-*.pth"))
+    before = [file.read_bytes() for file in caches]
+    assert len(caches) == 2
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(recbole_data.pickle, "dump", full)
+    # With another seed the loaders are made anew, with another filter the data set, too.
+    for change in ({"seed": 7}, {"user_inter_num_interval": "[2,inf)"}):
+        message = "mm-toy-.* could not be written .*No space left.* what was there before is"
+        with pytest.raises(WriteError, match=message):
+            run("Pop", "mm-toy", config_dict={**options, **change})
+    assert [file.read_bytes() for file in caches] == before
+    assert sorted(tmp_path.glob("saved/*mm-toy-*.pth")) == caches
 
 
 def test_a_download_waits_for_nobody(monkeypatch, tmp_path):

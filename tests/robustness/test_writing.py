@@ -29,6 +29,7 @@ GIVEN = {
     "data/convert/mmrec.py": {"_write_features", "_write_atomic"},
     "data/convert/tables.py": {"_write_table", "_write_parquet"},
     "data/convert/clicks.py": {"_write"},
+    "data/convert/unisrec_dataset.py": {"_write"},
     "data/convert/vectors.py": {"write_vectors"},
     "serving/folder.py": {"write_ids", "feature_entries"},
     "serving/saved.py": {"_write"},
