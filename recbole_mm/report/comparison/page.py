@@ -61,7 +61,7 @@ def write_page(runs: ComparedRuns, table: pd.DataFrame, baseline: str, notes: Se
         ablation=[(model, sentence(part), reading(part)) for model, part in found.items()],
         content=CONTENT_MODEL if CONTENT_MODEL in found else "",
         pictures=figures(rows, table, baseline, metric),
-        slices=slice_tables(slice_frame(rows)),
+        slices=[{**part, "metric": metric_title(part["metric"])} for part in slice_tables(slice_frame(rows))],
         health=_health(rows),
         facts=_facts(runs, rows),
         options=_options(runs),

@@ -179,6 +179,18 @@ def test_health_notes_stand_once_with_their_seeds(tmp_path, html, monkeypatch):
     assert "health check" not in text_of(html)
 
 
+def test_slices_stand_beside_a_random_ranking(tmp_path, monkeypatch):
+    rows = [row("GRCN", 0.5), row("LightGCN", 0.4)]
+    nothing = dict.fromkeys(("metrics", "curves", "time", "ablation"), ())
+    monkeypatch.setattr("recbole_mm.report.comparison.page.figures", lambda *arguments: nothing)
+    for entry, value in zip(rows, (0.25, 0.125)):
+        for record in entry.records.values():
+            counts = {"cases[tail_items]": 7, "positives[tail_items]": 7}
+            record["slices"] = {**counts, "recall@10[tail_items]": value, "recall@10[tail_items,random]": 0.05}
+    text = text_of(page(tmp_path, rows))
+    assert "Recall@10 tail_items GRCN 0.2500 LightGCN 0.1250 random ranking 0.0500 cases 7" in text
+
+
 @pytest.mark.parametrize("rows", [[Row("A", failures=["x"])], [row("A", 0.4, seeds=(1,))]], ids=["failed", "alone"])
 def test_little_to_show_is_a_page(rows, tmp_path):
     text = text_of(page(tmp_path, rows, "A"))
