@@ -213,13 +213,12 @@ def test_other_options_are_other_runs(compared):
     assert len(set(records(folder)) - before) == 1
 
 
+LABELS = {"threshold": {"rating": 4}, "state": "ERROR", "load_col": {"inter": ["user_id", "item_id", "rating"]}}
+
+
 @pytest.mark.parametrize(
     ("models", "options"),
-    [
-        (["MML", "SASRec"], {}),
-        (["CMBF", "FM"], {"threshold": {"rating": 3}, "metrics": ["AUC"], "valid_metric": "AUC"}),
-        (["LightGCN", "BPR"], {}),
-    ],
+    [(["MML", "SASRec"], QUICK), (["CMBF", "FM"], LABELS), (["LightGCN", "BPR"], QUICK)],
     ids=["sequential", "labels", "no features"],
 )
 def test_the_content_model_changes_no_protocol(models, options):
@@ -227,7 +226,7 @@ def test_the_content_model_changes_no_protocol(models, options):
     from recbole_mm.comparison.protocol import make_protocol
 
     def make(names):
-        return make_protocol(names, "mm-toy", None, {**QUICK, **options})
+        return make_protocol(names, "mm-toy", None, dict(options))
 
     protocol = make(models)
     assert _with_content_model(models, protocol, make) == (models, protocol)
