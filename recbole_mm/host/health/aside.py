@@ -20,6 +20,8 @@ from recbole_mm.trainer.state import random_state, set_random_state
 
 __all__ = ["aside", "popularity_score", "ranks_all"]
 
+_SCORES = 2**21
+
 
 @contextmanager
 def aside(trainer: Any, loaders: Iterable[Any]) -> Iterator[Any]:
@@ -67,8 +69,9 @@ def popularity_score(trainer: Any, train_data: Any, valid_data: Any) -> float | 
     scores = torch.from_numpy(counts).float()
     struct = DataStruct()
     with aside(trainer, (train_data, valid_data)):
-        for start in range(0, valid_data.sample_size, max(valid_data.step, 1)):
-            index = np.arange(start, min(start + max(valid_data.step, 1), valid_data.sample_size))
+        step = max(_SCORES // dataset.item_num, 1)  # RecBole's own, by default one user, would take many times as long
+        for start in range(0, valid_data.sample_size, step):
+            index = np.arange(start, min(start + step, valid_data.sample_size))
             interaction, masked, positive_u, positive_i = valid_data.collate_fn(index)
             rows = scores.repeat(len(interaction), 1)
             rows[:, 0] = -torch.inf
