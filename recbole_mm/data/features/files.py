@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from recbole_mm.data.features import parquet
+from recbole_mm.data.features.ragged import ragged
 
 __all__ = [
     "ENTITIES",
@@ -71,7 +72,8 @@ class FeatureFile:
         """
         array: Any = None
         if self.path.suffix == ".npz":
-            array = self._npz("feature")["feature"]
+            array = self._npz("feature", "count")
+            array = ragged(array["feature"], array["count"], self.path) if "count" in array else array["feature"]
         elif self.path.suffix == ".parquet":
             array = parquet.vectors(self._parquet("feature"), self.path)
         shape, dtype = (array.shape, array.dtype) if array is not None else self._npy_header()
@@ -100,7 +102,7 @@ class FeatureFile:
                 arrays = {name: archive[name] for name in names if name in found}
         except Exception as error:  # a damaged archive raises whatever its damage leads to
             raise ValueError(f"{self.path} cannot be read: {_reason(error)}. {_REMEDY}") from error
-        self._check_names(names, found, "arrays")
+        self._check_names([name for name in names if name != "count"], found, "arrays")
         return arrays
 
     def _npy_header(self) -> tuple[tuple[int, ...], np.dtype]:
@@ -186,7 +188,8 @@ def _reason(error: Exception) -> str:
     """Arrays of Python objects are what pandas hands out for a column of texts, and pickles in a file."""
     if "allow_pickle" in str(error):
         return (
-            "it holds an array of Python objects, which is what a column of a pandas table gives; write "
+            "it holds an array of Python objects (read without allow_pickle, since a pickle can run code), as a column of "
+            "a pandas table gives it; write "
             "frame['id'].to_numpy(dtype=str) or ids.astype(str), and vectors as numpy.stack(frame['vector'])"
         )
     return str(error)

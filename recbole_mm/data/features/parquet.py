@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from recbole_mm.data.features.ragged import ragged
+
 __all__ = ["ids", "read", "vectors"]
 
 
@@ -52,21 +54,30 @@ def ids(table: Any, name: str, path: Path) -> np.ndarray:
 def vectors(table: Any, path: Path) -> np.ndarray:
     """The column ``feature`` of lists, of lists of lists, or of arrow's tensors; one row of the array per row.
 
+    Lists of lists may differ in the number of their vectors, see :func:`ragged`.
+
     Raises:
         ValueError: A row is null, or the lists differ in length.
     """
     column = table.column("feature").combine_chunks()
     shape: list[int] = [len(column)]
+    counts: np.ndarray | None = None
     while hasattr(column.type, "value_type"):
         if column.null_count:
             raise ValueError(f"{path}: {column.null_count} rows of feature are null; leave such rows out.")
         if hasattr(column, "to_numpy_ndarray"):
             return column.to_numpy_ndarray()
         lengths = np.unique(np.asarray(column.value_lengths() if hasattr(column, "value_lengths") else 0))
+        if len(lengths) > 1 and len(shape) == 1 and hasattr(column.type.value_type, "value_type"):
+            counts = np.asarray(column.value_lengths(), dtype=np.int64)
+            shape = [int(counts.sum())]
+            column = column.flatten()
+            continue
         if len(lengths) > 1:
             raise ValueError(f"{path}: the lists in feature differ in length ({lengths[0]} to {lengths[-1]}).")
         size = int(lengths[0]) if len(lengths) else 0
         shape.append(column.type.list_size if hasattr(column.type, "list_size") else size)
         column = column.flatten()
     values = column.to_numpy(zero_copy_only=False)
-    return values.reshape(shape) if values.size == np.prod(shape) else values
+    found = values.reshape(shape) if values.size == np.prod(shape) else values
+    return found if counts is None else ragged(found, counts, path)
