@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recbole_mm.nn.graph.knn import knn_graph
 from recbole_mm.nn.graph.segment import attend, columns, segment_softmax, segment_sum
 from recbole_mm.nn.graph.sparse import SparsePattern, sddmm, spmm
 
@@ -191,71 +192,6 @@ class BipartiteGraph(nn.Module):
         for name in self._kept_weights:
             setattr(self, name, None)
         return super()._apply(fn)
-
-
-@torch.no_grad()
-def knn_graph(
-    features: Tensor,
-    k: int,
-    include_self: bool = False,
-    block_rows: int | None = None,
-    candidates: Tensor | None = None,
-) -> tuple[SparsePattern, Tensor]:
-    r"""Exact ``k`` nearest neighbours of every row by cosine similarity.
-
-    Computed in blocks of rows: no ``n x n`` matrix is ever made. Of equally similar rows (within rounding: ``1e-6`` in
-    float32) the one with the smaller id is taken, except that a row which counts as its own neighbour is always among
-    them. All-zero rows, such as padding and missing features, have no neighbours and are nobody's neighbour.
-
-    Args:
-        features: Shape ``(n, dim)``.
-        k: Neighbours per row; rows with fewer candidates get fewer.
-        include_self: Whether a row counts as its own neighbour.
-        block_rows: Rows per block; chosen so that a block of similarities takes about 32 MB if not given.
-        candidates: Which rows may be a neighbour of another one, bool ``(n,)``; all if not given. The others have
-            neighbours all the same (and themselves, with ``include_self``): so new items are attached to known ones.
-
-    Returns:
-        The ``n x n`` pattern, row = node, col = its neighbours, and the similarities in edge order with shape
-        ``(n_edges,)``.
-
-    Raises:
-        ValueError: If ``k`` is not positive or ``features`` is not a matrix.
-
-    Example:
-        >>> pattern, similarity = knn_graph(torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.0, 1.0]]), k=1)
-        >>> pattern.col.tolist()
-        [1, 0, 0]
-    """
-    if k < 1 or features.dim() != 2 or features.shape[0] < 1:
-        raise ValueError(f"expected k >= 1 and features (n, dim) with n >= 1, got k = {k} and {tuple(features.shape)}")
-    features = features if features.dtype == torch.float64 else features.float()
-    n, device = features.shape[0], features.device
-    unit = nn.functional.normalize(features, dim=1)
-    valid = features.ne(0).any(dim=1)
-    resolution = 1e-12 if features.dtype == torch.float64 else 1e-6
-    block = block_rows or max(1, 2**23 // n)
-    rows, cols, similarities = [], [], []
-    for start in range(0, n, block):
-        similarity = unit[start : start + block] @ unit.t()
-        # Rounding to the resolution makes ties of equal rows true ties, whatever order the product summed in.
-        rank = (similarity / resolution).round_()
-        rank.masked_fill_(~(valid if candidates is None else valid & candidates), float("-inf"))
-        local = torch.arange(rank.shape[0], device=device)
-        rank[local, local + start] = torch.finfo(rank.dtype).max if include_self else float("-inf")
-        threshold = rank.topk(min(k, n), dim=1).values[:, -1:]
-        above, tie = rank > threshold, rank == threshold
-        room = k - above.sum(dim=1, keepdim=True)
-        keep = (
-            (above | (tie & (tie.cumsum(dim=1, dtype=torch.int32) <= room)))
-            & rank.ne(float("-inf"))
-            & valid[start : start + block, None]
-        )
-        row, col = keep.nonzero(as_tuple=True)
-        rows.append(row + start)
-        cols.append(col)
-        similarities.append(similarity[row, col])
-    return SparsePattern.from_pairs(torch.cat(rows), torch.cat(cols), n, n), torch.cat(similarities)
 
 
 def edges_of_rows(pattern: SparsePattern, values: Tensor, rows: Tensor) -> tuple[SparsePattern, Tensor]:

@@ -89,7 +89,8 @@ def nearest_items(table: Tensor, k: int, block: int = 1024, known: Tensor | None
         known: Which items may be a neighbour, bool ``(n_items,)``; all if not given.
 
     Returns:
-        Item ids ``(n_items, k)``, 0 where there are fewer candidates; row 0 is all 0.
+        Item ids ``(n_items, min(k, n_items - 2))``, at least one column, 0 where there are fewer candidates; row 0 is
+        all 0.
 
     Example:
         >>> nearest_items(torch.tensor([[0.0], [1.0], [2.0], [3.0]]), k=2)
@@ -104,14 +105,13 @@ def nearest_items(table: Tensor, k: int, block: int = 1024, known: Tensor | None
     candidate[0] = False
     if known is not None:
         candidate &= known
-    nearest = torch.zeros(n, k, dtype=torch.long, device=table.device)
+    width = max(1, min(k, n - 2))  # neither the padding item nor the item itself
+    nearest = torch.zeros(n, width, dtype=torch.long, device=table.device)
     for start in range(0, n, block):
         rows = torch.arange(start, min(start + block, n), device=table.device)
         product = (table[rows] @ table.T).masked_fill(~candidate, -torch.inf)
         product[rows - start, rows] = -torch.inf
         value, order = product.sort(dim=1, descending=True, stable=True)
-        width = min(k, n)
-        found = torch.where(value[:, :width] > -torch.inf, order[:, :width], 0)
-        nearest[rows, :width] = found
+        nearest[rows] = torch.where(value[:, :width] > -torch.inf, order[:, :width], 0)
     nearest[0] = 0
     return nearest

@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from recbole_mm.nn.graph.bipartite import BipartiteGraph, SparsePattern, knn_graph, row_norm, sym_norm
 
@@ -223,6 +225,32 @@ def test_knn_leaves_zero_rows_alone():
     assert pattern.row.tolist() == [1, 2] and pattern.col.tolist() == [2, 1]
     assert similarity.tolist() == [-1.0, -1.0]
     assert knn_graph(torch.zeros(3, 2), 2)[0].n_edges == 0
+
+
+class Largest(TorchDispatchMode):
+    """Most numbers that an operation has made."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        there = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        made = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        new = [t.numel() for t in made if t.untyped_storage().data_ptr() not in there]
+        self.numbers = max([self.numbers, *new])
+        return result
+
+
+def test_knn_makes_no_second_table_and_no_more_than_there_are_rows():
+    features = torch.randn(60, 500, generator=torch.Generator().manual_seed(0))
+    with Largest() as largest:
+        pattern, _ = knn_graph(features, 4, block_rows=10)
+    assert pattern.n_edges == 240 and largest.numbers <= 10 * 500
+    with Largest() as largest:
+        assert knn_graph(features, 10**9, include_self=True, block_rows=10)[0].n_edges == 60 * 60
+    assert largest.numbers <= 60 * 500
 
 
 def test_knn_takes_half_precision_and_keeps_no_gradient():

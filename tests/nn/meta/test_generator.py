@@ -54,7 +54,8 @@ def test_nearest_items_by_dot_product():
             expected = others[:4]
         assert nearest[item].tolist() == expected
     assert nearest[0].tolist() == [0, 0, 0, 0]
-    assert nearest_items(table[:3], 4).tolist() == [[0, 0, 0, 0], [2, 0, 0, 0], [1, 0, 0, 0]]
+    assert nearest_items(table[:3], 10**9).tolist() == [[0], [2], [1]], "no more columns than there are items"
+    assert nearest_items(table[:1], 4).tolist() == [[0]]
 
 
 def test_item_generator_averages_its_tables():
