@@ -31,7 +31,7 @@ def load_cli() -> ModuleType:
 
 def main() -> int:
     """Answer the arguments of this process."""
-    return int(load_cli().main(sys.argv[1:]))
+    return int(load_cli().main())
 
 
 if __name__ == "__main__":

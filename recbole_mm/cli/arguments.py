@@ -27,6 +27,7 @@ SEARCH = {
 GENERAL = {
     "verbose": Flag("show RecBole's log on the terminal, not only in its file"),
     "debug": Flag("show the traceback of every error"),
+    "malloc": Flag("keep: memory that a step frees is kept for the next; default: as the system has it", "HOW", "keep"),
     "help": Flag("print this text; with --model=NAME the options of that model"),
 }
 
@@ -59,6 +60,8 @@ def check_use(flags: Mapping[str, str]) -> None:
     Raises:
         CommandLineError: Such a flag; the message names the other.
     """
+    if flags.get("malloc", "keep") not in ("keep", "default"):
+        raise CommandLineError(f"--malloc: expected keep or default, got {flags['malloc']!r}.")
     for needed, names in _ONLY_WITH.items():
         for name in set(names) & set(flags):
             if not set(needed) & set(flags):

@@ -20,6 +20,7 @@ from recbole_mm.cli.arguments import check_use, describe
 from recbole_mm.cli.catalogue import check_model
 from recbole_mm.cli.faults import message_of
 from recbole_mm.cli.help import command_help, model_help, program_help
+from recbole_mm.cli.malloc import keep_freed_memory
 from recbole_mm.cli.request import CommandLineError, Flag, Request, program
 from recbole_mm.cli.request import parse as take_apart
 from recbole_mm.cli.signals import TerminatedError, terminable
@@ -60,6 +61,8 @@ COMMANDS: dict[str, ModuleType] = {
 # Without a word the first of these flags that is given names the command; without any of them one model is trained.
 _WITHOUT_WORD = {"models": "compare", "trials": "search", "export": "export", "export_embeddings": "export"}
 
+_TRAIN_OR_RANK = (None, "train", "compare", "search", "export")
+
 FLAGS: dict[str, Flag] = {
     name: flag
     for word in ("train", "compare", "export")
@@ -83,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     word = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
+    if argv is None and word in _TRAIN_OR_RANK and "--malloc=default" not in arguments:
+        keep_freed_memory()  # of a process that is ours
     if word is None:
         return answer(arguments, _without_word)
     command = COMMANDS.get(word)

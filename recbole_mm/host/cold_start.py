@@ -33,6 +33,7 @@ from recbole_mm.data.cold_start import (
     user_roles,
 )
 from recbole_mm.data.negatives import negative_pool
+from recbole_mm.host.drawing import collate_users
 from recbole_mm.host.limited_sampler import limited_samplers
 from recbole_mm.host.wrapping import wrap
 
@@ -63,7 +64,7 @@ def install() -> None:
         return limited_samplers(config, cold, built_datasets, samplers, negatives)
 
     def collate_fn(collate: Any, self: Any, index: Any) -> Any:
-        batch = collate(self, index)
+        batch = collate_users(collate, self, index)
         cold = getattr(self._dataset, "cold_start", None)
         return batch if cold is None or cold.candidates is None else _without(cold.excluded, *batch)
 

@@ -19,7 +19,7 @@ from recbole.sampler.sampler import AbstractSampler
 
 from recbole_mm.host.wrapping import wrap
 
-__all__ = ["Rows", "install"]
+__all__ = ["Rows", "collate_users", "install"]
 
 
 class Rows:
@@ -57,6 +57,27 @@ def _init_loader(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
     vars(self)["dataset"] = rows = Rows(self.sample_size)  # torch's loader refuses the assignment
     if hasattr(self.sampler, "data_source"):
         self.sampler.data_source = rows
+
+
+def collate_users(original: Any, self: Any, index: Any) -> Any:
+    """Users of an evaluation with their past and their positives; RecBole looks them up and numbers them one by one.
+
+    Args:
+        original: RecBole's function, for sequences.
+        self: Its loader of full rankings.
+        index: Numbers of the users among those of the loader.
+    """
+    if self.is_sequential:
+        return original(self, index)
+    users = self.user_df[np.array(index)]
+    ids = users[self.uid_field].numpy()
+    return users, _flat(self.uid2history_item[ids]), *_flat(self.uid2positive_item[ids])
+
+
+def _flat(lists: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """The row of each entry, and the entries."""
+    sizes = torch.tensor([len(entries) for entries in lists])
+    return torch.repeat_interleave(torch.arange(len(lists)), sizes), torch.cat(list(lists))
 
 
 _used: WeakKeyDictionary[Any, tuple[Any, np.ndarray]] = WeakKeyDictionary()

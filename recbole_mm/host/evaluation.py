@@ -9,6 +9,7 @@ from recbole.evaluator.collector import Collector
 from torch import Tensor
 
 from recbole_mm.host.wrapping import wrap
+from recbole_mm.nn.topk import top_columns
 
 __all__ = ["Ranked", "install", "rank", "top_hits"]
 
@@ -45,7 +46,7 @@ def rank(scores: Tensor, k: int, positive_u: Tensor, positive_i: Tensor) -> Rank
         The lists; repeated positives count once.
     """
     n_users, n_items = scores.shape
-    ranked = torch.topk(scores, k, dim=-1).indices
+    ranked = top_columns(scores, k)
     rows = torch.arange(n_users, device=scores.device).unsqueeze(1)
     positives = torch.unique(positive_u.to(scores.device) * n_items + positive_i.to(scores.device))
     hits = torch.isin(rows * n_items + ranked, positives).long()

@@ -27,7 +27,10 @@ def check_finite_scores(model: Any, scores: Tensor, when: str) -> None:
     Raises:
         ValueError: A score is NaN or infinite; the message has the count and the likely cause.
     """
-    if bool(torch.isfinite(scores).all()):  # the one number that a device is waited for
+    if not scores.numel():
+        return
+    # The extremes are NaN where a score is, and read in one pass; they are all that a device is waited for.
+    if bool(torch.isfinite(torch.stack(torch.aminmax(scores))).all()):
         return
     bad = ~torch.isfinite(scores)
     users = f" of {int(bad.any(dim=-1).sum()):,} of {len(bad):,} users" if scores.dim() > 1 else ""

@@ -11,7 +11,9 @@ from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.data.interaction import Interaction
 from recbole.sampler import Sampler
 from recbole.sampler.sampler import AbstractSampler
+from torch.utils._pytree import tree_leaves
 
+from recbole_mm.host import cold_start
 from recbole_mm.host.drawing import Rows
 from tests.host.cold_data import config, loaders
 
@@ -27,12 +29,14 @@ def batches(model, epochs=2, **options):
     """Everything that two epochs, a validation and the draws after them give."""
     train, valid, _ = loaders(config(model, **options))
     found = [batch.interaction for _ in range(epochs) for batch in train]
-    found += [batch[0].interaction for batch in valid]
-    return [{name: column.tolist() for name, column in batch.items()} for batch in found], np.random.random()
+    asked = [batch for _ in range(2) for batch in valid]
+    found += [batch[0].interaction for batch in asked]
+    answers = [[part.tolist() for part in tree_leaves(batch[1:]) if part is not None] for batch in asked]
+    return [{name: column.tolist() for name, column in batch.items()} for batch in found], answers, np.random.random()
 
 
 @pytest.mark.parametrize(("model", "options"), [
-    ("BPR", {"train_batch_size": 100}),
+    ("BPR", {"train_batch_size": 100, "eval_batch_size": 3000}),
     ("BPR", {"train_neg_sample_args": {"distribution": "popularity", "sample_num": 3}, "train_batch_size": 512}),
     ("BPR", {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "pop20"}}),
     ("MMGCN", {"cold_start": {"entity": "item"}}),
@@ -43,6 +47,7 @@ def test_batches_negatives_and_random_state_are_recboles(monkeypatch, model, opt
     ours = batches(model, **options)
     for owner, name in PLACES:
         monkeypatch.setattr(owner, name, getattr(owner, name).__wrapped__)
+    monkeypatch.setattr(cold_start, "collate_users", lambda collate, loader, index: collate(loader, index))
     theirs = batches(model, **options)
     assert ours[0] and ours == theirs
 
