@@ -23,6 +23,7 @@ from recbole_mm.data.convert.arguments import make_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FILES += sorted((ROOT / "dataset_atomic").rglob("README.md"))
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 PROGRAM = r"(?:(?:\.venv/bin/)?recbole-mm|python3? run_recbole_mm\.py|python -m recbole_mm)"
 OWN = "MyModel"  # the model that the guides write themselves
