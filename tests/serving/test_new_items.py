@@ -13,6 +13,8 @@ import pytest
 import recbole_mm
 from recbole_mm.cli.main import main
 from recbole_mm.comparison.protocol import make_protocol
+from recbole_mm.comparison.runs import Runs
+from recbole_mm.experiment.split import describe_split
 from recbole_mm.serving.asked import read_ids
 from tests.host.cold_data import config, loaders, toy_rows, write
 from tests.options import QUICK, SEQUENTIAL
@@ -251,3 +253,19 @@ def test_files_that_are_none(tmp_path: Path, content: bytes, message: str) -> No
         read_ids(tmp_path / "ids.txt", "--export_users")
     with pytest.raises(FileNotFoundError, match="--export_users: there is no file"):
         read_ids(tmp_path / "nowhere.txt", "--export_users")
+
+
+def test_what_is_drawn_is_part_of_what_a_run_is(shop: Path) -> None:
+    """Finished runs that drew other negatives are not compared with new ones."""
+    splits = {
+        (model, negatives): describe_split(*loaders(config(model, shop, new_items=True, negative_items=negatives)))
+        for model in ("BPR", "MMGCN")
+        for negatives in ("seen", "all")
+    }
+    assert len({split["hash"] for split in splits.values()}) == 1
+    assert splits["BPR", "seen"]["negatives"] == splits["MMGCN", "seen"]["negatives"]
+    assert "negatives" not in splits["BPR", "all"]  # as every run before there was the option
+    runs = object.__new__(Runs)
+    runs.splits = {}
+    assert runs._other_split(splits["BPR", "seen"], 1) == runs._other_split(splits["MMGCN", "seen"], 1) == ""
+    assert "negatives from other items" in runs._other_split(splits["BPR", "all"], 1)

@@ -249,3 +249,15 @@ def test_float_ids_of_a_frame_are_whole_again(tmp_path):
     frame = pd.DataFrame({"user": [1.0, 2.0, np.nan], "item": [7, 8, 9]})
     import_tables("shop", frame, data_path=tmp_path)
     assert rows(tmp_path, "shop")["user_id:token"].tolist() == ["1", "2"]
+
+
+def test_products_without_a_click_are_known_without_a_flag(write, tmp_path):
+    """Those of the table, and those that only the vectors know; a table of clicks alone has none."""
+    np.savez(tmp_path / "v.npz", id=np.array(["007", "new-by-vector"]), feature=np.ones((2, 3), dtype=np.float32))
+    import_tables(
+        "shop", write("c.csv", CLICKS), items=write("p.csv", "sku,price\n007,1\nnew-by-table,2\n"),
+        vectors={"image": f"{tmp_path / 'v.npz'}"}, data_path=tmp_path / "data",
+    )  # fmt: skip
+    assert {"new-by-table", "new-by-vector"} <= set(load("shop", tmp_path / "data").field2id_token["item_id"])
+    import_tables("plain", write("c.csv", CLICKS), data_path=tmp_path / "data")
+    assert "new_items" not in (tmp_path / "data" / "plain" / "plain.yaml").read_text()
