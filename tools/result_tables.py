@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 #: What every row says about how it was measured.
 PROVENANCE = ("dataset", "split", "seeds", "options", "commit", "machine", "date")
 _BLOCK = re.compile(r"<!-- results: (?P<spec>[^>]*?) -->\n.*?<!-- end of results -->", flags=re.DOTALL)
-_DROPPED = re.compile(r"_(difference|difference_low|difference_high|effect|p_t|p_wilcoxon)$")
+_DROPPED = re.compile(r"_(difference|difference_low|difference_high|effect|p_t|p_wilcoxon)(_holm)?$")
 _TEXTS = ["variant", "interval", "reference", "params", "failure"]
 _COUNTS = {"runs", "parameters"}
 _COSTS = {"epochs": 0, "epoch_seconds": 2, "train_seconds": 0, "train_cpu_seconds": 0, "test_seconds": 1}
@@ -82,6 +83,8 @@ def _read(folder: Path, commit: str | None) -> pd.DataFrame:
     table = table[[column for column in table if not _DROPPED.search(column)]]
     files = sorted(folder.glob("runs/*/run.json"))
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    for file, record in zip(files, records):  # of a run that was made before runs kept their day
+        record.setdefault("date", time.strftime("%Y-%m-%d", time.gmtime(file.stat().st_mtime)))
     records = [record for record in records if record.get("status") == "finished"]
     rows = []
     for model in table["model"]:
