@@ -68,7 +68,7 @@ def nearest_content(
     product = torch.zeros(pattern.n_edges, dtype=torch.float64)
     for modality, feature in features.items():
         there = observed[modality] & feature.ne(0).any(dim=1)
-        square += weight[modality] * there
+        square += weight[modality] * there.double()  # a bool table times a weight would be float32
         both = there[pattern.row] & there[pattern.col]
         product += weight[modality] * edge_cosines(pattern, feature) * both
     return pattern, product / (square[pattern.row] * square[pattern.col]).sqrt()

@@ -16,6 +16,8 @@ def world(seed):
     """Features of two modalities, some missing, and histories of known items."""
     generator = np.random.default_rng(seed)
     features = {"image": generator.normal(size=(N_ITEMS, 4)), "text": generator.normal(size=(N_ITEMS, 6)) * 9}
+    # Tables of features are float32; the reference computes with the same numbers in float64.
+    features = {name: table.astype(np.float32).astype(np.float64) for name, table in features.items()}
     observed = {name: generator.random(N_ITEMS) > 0.2 for name in features}
     known = generator.random(N_ITEMS) > 0.3
     pairs = [(user, item) for user in range(N_USERS) for item in np.flatnonzero(known) if generator.random() < 0.3]
@@ -53,7 +55,7 @@ def test_scores_are_those_of_the_reference(k, of_candidate):
     for seed in range(3):
         features, observed, known, pairs = world(seed)
         weight = {"image": 0.7, "text": 1.3}
-        tables = {name: torch.from_numpy(table) for name, table in features.items()}
+        tables = {name: torch.from_numpy(table).float() for name, table in features.items()}
         masks = {name: torch.from_numpy(mask) for name, mask in observed.items()}
         found = nearest_content(tables, masks, weight, k, torch.from_numpy(known), of_candidate)
         users, items = (torch.tensor(side) for side in zip(*pairs))
