@@ -128,3 +128,50 @@ def test_a_pickle_under_the_name_of_a_feature_file_is_refused(name: str, tmp_pat
     path.write_bytes(pickle.dumps(Planted()))
     with pytest.raises(ValueError, match="cannot be read"):
         FeatureFile("item", "features", path).matrix()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "export --export=a.csv --checkpoint=planted.pth",
+        "export --export_embeddings=a.npz --checkpoint=planted.pth",
+        "train --resume=planted.pth",
+        "train --model=BPR --dataset=mm-toy --resume=planted.pth --epochs=1 --state=ERROR",
+        "convert checkpoint planted.pth",
+        "train --model=BPR --dataset=mm-toy --epochs=1 --state=ERROR --config_files=planted.yaml",
+        "search --model=BPR --dataset=mm-toy --search_spaces=planted.yaml",
+        "export --model=BPR --dataset=mm-toy --epochs=1 --export=a.csv --export_users=@planted.pkl --state=ERROR",
+    ],
+)
+@pytest.mark.parametrize("form", ["torch", "legacy", "pickle", "inside"])
+def test_files_of_a_command_line_are_never_unpickled(command: str, form: str, tmp_path: Path, monkeypatch: Any) -> None:
+    import shlex
+
+    import torch
+
+    from recbole_mm.cli.main import main
+
+    content: Any = {"config": {}, "epoch": 0, "state_dict": {"weight": torch.ones(1)}, "optimizer": Planted()}
+    if form == "inside":  # as one of ours, with one thing more
+        content = {"format": "recbole_mm 1", **content}
+    if form == "pickle":
+        (tmp_path / "planted.pth").write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, tmp_path / "planted.pth", _use_new_zipfile_serialization=form != "legacy")
+    (tmp_path / "planted.pkl").write_bytes(pickle.dumps(Planted()))
+    (tmp_path / "planted.yaml").write_text(f"epochs: !!python/object/apply:os.mkdir [{FLAG}]\n", encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["recbole-mm"])
+    assert main(shlex.split(command)) in (1, 2)
+
+
+def test_data_of_a_run_are_never_unpickled(tmp_path: Path) -> None:
+    """Per-user metrics and records of a comparison."""
+    from recbole_mm.experiment.store import Store
+
+    store = Store(tmp_path / "results")
+    folder = store.start("BPR-1")
+    np.savez(folder / "users.npz", user=np.array([Planted()], dtype=object))
+    (folder / "run.json").write_bytes(pickle.dumps(Planted()))
+    for read in (store.users, store.load):
+        with pytest.raises(ValueError):
+            read("BPR-1")

@@ -188,8 +188,8 @@ def _reason(error: Exception) -> str:
     """Arrays of Python objects are what pandas hands out for a column of texts, and pickles in a file."""
     if "allow_pickle" in str(error):
         return (
-            "it holds an array of Python objects (read without allow_pickle, since a pickle can run code), as a column of "
-            "a pandas table gives it; write "
+            "it holds an array of Python objects (read without allow_pickle, since a pickle can run code), as a column "
+            "of a pandas table gives it; write "
             "frame['id'].to_numpy(dtype=str) or ids.astype(str), and vectors as numpy.stack(frame['vector'])"
         )
     return str(error)
