@@ -122,7 +122,9 @@ def kill_work(work: str, folder: Path, shares: list[float]) -> dict[str, Any]:
         kills += not done
         if kind == "export":
             check_export(place, whole)
-        anew += not done and not any(place.rglob("*.last")) and not any(place.rglob("*-resume.pth"))
+        anew += (
+            kind != "export" and not done and not any(place.rglob("*.last")) and not any(place.rglob("*-resume.pth"))
+        )
         while not done:
             done, _ = run_child(do, place, model, None, 0)
         gaps[share] = difference(expected, outcome(place))
