@@ -41,7 +41,7 @@ def message_of(error: Exception) -> str | None:
         if fault is not None:
             return fault
     if not _expected(error):
-        return None
+        return _of_recboles_model(error)
     return str(error.args[0] if isinstance(error, KeyError) else error)
 
 
@@ -52,6 +52,20 @@ def _of_the_machine(error: OSError) -> str | None:
     if not names and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE):
         return None
     return f"{' and '.join(names) + ': ' if names else ''}{error.strerror}. {_REMEDIES[error.errno]}"
+
+
+def _of_recboles_model(error: Exception) -> str | None:
+    """A model of RecBole's that lacks a package, or cannot be built with the values it was given."""
+    frames = traceback.extract_tb(error.__traceback__)
+    models = [frame for frame in frames if {"recbole", "model"} <= set(Path(frame.filename).parts)]
+    if not models:
+        return None
+    name = Path(models[0].filename).stem
+    if isinstance(error, ModuleNotFoundError):
+        return f"RecBole's model {name} needs the package {error.name}: pip install {error.name}"
+    if models[0].name == "__init__" and isinstance(error, (ValueError, TypeError)):
+        return f"RecBole's model {name} cannot be built with these options: {error}"
+    return None
 
 
 def _expected(error: Exception) -> bool:

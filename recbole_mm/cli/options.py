@@ -13,7 +13,7 @@ from recbole.utils import get_model
 
 from recbole_mm.cli.catalogue import check_model
 from recbole_mm.cli.request import CommandLineError, Request
-from recbole_mm.config import SHARED_OPTIONS, check_command_line, check_read, read_options
+from recbole_mm.config import check_command_line, check_read, read_options
 from recbole_mm.experiment.quick_start import checkpoint_origin
 from recbole_mm.host.literals import literal
 from recbole_mm.host.names import registered
@@ -105,7 +105,7 @@ def arguments_of(experiment: Experiment) -> Iterator[dict[str, Any]]:
 
 def _in_python(key: str, text: str) -> str:
     """A value in RecBole's notation, in which ``[image, text]`` and ``~``, as ``--help`` has them, would be texts."""
-    if text == "~" and key in SHARED_OPTIONS:
+    if text == "~":
         return "None"
     if not text.startswith(("[", "{")):
         return text

@@ -58,6 +58,11 @@ COMMANDS: list[tuple[str, str]] = [
     (f"train --model=LATTICE {TOY} --knn_k=0", "'knn_k': expected an integer of at least 1"),
     (f"train --model=LATTICE {TOY} --knn_k=many", "knn_k"),
     (f"train --model=SASRec {TOY}", "should be None when the loss_type is CE"),
+    (
+        f"train --model=NeuMF {TOY} --dropout_prob=7",
+        "RecBole's model neumf cannot be built with these options: dropout",
+    ),
+    (f"train --model=NeuMF {TOY} --mlp_hidden_size=x", "neumf cannot be built with these options"),
     # option files
     (f"train {BPR} --config_files=nix.yaml", "no option file 'nix.yaml'"),
     (f"train {BPR} --config_files=folder", "folder"),
