@@ -152,7 +152,7 @@ def test_healthy_runs_are_silent(model: str) -> None:
     assert result["health"]["measures"]["effective_rank"]
 
 
-@pytest.mark.parametrize("model", ["BPR", "LightGCN", "MMGCL", "HCGCN", "DMF", "MCPTR", "UVCAN"])
+@pytest.mark.parametrize("model", ["BPR", "LightGCN", "MMGCL", "HCGCN", "DMF", "MCPTR", "UVCAN", "SASRecContent"])
 def test_training_is_the_same_to_the_last_bit(model: str) -> None:
     results = {}
     for health in (True, "off"):

@@ -90,11 +90,10 @@ def _lists(scores: Tensor) -> dict[str, Any]:
 
 def _representations(model: Any) -> Iterator[tuple[str, Tensor]]:
     """What users and items are for the model: its representations, or its tables of embeddings."""
+    if getattr(model, "type", None) == ModelType.SEQUENTIAL:  # its users are histories, given with the questions
+        return
     if hasattr(model, "representations"):
-        try:
-            pair = model.representations()
-        except NotImplementedError:  # a sequential model scores by itself
-            pair = ()
+        pair = model.representations()
         named = list(zip(("user representations", "item representations"), pair))
     else:
         tables = [(f"{side} embeddings", getattr(model, f"{side}_embedding", None)) for side in ("user", "item")]
