@@ -14,7 +14,7 @@ from recbole_mm.cli.main import main
 from recbole_mm.experiment import quick_start
 from recbole_mm.host.terminal import _Story, is_quiet, quiet_terminal
 
-RUN = ["--model=BPR", "--dataset=mm-toy", "--epochs=3", "--use_gpu=False"]
+RUN = ["--model=BPR", "--dataset=mm-toy", "--epochs=3", "--use_gpu=False", "--health=off"]
 
 
 def shell(arguments: list[str]) -> int:
