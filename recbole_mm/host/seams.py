@@ -14,7 +14,7 @@ import recbole.utils.utils as recbole_utils
 from recbole.trainer import Trainer
 
 from recbole_mm.files import whole_file
-from recbole_mm.host import checkpoint, drawing, optimizer, recovery
+from recbole_mm.host import checkpoint, drawing, optimizer, recovery, saved_data
 from recbole_mm.host.editing import edit
 from recbole_mm.host.wrapping import wrap
 
@@ -29,6 +29,7 @@ def install() -> None:
     _checkpoints()
     _epochs()
     _checks()
+    _saved_data()
     _one_log_per_run()
     _download()
     _caches()
@@ -90,6 +91,13 @@ def _checks() -> None:
     vars(recbole_data)["check_prepared"] = checkpoint.check_prepared
     done = "return train_data, valid_data, test_data"
     edit(recbole_data.data_preparation, {done: f"check_prepared(config, train_data, valid_data)\n    {done}"})
+
+
+def _saved_data() -> None:
+    """Saved data sets and loaders are read without running what the file asks for."""
+    vars(recbole_data)["load_saved"] = saved_data.load
+    for function in (recbole_data.create_dataset, recbole_data.load_split_dataloaders):
+        edit(function, {"pickle.load(f)": "load_saved(f)"})
 
 
 def _one_log_per_run() -> None:
