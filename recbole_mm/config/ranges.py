@@ -14,7 +14,8 @@ __all__ = ["check_ranges"]
 
 Check = Callable[[str, Any], None]
 
-_INTERVAL = re.compile(r"[\[(]\s*-?(\d+(\.\d+)?|inf)\s*,\s*(\d+(\.\d+)?|inf)\s*[\])]")
+_NUMBER = r"-?(?:\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|inf)"
+_INTERVAL = re.compile(rf"[\[(]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[\])]")
 
 
 def check_ranges(options: Mapping[str, Any]) -> None:
@@ -117,8 +118,16 @@ def _interval(key: str, value: Any) -> None:
     if value is None:
         return
     parts = re.split(r"\s*;\s*", value.strip()) if isinstance(value, str) else [""]
-    if not all(_INTERVAL.fullmatch(part) for part in parts):
-        _refuse(key, "an interval in quotes such as '[5,inf)', or ~", value)
+    for found in map(_INTERVAL.fullmatch, parts):
+        if found is None or float(found[1]) > float(found[2]):
+            _refuse(key, "an interval in quotes such as '[5,inf)', or ~", value)
+
+
+def _value_intervals(key: str, value: Any) -> None:
+    _mapping("{rating: '[3,inf)'}")(key, value)
+    for field, kept in (value or {}).items():
+        if not isinstance(kept, (list, tuple)):  # a list names the values of a column of tokens
+            _interval(f"{key}[{field}]", kept)
 
 
 def _mapping(example: str) -> Check:
@@ -194,7 +203,7 @@ _CHECKS: dict[str, Check] = {
     "item_inter_num_interval": _interval,
     "rm_dup_inter": _one_of(None, "first", "last"),
     "filter_inter_by_user_or_item": _truth,
-    "val_interval": _mapping("{rating: '[3,inf)'}"),
+    "val_interval": _value_intervals,
     "threshold": _mapping("{rating: 3}"),
     "MAX_ITEM_LIST_LENGTH": _integer(1),
     # every model's own, but of one meaning

@@ -11,6 +11,10 @@ NAN, INF = float("nan"), float("inf")
 
 # Option, value, words of the message.
 VALUES: list[tuple[str, Any, str]] = [
+    ("val_interval", {"rating": 3}, "val_interval[rating]: expected an interval in quotes"),
+    ("val_interval", {"rating": "[5,1]"}, "val_interval[rating]"),
+    ("val_interval", {"rating": "[3,inf"}, "val_interval[rating]"),
+    ("user_inter_num_interval", "[5,2)", "user_inter_num_interval"),
     ("learning_rate", 0, "learning_rate: expected a finite number above 0, got 0"),
     ("learning_rate", -1e-3, "above 0"),
     ("learning_rate", NAN, "finite"),
