@@ -43,8 +43,9 @@ def settle_valid_metric(options: Mapping[str, Any], chosen: bool) -> tuple[str, 
         The metric, and a note for the caller; empty where the metric is the one in the options.
 
     Raises:
-        ValueError: The caller's metric is none that is reported.
+        ValueError: The caller's metric is none that is reported, or labels are to be evaluated by metrics of lists.
     """
+    _check_labelled(options)
     known = reported_metrics(options["metrics"], options["topk"], slice_names(options.get("slices")))
     wanted = str(options["valid_metric"])
     if wanted.lower() in {name.lower() for name in known}:
@@ -57,6 +58,18 @@ def settle_valid_metric(options: Mapping[str, Any], chosen: bool) -> tuple[str, 
     return known[0], (
         f"valid_metric is {known[0]}, the first that metrics and topk report: the default {wanted} is not among them."
     )
+
+
+def _check_labelled(options: Mapping[str, Any]) -> None:
+    modes = (options.get("eval_args") or {}).get("mode")
+    modes = modes.values() if isinstance(modes, Mapping) else [modes]
+    lists = reported_metrics(options["metrics"], [1])
+    lists = [name.partition("@")[0] for name in lists if "@" in name]
+    if "labeled" in modes and lists:
+        raise ValueError(
+            f"eval_args: mode labeled compares scores with labels, and {', '.join(lists)} measure lists. Choose "
+            "metrics of labels (AUC, LogLoss, MAE, RMSE), or mode full."
+        )
 
 
 def check_topk(options: Mapping[str, Any], n_items: int) -> None:

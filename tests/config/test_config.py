@@ -24,6 +24,7 @@ from recbole_mm.config import (
     resolve_eval_batch_size,
     suggest,
 )
+from recbole_mm.config.metrics import settle_valid_metric
 from recbole_mm.config.names import key_sources, read_keys
 from recbole_mm.config.slices import SLICES, slice_names, tail_share
 
@@ -486,3 +487,13 @@ class TestThroughConfig:
         file.write_text("concat: 'False'\n", encoding="utf-8")
         with pytest.raises(ValueError, match="concat: expected True or False"):
             Config(model="MMGCN", dataset="ml-100k", config_file_list=[str(file)])
+
+
+def test_labels_are_not_evaluated_by_metrics_of_lists() -> None:
+    options = {"metrics": ["Recall"], "topk": [10], "valid_metric": "Recall@10"}
+    assert settle_valid_metric({**options, "eval_args": {"mode": {"valid": "full", "test": "full"}}}, True)[1] == ""
+    for mode in ("labeled", {"valid": "full", "test": "labeled"}):
+        with pytest.raises(ValueError, match=r"mode labeled compares .* Recall measure lists"):
+            settle_valid_metric({**options, "eval_args": {"mode": mode}}, True)
+    labelled = {"metrics": ["AUC"], "topk": [10], "valid_metric": "AUC", "eval_args": {"mode": "labeled"}}
+    assert settle_valid_metric(labelled, True) == ("AUC", "")
