@@ -47,11 +47,14 @@ def _integer(least: int, most: float = math.inf, empty: bool = False) -> Check:
     return check
 
 
-def _number(least: float, strictly: bool = False) -> Check:
+def _number(least: float, strictly: bool = False, most: float = math.inf) -> Check:
     def check(key: str, value: Any) -> None:
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value < least or (strictly and value == least):
-            _refuse(key, f"a finite number {'above' if strictly else 'of at least'} {least:g}", value)
+        bounds = (
+            f"{'above' if strictly else 'of at least'} {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        )
+        if not number or not least <= value <= most or (strictly and value == least):
+            _refuse(key, f"a finite number {bounds}", value)
 
     return check
 
@@ -208,4 +211,12 @@ _CHECKS: dict[str, Check] = {
     "MAX_ITEM_LIST_LENGTH": _integer(1),
     # every model's own, but of one meaning
     "embedding_size": _integer(1),
+    "hidden_size": _integer(1),
+    "inner_size": _integer(1),
+    "n_layers": _integer(0),
+    "num_layers": _integer(1),
+    "n_heads": _integer(1),
+    "dropout_prob": _number(0, most=1),
+    "hidden_dropout_prob": _number(0, most=1),
+    "attn_dropout_prob": _number(0, most=1),
 }
