@@ -47,14 +47,21 @@ def _integer(least: int, most: float = math.inf, empty: bool = False) -> Check:
     return check
 
 
-def _number(least: float, strictly: bool = False, most: float = math.inf) -> Check:
+def _number(least: float, strictly: bool = False) -> Check:
     def check(key: str, value: Any) -> None:
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        bounds = (
-            f"{'above' if strictly else 'of at least'} {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-        )
-        if not number or not least <= value <= most or (strictly and value == least):
-            _refuse(key, f"a finite number {bounds}", value)
+        if not number or value < least or (strictly and value == least):
+            _refuse(key, f"a finite number {'above' if strictly else 'of at least'} {least:g}", value)
+
+    return check
+
+
+def _within(least: float, most: float = math.inf) -> Check:
+    """Numbers out of range; what is none is left to the model whose option it is."""
+
+    def check(key: str, value: Any) -> None:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not least <= value <= most:
+            _refuse(key, f"at least {least:g}" if most == math.inf else f"a number from {least:g} to {most:g}", value)
 
     return check
 
@@ -211,12 +218,12 @@ _CHECKS: dict[str, Check] = {
     "MAX_ITEM_LIST_LENGTH": _integer(1),
     # every model's own, but of one meaning
     "embedding_size": _integer(1),
-    "hidden_size": _integer(1),
-    "inner_size": _integer(1),
-    "n_layers": _integer(0),
-    "num_layers": _integer(1),
-    "n_heads": _integer(1),
-    "dropout_prob": _number(0, most=1),
-    "hidden_dropout_prob": _number(0, most=1),
-    "attn_dropout_prob": _number(0, most=1),
+    "hidden_size": _within(1),
+    "inner_size": _within(1),
+    "n_layers": _within(0),
+    "num_layers": _within(1),
+    "n_heads": _within(1),
+    "dropout_prob": _within(0, 1),
+    "hidden_dropout_prob": _within(0, 1),
+    "attn_dropout_prob": _within(0, 1),
 }

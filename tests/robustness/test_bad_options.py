@@ -11,10 +11,9 @@ NAN, INF = float("nan"), float("inf")
 
 # Option, value, words of the message.
 VALUES: list[tuple[str, Any, str]] = [
-    ("n_layers", -1, "n_layers: expected an integer of at least 0, got -1"),
-    ("n_layers", "two", "n_layers"),
+    ("n_layers", -1, "n_layers: expected at least 0, got -1"),
     ("hidden_size", 0, "hidden_size"),
-    ("dropout_prob", 1.5, "dropout_prob: expected a finite number from 0 to 1"),
+    ("dropout_prob", 1.5, "dropout_prob: expected a number from 0 to 1"),
     ("attn_dropout_prob", -0.1, "attn_dropout_prob"),
     ("val_interval", {"rating": 3}, "val_interval[rating]: expected an interval in quotes"),
     ("val_interval", {"rating": "[5,1]"}, "val_interval[rating]"),
