@@ -60,7 +60,7 @@ COMMANDS: list[tuple[str, str]] = [
     (f"train --model=SASRec {TOY}", "should be None when the loss_type is CE"),
     (
         f"train --model=NeuMF {TOY} --dropout_prob=7",
-        "RecBole's model neumf cannot be built with these options: dropout",
+        "dropout_prob: expected a number from 0 to 1, got 7",
     ),
     (f"train --model=NeuMF {TOY} --mlp_hidden_size=x", "neumf cannot be built with these options"),
     # option files
