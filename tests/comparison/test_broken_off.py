@@ -14,7 +14,7 @@ from tests.host.killed import SMALL, PowerCutError, power_cut
 from tests.options import QUICK
 
 OPTIONS = {**QUICK, "epochs": 4, "train_batch_size": 1024, "embedding_size": 16}
-TIMES = ("time", "memory_mib", "checkpoint")
+TIMES = ("time", "date", "memory_mib", "checkpoint")
 
 
 def compared(folder, **more):

@@ -19,6 +19,14 @@ from recbole_mm.experiment.store import Store
 WAITS = f"#!{sys.executable}\nimport os, time\nprint(os.getpid(), flush=True)\ntime.sleep(100)\n"
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard():
+    """A shell starts what runs in the background with Ctrl-C ignored, tests too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def waiting(tmp_path, monkeypatch):
     """In the place of an interpreter that trains, one that only waits."""

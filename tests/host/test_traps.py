@@ -260,6 +260,7 @@ class TestBaselines:
     @pytest.mark.slow
     def test_importing_us_changes_no_metric(self, fresh_python: Any) -> None:
         options = {**QUIET, "data_path": str(dataset_atomic_dir()), "load_col": {"inter": ["user_id", "item_id"]}}
+        options["negative_items"] = "all"  # RecBole's negatives; by default items that training lacks are none
         run = (
             "from recbole.quick_start import run_recbole\n"
             f"found = run_recbole('BPR', 'mm-toy', config_dict={options!r}, saved=False)\n"

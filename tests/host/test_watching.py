@@ -41,7 +41,7 @@ def test_two_threads_see_their_own_trainers(light: None) -> None:
     assert all(model.startswith(name) for name, model in prepared) and len(prepared) == 6
 
 
-def test_nobody_watches_outside_the_block(light: None) -> None:
+def test_both_blocks_are_told_and_nobody_outside(light: None) -> None:
     install()
     with watch_run() as made:
         first = make(1)
@@ -49,7 +49,7 @@ def test_nobody_watches_outside_the_block(light: None) -> None:
             second = make(2)
     assert quick_start.get_trainer(ModelType.GENERAL, "BPR") is Trainer
     make(3)
-    assert made == [first] and inner == [second]
+    assert made == [first, second] and inner == [second]
 
 
 def test_a_check_comes_before_the_trainer(light: None) -> None:
