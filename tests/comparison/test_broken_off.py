@@ -32,6 +32,7 @@ def records(folder):
         record = {key: value for key, value in record.items() if key not in TIMES}
         for place in ("checkpoint_dir", "gpu_id"):  # the second is what the environment says
             record["config"].pop(place), record["job"]["settings"].pop(place, None)
+        record["health"].pop("seconds")
         record["curve"] = [{**point, "seconds": None} for point in record["curve"]]
         with np.load(file.with_name("users.npz")) as users:
             found[file.parent.name] = record, {key: users[key].tolist() for key in users.files}
