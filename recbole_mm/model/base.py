@@ -160,7 +160,7 @@ class MultimodalModelMixin:
         self.interactions = _training_interactions(dataset, self.n_users, self.n_items)  # type: ignore[attr-defined]
         # A checkpoint from before the option has none.
         known_option = "dense_backend" in config
-        self.dense_backend = self.options.choice("dense_backend", DENSE_BACKENDS) if known_option else "auto"
+        self.dense_backend = self.options.choice("dense_backend", DENSE_BACKENDS) if known_option else "torch"
         set_default_backend(self.dense_backend)
         norm = self.options.per_modality("feature_norm", store.available, "choice", FEATURE_NORMS, default="none")
         missing = self.options.choice("missing_feature", MISSING_FEATURES)

@@ -21,7 +21,7 @@ LARGE = 2**22
 LONG = 320
 """Columns of the result from which a weight gradient gains: measured 1.0 to 1.2 x at 384 to 4,096, 0.8 x at 256."""
 
-_default: ContextVar[str] = ContextVar("recbole_mm_dense_backend", default="auto")
+_default: ContextVar[str] = ContextVar("recbole_mm_dense_backend", default="torch")
 
 
 def set_default_backend(backend: str) -> None:
