@@ -28,7 +28,7 @@ _CLASSES = {
     ("pandas.arrays", "ArrowStringArray"), ("pandas.arrays", "StringArray"),
     ("pandas.core.frame", "DataFrame"), ("pandas.core.series", "Series"),
     ("pandas.core.indexes.base", "Index"), ("pandas.core.indexes.range", "RangeIndex"),
-    ("pandas.core.internals.managers", "BlockManager"), ("pandas.core.internals.managers", "SingleBlockManager"),
+    ("pandas.core.internals.managers", "SingleBlockManager"),
     ("pandas.core.arrays.string_arrow", "ArrowStringArray"), ("torch", "Tensor"),
     ("torch.utils.data.sampler", "RandomSampler"), ("torch.utils.data.sampler", "SequentialSampler"),
     ("torch.utils.data.sampler", "BatchSampler"), ("torch.utils.data.distributed", "DistributedSampler"),

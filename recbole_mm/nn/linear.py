@@ -31,7 +31,7 @@ def set_default_backend(backend: str) -> None:
     _default.set(backend)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, backend: str = "auto") -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, backend: str | None = None) -> Tensor:
     r"""``F.linear``, :math:`Y = X W^\top + b`, with large products of float32 matrices done by oneDNN.
 
     .. math:: \partial X = \partial Y\, W, \quad \partial W = \partial Y^\top X, \quad \partial b = \textstyle\sum_r
@@ -47,7 +47,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, backend: str =
         x: Shape ``(..., n_in)``.
         weight: Shape ``(n_out, n_in)``, contiguous or transposed.
         bias: Shape ``(n_out,)``.
-        backend: ``auto``; ``torch`` for ``F.linear`` always; ``onednn`` for oneDNN wherever it can.
+        backend: ``auto``; ``torch`` for ``F.linear`` always; ``onednn`` for oneDNN wherever it can; by default what
+            :func:`set_default_backend` was told, ``torch`` at first.
 
     Returns:
         Shape ``(..., n_out)``.
@@ -56,6 +57,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, backend: str =
         >>> linear(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]), torch.tensor([0.5]))
         tensor([[11.5000]])
     """
+    backend = backend or _default.get()
     if not _fits(x, weight, backend):
         return F.linear(x, weight, bias)
     rows: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias, backend)

@@ -117,3 +117,13 @@ def total_loss(model: Any, interaction: Any) -> torch.Tensor:
     """The sum of a model's loss terms."""
     loss = model.calculate_loss(interaction)
     return sum(loss) if isinstance(loss, tuple) else loss
+
+
+def stirred(built: Built) -> Built:
+    """A model in double precision with parameters large enough to matter."""
+    built.model.double().eval()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in built.model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return built

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from recbole_mm.model.next_item import LENGTH_GROUPS
 from recbole_mm.model.sasreccontent.items import FUSIONS
-from tests.model.conftest import MODALITIES, build, config_for, total_loss
+from tests.model.conftest import MODALITIES, build, config_for, stirred, total_loss
 from tests.model.sasrec_names import under_sasrecs_names
 from tests.model.tiny import tiny_model
 
@@ -28,13 +28,7 @@ NEW = {"cold_start": {"entity": "item", "ratio": 0.3}}
 
 def tiny(**options):
     """A model in double precision with parameters large enough to matter."""
-    built = build("SASRecContent", **{**TINY, **options})
-    built.model.double().eval()
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in built.model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return built
+    return stirred(build("SASRecContent", **{**TINY, **options}))
 
 
 def histories(model, rows):

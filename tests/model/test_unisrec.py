@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from recbole_mm.model.unisrec.adaptor import ExpertAdaptor, random_projection
 from recbole_mm.model.unisrec.unisrec import drop_items
-from tests.model.conftest import MODALITIES, build, total_loss
+from tests.model.conftest import MODALITIES, build, stirred, total_loss
 
 TINY = {
     "embedding_size": 8, "inner_size": 12, "MAX_ITEM_LIST_LENGTH": 10, "n_experts": 2,
@@ -22,13 +22,7 @@ NEW = {"cold_start": {"entity": "item", "ratio": 0.3}}
 
 def tiny(**options):
     """A model in double precision with parameters large enough to matter."""
-    built = build("UniSRec", **{**TINY, **options})
-    built.model.double().eval()
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in built.model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return built
+    return stirred(build("UniSRec", **{**TINY, **options}))
 
 
 def adaptor(width, dim, n_experts):

@@ -104,18 +104,30 @@ def test_auto_is_decided_by_machine_and_size(calls, monkeypatch, vendor, capabil
     module._gains.cache_clear()
     try:
         x, weight, bias = tables()
-        linear(x, weight, bias)
+        linear(x, weight, bias, backend="auto")
         assert not calls, "a small product"
         monkeypatch.setattr(module, "LARGE", 40 * 24 * 16)
         monkeypatch.setattr(module, "LONG", 25)
         leaf = weight.clone().requires_grad_()
-        linear(x, leaf, bias).sum().backward()
+        linear(x, leaf, bias, backend="auto").sum().backward()
         assert len(calls) == gains, "the gradient of 24 columns is left to torch"
         monkeypatch.setattr(module, "LONG", 24)
-        linear(x, leaf, bias).sum().backward()
+        linear(x, leaf, bias, backend="auto").sum().backward()
         assert len(calls) == 3 * gains
     finally:
         module._gains.cache_clear()
+
+
+def test_without_a_backend_the_chosen_one_is_used(calls):
+    x, weight, bias = tables()
+    linear(x, weight, bias)
+    assert not calls, "torch at first"
+    try:
+        module.set_default_backend("onednn")
+        linear(x, weight, bias)
+        assert len(calls) == 1
+    finally:
+        module.set_default_backend("torch")
 
 
 def test_layer_is_nn_linear():
