@@ -1,6 +1,9 @@
 """Kills real processes at seeded moments, starts them again, and compares the end with that of an undisturbed one.
 
     python benchmarks/kill.py [--moments=20] [--seed=0] [--work=train:MMGCN,train:MML,compare,search,export,...]
+        [--csv=benchmarks/results/kill.csv]
+
+By default two models of RecBole and all of this package are trained, and a comparison, a search and an export are made.
 
 Every piece of work is done once without disturbance, which tells how much time of the processor it takes; then it is
 started once per moment, killed when it has used that share of the time since its first step (SIGKILL and SIGTERM in
@@ -32,14 +35,20 @@ import recbole_mm  # first: it repairs what RecBole needs repaired
 
 # isort: split
 import numpy as np
+import pandas as pd
 import psutil
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from recbole_mm.experiment.commit import commit
+from recbole_mm.experiment.job import machine
+from recbole_mm.files import write_atomically
 from recbole_mm.host import recovery
+from recbole_mm.host.registry import registered_models
 
-WORK = ("train:BPR", "train:LightGCN", "train:VBPR", "train:MMGCN", "train:MCPTR", "train:MML", "compare", "search",
-        "export")  # fmt: skip
+MODELS = ("BPR", "LightGCN", *sorted(registered_models()))
+WORK = (*(f"train:{model}" for model in MODELS), "compare", "search", "export")
+SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 OPTIONS: dict[str, Any] = {
     "epochs": 8, "stopping_step": 99, "train_batch_size": 512, "embedding_size": 16, "state": "ERROR",
     "show_progress": False, "use_gpu": False, "metrics": ["Recall", "NDCG"], "topk": [5, 10],
@@ -48,6 +57,13 @@ OPTIONS: dict[str, Any] = {
 STAGED: dict[str, dict[str, Any]] = {
     "MCPTR": {"pretrain_epochs": 4, "epochs": 4},
     "MML": {"epochs": 2, "generator_epochs": 2, "fusion_epochs": 2},
+    "UniSRec": {"train_stage": "both", "pretrain_epochs": 4, "epochs": 4},
+}
+#: What keeps a model from taking minutes, or what RecBole needs beside it.
+SMALL: dict[str, dict[str, Any]] = {
+    "CMBF": {"n_image_layers": 1, "n_text_layers": 1, "n_cross_layers": 1, "epochs": 3},
+    "UVCAN": {"epochs": 3},
+    **STAGED,
 }
 _NOT_COMPARED = {"time", "memory_mib", "checkpoint", "checkpoint_dir", "gpu_id", "seconds", "worker", "storage"}
 
@@ -58,10 +74,13 @@ def main() -> None:
     parser.add_argument("--moments", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", default=",".join(WORK))
+    parser.add_argument("--csv", type=Path, help="a file that keeps a row for every kill")
     options = parser.parse_args()
+    table = options.csv.absolute() if options.csv else None
     sys.argv = sys.argv[:1]
     torch.set_num_threads(1)
     warm_up()
+    about = provenance(options.seed)
     print(f"| work | CPU seconds | kills | began anew | largest difference | by moment ({'share of the time'}) |")
     print("|---|---|---|---|---|---|")
     for work in options.work.split(","):
@@ -74,6 +93,52 @@ def main() -> None:
             f"{max(gaps.values()):g} | {by_moment} |",
             flush=True,
         )
+        if table:
+            keep(table, work, found, about)
+
+
+def provenance(seed: int) -> dict[str, str]:
+    """What the rows of the table were measured with: the columns that ``tools/result_tables.py`` asks for."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = {**OPTIONS, "epochs": 0, "checkpoint_dir": folder}
+        split = recbole_mm.run("BPR", "mm-toy", config_dict=options)["split"]
+    device = machine(torch.device("cpu"))
+    return {
+        "dataset": "mm-toy",
+        "split": split,
+        "seeds": str(seed),
+        "commit": commit() or "unknown",
+        "machine": f"{device['device']} ({device['threads']} threads)",
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def keep(file: Path, work: str, found: dict[str, Any], about: dict[str, str]) -> None:
+    """Write the rows of a piece of work into the table, which is there whole at every moment.
+
+    Args:
+        file: The table, which may have rows already.
+        work: As in ``WORK``.
+        found: What :func:`kill_work` gave.
+        about: What every row says about how it was measured.
+    """
+    rows = pd.DataFrame(
+        {
+            "work": work,
+            "moment": [f"{number + 1}" for number in range(len(found["gaps"]))],
+            "share": [f"{share:.4f}" for share in found["gaps"]],
+            "signal": [SIGNALS[number % 2].name for number in range(len(found["gaps"]))],
+            "met": found["met"],
+            "difference": [f"{gap:g}" for gap in found["gaps"].values()],
+            "cpu_seconds": f"{found['seconds']:.2f}",
+            "options": json.dumps(SMALL.get(work.partition(":")[2], {}), sort_keys=True),
+            **about,
+        }
+    ).astype(str)
+    if file.exists():
+        before = pd.read_csv(file, dtype=str, keep_default_na=False)
+        rows = pd.concat([before[before["work"] != work], rows])
+    write_atomically(file, rows.to_csv(index=False, lineterminator="\n"))
 
 
 def warm_up() -> None:
@@ -101,8 +166,8 @@ def kill_work(work: str, folder: Path, shares: list[float]) -> dict[str, Any]:
         shares: The moments, as shares of the processor's time.
 
     Returns:
-        ``seconds`` of the undisturbed work, ``gaps`` (moment to largest difference), ``kills`` that met it running, and
-        how often nothing was there yet to go on from (``anew``).
+        ``seconds`` of the undisturbed work, ``gaps`` (moment to largest difference), ``kills`` that met it running,
+        which they are (``met``), and how often nothing was there yet to go on from (``anew``).
     """
     kind, _, model = work.partition(":")
     do = {"train": train, "compare": compare, "search": search, "export": export}[kind]
@@ -114,12 +179,14 @@ def kill_work(work: str, folder: Path, shares: list[float]) -> dict[str, Any]:
     begun = whole / "begun"
     begin = float(begun.read_text("utf-8")) if begun.exists() else 0.0
     expected = outcome(whole)
-    gaps, kills, anew = {}, 0, 0
+    gaps: dict[float, float] = {}
+    met: list[bool] = []
+    anew = 0
     for number, share in enumerate(shares):
         place = folder / f"{number}"
-        how = (signal.SIGKILL, signal.SIGTERM)[number % 2]
+        how = SIGNALS[number % 2]
         done, _ = run_child(do, place, model, begin + share * (seconds - begin), how)
-        kills += not done
+        met.append(not done)
         if kind == "export":
             check_export(place, whole)
         anew += (
@@ -129,7 +196,7 @@ def kill_work(work: str, folder: Path, shares: list[float]) -> dict[str, Any]:
             done, _ = run_child(do, place, model, None, 0)
         gaps[share] = difference(expected, outcome(place))
         shutil.rmtree(place)
-    return {"seconds": seconds, "gaps": gaps, "kills": kills, "anew": anew}
+    return {"seconds": seconds, "gaps": gaps, "kills": sum(met), "met": met, "anew": anew}
 
 
 def run_child(
@@ -196,7 +263,7 @@ def _note_begin(folder: Path) -> None:
 
 def train(folder: Path, model: str) -> dict[str, Any]:
     """Train and test, with the same command at every start."""
-    options = {**OPTIONS, **STAGED.get(model, {}), "checkpoint_dir": str(folder / "saved")}
+    options = {**OPTIONS, **SMALL.get(model, {}), "checkpoint_dir": str(folder / "saved")}
     result = recbole_mm.run(model, "mm-toy", config_dict=options, resume="auto")
     # A run that was killed before there was a state to go on with, or after its test, has left a file of its own.
     files = sorted((folder / "saved").glob(f"{model}*.pth"), key=lambda file: file.stat().st_mtime)

@@ -16,7 +16,7 @@ def kill():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.OPTIONS["epochs"] = 4
-    module.STAGED["MCPTR"] = {"pretrain_epochs": 2, "epochs": 2}
+    module.STAGED["MCPTR"] = module.SMALL["MCPTR"] = {"pretrain_epochs": 2, "epochs": 2}
     module.warm_up()
     return module
 
