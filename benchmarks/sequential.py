@@ -2,13 +2,16 @@
 
     python benchmarks/sequential.py --dataset=ml-100k [--runs=SASRec,add,content] [--seeds=3] [--epochs=30]
         [--output=sequential] [--key=value ...]
-    python benchmarks/sequential.py --dataset=ml-100k --time            # seconds of an epoch instead
+    python benchmarks/sequential.py --dataset=ml-100k --protocol=new-items     # a fifth of the items is in no training
+    python benchmarks/sequential.py --dataset=microlens-own --protocol=own     # a split that came as benchmark files
+    python benchmarks/sequential.py --dataset=ml-100k --protocol=time          # seconds of an epoch instead
 
-The last item of each user is for the test, the one before for validation, by time. Every result is appended to
-``<output>/<dataset>.jsonl`` as it comes; what is there is not run again. ``pretrained`` is UniSRec, first pre-trained
-on ``--pretrain_datasets=[a,b]``, which other runs do not read. Other options of RecBole and of the models are arguments
-``--key=value``, such as ``--data_path`` and ``--feature_path``. Data sets need times: one that came with a split of its
-own is split anew.
+The last item of each user is for the test, the one before for validation, by time; with ``new-items`` new ones alone
+are ranked. Every result is appended to ``<output>/<dataset>-<protocol>.jsonl`` as it comes, with commit, machine, split
+and options; what is there is not run again. ``tools/result_tables.py add NAME FILE ...`` makes a table of such files.
+``pretrained`` is UniSRec, first pre-trained on ``--pretrain_datasets=[a,b]``, which others do not read. Other options
+of RecBole and of the models are arguments ``--key=value``, such as ``--data_path`` and ``--feature_path``.
+``sequential_data.py`` writes sequences where a data set has a split of its own and no times.
 """
 
 from __future__ import annotations
@@ -25,12 +28,15 @@ from typing import Any
 import recbole_mm  # first: it repairs what RecBole needs repaired
 
 # isort: split
-import pandas as pd
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
+from recbole_mm.experiment.commit import commit
+from recbole_mm.experiment.job import machine
+from recbole_mm.experiment.split import describe_split
+from recbole_mm.experiment.store import neutral_settings, to_json
 from recbole_mm.model.sasreccontent.items import FUSIONS
 
 CROSS_ENTROPY = {"train_neg_sample_args": None}
@@ -43,39 +49,55 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "pretrained": ("UniSRec", {"train_stage": "both"}),
     "MML": ("MML", {}),
 }
-SLICES = ["cold_items", "tail_items"]
-STEPS = 8
+BY_TIME = {
+    "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+    "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "benchmark_filename": None,
+    "slices": ["all", "cold_items", "tail_items"],
+}  # fmt: skip
+NEW_ITEMS = {"entity": "item", "ratio": 0.2, "candidates": "cold", "seed": 2020}
+OWN_SPLIT = {
+    "load_col": {"inter": ["user_id", "item_id_list", "item_id"]}, "alias_of_item_id": ["item_id_list"],
+    "benchmark_filename": ["train", "valid", "test"], "slices": ["all", "cold_items", "tail_items"],
+}  # fmt: skip
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "leave-one-out": BY_TIME,
+    "new-items": {**BY_TIME, "cold_start": NEW_ITEMS, "slices": ["cold_items"]},
+    "own": OWN_SPLIT,
+    "time": BY_TIME,
+}
+STEPS = 7
 
 
 def main() -> None:
-    """Run what is missing, then print the table."""
+    """Run what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--dataset", default="ml-100k")
     parser.add_argument("--runs", default=",".join(name for name in RUNS if name != "pretrained"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=30, help="at most, except of MML")
+    parser.add_argument("--epochs", type=int, help="at most; 30 by default, and MML's own of MML")
     parser.add_argument("--pretrain_datasets", help="of the run 'pretrained'")
     parser.add_argument("--output", type=Path, default=Path("sequential"))
-    parser.add_argument("--time", action="store_true", help="print the seconds of an epoch of training")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="leave-one-out")
     arguments, rest = parser.parse_known_args()
     sys.argv = sys.argv[:1] + rest  # RecBole reads --key=value itself
     names = [name.strip() for name in arguments.runs.split(",")]
-    if arguments.time:
-        for name in names:
-            print(f"{name:16} {seconds_of_an_epoch(name, arguments):8.2f} s", flush=True)
-        return
+    unknown = [name for name in names if name not in RUNS]
+    if unknown:
+        parser.error(f"runs: unknown {', '.join(unknown)}; there is {', '.join(RUNS)}")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    file = arguments.output / f"{arguments.dataset}.jsonl"
-    for seed in range(2020, 2020 + arguments.seeds):
+    file = arguments.output / f"{arguments.dataset}-{arguments.protocol}.jsonl"
+    for seed in range(2020, 2020 + (1 if arguments.protocol == "time" else arguments.seeds)):
         for name in names:
-            known = read(file)
-            if len(known) and ((known["run"] == name) & (known["seed"] == seed)).any():
+            row = {"model": name, "seed": seed, "dataset": arguments.dataset, "protocol": arguments.protocol}
+            if any(row.items() <= known.items() for known in read(file)):
                 continue
-            row = {"run": name, "seed": seed, **measure(name, seed, arguments)}
-            with file.open("a") as stream:
-                stream.write(json.dumps(row) + "\n")
+            start = time.process_time()
+            row |= timed(name, arguments) if arguments.protocol == "time" else measured(name, seed, arguments)
+            row |= about(name, seed, arguments, rest)
+            row["cpu_seconds"] = round(time.process_time() - start, 1)
+            with file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(to_json(row)) + "\n")
             print(row, flush=True)
-    print(table(read(file)))
 
 
 def options_of(name: str, seed: int, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
@@ -84,30 +106,43 @@ def options_of(name: str, seed: int, arguments: argparse.Namespace) -> tuple[str
     options = {
         "seed": seed, "metrics": ["Recall", "NDCG"], "topk": [10, 20], "valid_metric": "NDCG@10",
         "checkpoint_dir": str(arguments.output / "saved"), "show_progress": False, "state": "ERROR",
-        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
-        "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "slices": SLICES, "benchmark_filename": None, **own,
+        **PROTOCOLS[arguments.protocol], **own,
     }  # fmt: skip
     if model != "MML":
-        options |= {"epochs": arguments.epochs, "stopping_step": 5}
+        options |= {"epochs": arguments.epochs or 30, "stopping_step": 5}
+    elif arguments.epochs:
+        options["epochs"] = arguments.epochs
     if name == "pretrained" and arguments.pretrain_datasets:
         options["pretrain_datasets"] = arguments.pretrain_datasets.strip("[]").split(",")
     return model, options
 
 
-def measure(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def about(name: str, seed: int, arguments: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    """With what a row was measured: the options that are not defaults, and where."""
+    options = neutral_settings(options_of(name, seed, arguments)[1])
+    given = dict(text.removeprefix("--").partition("=")[::2] for text in rest)
+    del options["seed"]
+    return {
+        "options": {**options, **neutral_settings(given)},
+        "commit": commit(),
+        "machine": machine(torch.device("cpu")),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def measured(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train a model and test it."""
     model, options = options_of(name, seed, arguments)
-    start = time.process_time()
     found = recbole_mm.run(model, arguments.dataset, config_dict=options)
-    return {"cpu_seconds": round(time.process_time() - start, 1), **found["test_result"]}
+    return {"split": found["split"], "metrics": dict(found["test_result"])}
 
 
-def seconds_of_an_epoch(name: str, arguments: argparse.Namespace) -> float:
+def timed(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """CPU seconds of an epoch of training: the median of some steps, times their number."""
     model, options = options_of(name, 2020, arguments)
     config = Config(model=model, dataset=arguments.dataset, config_dict=options)
     init_seed(config["seed"], config["reproducibility"])
-    train, _, _ = data_preparation(config, create_dataset(config))
+    train, valid, test = data_preparation(config, create_dataset(config))
     network = get_model(model)(config, train.dataset).to(config["device"]).train()
     optimizer, found = torch.optim.Adam(network.parameters()), []
     for batch in islice(train, STEPS):
@@ -117,21 +152,13 @@ def seconds_of_an_epoch(name: str, arguments: argparse.Namespace) -> float:
         (sum(losses) if isinstance(losses, tuple) else losses).backward()
         optimizer.step()
         found.append(time.process_time() - start)
-    return statistics.median(found) * len(train)
+    seconds = statistics.median(found) * len(train)
+    return {"split": describe_split(train, valid, test)["hash"], "metrics": {"epoch_seconds": seconds}}
 
 
-def read(file: Path) -> pd.DataFrame:
+def read(file: Path) -> list[dict[str, Any]]:
     """The results so far."""
-    return pd.read_json(file, lines=True) if file.exists() else pd.DataFrame()
-
-
-def table(rows: pd.DataFrame) -> str:
-    """Mean and standard deviation over the seeds."""
-    metrics = [name for name in rows.columns if "ndcg@10" in name or "recall@20" in name]
-    groups = rows.groupby("run", sort=False)
-    spread = groups[metrics].std().fillna(0).map("{:.4f}".format)
-    text = groups[metrics].mean().map("{:.4f}".format) + " ± " + spread
-    return text.assign(seeds=groups["seed"].nunique(), cpu_seconds=groups["cpu_seconds"].mean().round()).to_string()
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
 if __name__ == "__main__":
