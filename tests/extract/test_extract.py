@@ -285,3 +285,24 @@ def test_reviews_are_features_of_interactions(large, tmp_path, monkeypatch):
     assert found == {("u1", "a b"): 4.0, ("u2", "a b"): 9.0}  # of two reviews of a product, the later
     with pytest.raises(KeyError, match="Did you mean 'review'"):
         import_tables("other", clicks, reviews=["reveiw"])
+
+
+def test_texts_of_like_length_share_a_batch_and_keep_their_ids(shop, monkeypatch):
+    monkeypatch.chdir(shop)
+    batches = []
+
+    class Lengths:
+        name, dim, fingerprint = "lengths", 1, "0"
+
+        def encode(self, inputs):
+            batches.append([len(text) for text in inputs])
+            return np.array([[len(text)] for text in inputs], dtype=np.float32)
+
+    module = type(sys)("lengths")
+    module.make = Lengths
+    monkeypatch.setitem(sys.modules, "lengths", module)
+    extract("shop", text="title", encoder="lengths:make", batch_size=2)
+    seen = [length for batch in batches for length in batch]
+    assert seen == sorted(seen, reverse=True) and len(set(seen)) > 1
+    ids, vectors = features(shop, "text")
+    assert dict(zip(ids, vectors[:, 0].tolist())) == {i: len(f"Title {i}") for i in ids}
