@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from logging import getLogger
 from typing import Any
 
+from recbole_mm.config.graph_batch import refuse_sampling
 from recbole_mm.config.names import key_sources, known_keys, read_keys, readable_keys, suggest
 from recbole_mm.config.ranges import check_ranges
 from recbole_mm.config.shared import SHARED_OPTIONS, check_shared
@@ -42,6 +43,9 @@ def check_config(
         logger.warning(message)
     check_shared({**internal, **external})
     check_ranges(external)
+    if model_class is not None:
+        sampling = {**internal, **external}.get("graph_batch")
+        refuse_sampling(sampling, model_class.__name__, getattr(model_class, "samples_graph", False))
     ours = set(SHARED_OPTIONS) | _model_keys(model_class)
     for key, value in external.items():
         problem = _mismatch(key, value, internal.get(key))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Callable
 
 from recbole_mm.config.cold_start import read_cold_start
+from recbole_mm.config.graph_batch import GRAPH_BATCHES, check_fanout
 from recbole_mm.config.health import health_alarms
 from recbole_mm.config.names import suggest
 from recbole_mm.config.slices import check_slices, slice_names, tail_share
@@ -195,6 +196,8 @@ SHARED_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "negative_items": lambda key, value: value is None or _choice(NEGATIVE_ITEMS)(key, value),
     "new_items": _check_truth,
     "dense_backend": _choice(DENSE_BACKENDS),
+    "graph_batch": _choice(GRAPH_BATCHES),
+    "fanout": check_fanout,
     "optimizer_fused": _choice(("auto", "never")),
     "cold_start": lambda key, value: read_cold_start(value, key),
 }

@@ -15,11 +15,13 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_mm.config import ModelOptions
+from recbole_mm.config.graph_batch import refuse_sampling
 from recbole_mm.config.shared import COLD_FEATURES, DENSE_BACKENDS, FEATURE_NORMS, MISSING_FEATURES, active_weights
 from recbole_mm.data.features.prepare import chosen_norm, mean_cosine
 from recbole_mm.data.features.store import FeatureTable, prepare
 from recbole_mm.nn.diagnosis import Part
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
+from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.linear import linear, set_default_backend
 from recbole_mm.nn.loss import first_occurrence, info_nce_loss
 
@@ -48,7 +50,14 @@ class FeatureBank(nn.Module):
     def __getitem__(self, modality: str) -> Tensor:
         feature: Tensor = getattr(self, f"feature_{self._modalities.index(modality)}")
         # Half precision saves memory at rest; the models' weights are float32, so the table is widened when it is used.
-        return feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature
+        return full_precision(feature)
+
+    def rows(self, modality: str, ids: Tensor | None) -> Tensor:
+        """Some rows of a table (all if ``None``): only they are widened. Shape ``(n_ids, d)``."""
+        if ids is None:
+            return self[modality]
+        feature: Tensor = getattr(self, f"feature_{self._modalities.index(modality)}")
+        return full_precision(feature.index_select(0, ids))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._modalities)
@@ -127,6 +136,8 @@ class MultimodalModelMixin:
     min_modalities = 1
     #: Whether the model reads several vectors per item, ``(n, R, d)``; otherwise they are averaged over ``R``.
     accepts_patches = False
+    #: Whether ``graph_batch: sampled`` trains it on sampled neighbours (`recbole_mm.model.sampled_graph`).
+    samples_graph = False
     #: Whether ``contrastive_weight`` weighs a term of the model's own instead of :meth:`modality_contrast`.
     has_contrastive_term = False
 
@@ -162,6 +173,7 @@ class MultimodalModelMixin:
         known_option = "dense_backend" in config
         self.dense_backend = self.options.choice("dense_backend", DENSE_BACKENDS) if known_option else "torch"
         set_default_backend(self.dense_backend)
+        refuse_sampling(config["graph_batch"], name, self.samples_graph)
         norm = self.options.per_modality("feature_norm", store.available, "choice", FEATURE_NORMS, default="none")
         missing = self.options.choice("missing_feature", MISSING_FEATURES)
         weight = _relative_weights(active_weights(config["modality_weight"], store.available), store.item)

@@ -80,7 +80,7 @@ class BM3(MultimodalRecommender):
         return self.predictor(users), self.predictor(items)
 
     def _encode(self) -> tuple[Tensor, Tensor]:
-        users, items = lightgcn(self.graph, self.user_embedding, self.item_embedding, self.n_layers)
+        users, items = lightgcn([self.graph] * self.n_layers, self.user_embedding, self.item_embedding)
         return users, items + self.item_embedding
 
     def _content(self) -> tuple[Tensor, Tensor]:

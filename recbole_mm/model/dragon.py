@@ -81,7 +81,7 @@ class DRAGON(MultimodalRecommender):
         """Representations of users (only those given, if any) and of all items, ``(n, M * d)`` each."""
         users = torch.cat([unit_rows(self.preference[m]) for m in self.features], dim=1)
         items = torch.cat([unit_rows(self.project[m](feature)) for m, feature in self.features.items()], dim=1)
-        users, items = sum_hops(self.graph, users, items, self.n_layers)
+        users, items = sum_hops([self.graph] * self.n_layers, users, items)
         users, items = (self._weigh(users, self.alpha.unsqueeze(2)), self._weigh(items, None))
         items = items + self.item_graph.spread(items, self.n_item_layers)
         return add_peers(users, self.neighbours, self.beta, user), items

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,12 @@ from torch.nn import functional as F
 
 from recbole_mm.data.cooccurrence import cooccurrence
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.model.sampled_graph import SamplesGraph
 from recbole_mm.nn.diagnosis import Part
+from recbole_mm.nn.graph.bipartite import head
+from recbole_mm.nn.graph.sampling import Neighbourhood, sample_peers
 from recbole_mm.nn.graph.sparse import full_precision
-from recbole_mm.nn.graph.user_graph import add_peers, neighbour_table, sum_hops
+from recbole_mm.nn.graph.user_graph import add_peers, neighbour_table, sum_hops, sum_peers
 from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
 from recbole_mm.nn.rows import unit_rows
@@ -23,7 +26,7 @@ __all__ = ["DualGNN"]
 FUSIONS = ("weighted_sum", "max", "concat", "mean")
 
 
-class DualGNN(MultimodalRecommender):
+class DualGNN(SamplesGraph, MultimodalRecommender):
     r"""Every modality has user preferences of its own; users fuse them by their own weights and add their peers.
 
     Per modality :math:`m`, with :math:`S = D^{-1/2} A D^{-1/2}` and a two-layer perceptron :math:`x_i = W_2\,
@@ -54,6 +57,8 @@ class DualGNN(MultimodalRecommender):
         The authors bring every preference to length 1, so that a user with one item starts as a random unit vector and
         no penalty can hold it back. Here (``normalize_tables: False``) preferences keep their length: they start small,
         beside content of length 1, and grow as far as a user's items pay for it against ``reg_weight``.
+        With ``graph_batch: sampled`` a user of the batch also draws at most ``fanout`` (its first entry) of its peers,
+        with probabilities by :math:`\beta`; these sums and those of every layer are unbiased.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -68,6 +73,7 @@ class DualGNN(MultimodalRecommender):
         knn_k = self.options.integer("knn_k", minimum=1)
 
         self.graph = self.interaction_graph()
+        self.set_up_sampling(config, self.n_layers)
         neighbours, beta = neighbour_table(cooccurrence(self.interactions, knn_k), aggregation)
         self.register_buffer("neighbours", neighbours, persistent=False)
         self.register_buffer("beta", beta, persistent=False)
@@ -86,35 +92,59 @@ class DualGNN(MultimodalRecommender):
 
     def forward(self, user: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Representations of users (only those given, if any) and of all items, ``(n, d)`` each."""
-        states, items = self._propagate()
-        return self._with_peers(self._fuse(states), user), items
+        part = self.neighbourhood()
+        tables = self._tables(part)
+        states, items = self._propagate(part, tables)
+        return add_peers(self._fuse(states, tables.alpha), self.neighbours, self.beta, user), items
 
-    def _propagate(self) -> tuple[Tensor, Tensor]:
+    def _tables(self, part: Neighbourhood) -> _Tables:
+        alpha = None if self.fusion == "mean" else part.of_users(self.alpha)
+        return _Tables({m: part.of_users(self.preference[m]) for m in self.features}, alpha)
+
+    def _propagate(self, part: Neighbourhood, tables: _Tables) -> tuple[Tensor, Tensor]:
         """Users per modality, ``(n_users, M, d)``, and items summed over modalities, ``(n_items, d)``."""
-        modalities = list(self.features)
         # Modalities lie side by side, so that one sparse product a side serves all of them.
         scale = unit_rows if self.normalize_tables else full_precision
-        users = torch.cat([scale(self.preference[m]) for m in modalities], dim=1)
-        items = torch.cat([unit_rows(self.project[m](self.features[m])) for m in modalities], dim=1)
-        user_sum, item_sum = sum_hops(self.graph, users, items, self.n_layers, self._add_modalities)
-        return user_sum.view(self.n_users, len(modalities), -1), item_sum
+        users = torch.cat([scale(table) for table in tables.preference.values()], dim=1)
+        content = [self.project[m](self.features.rows(m, part.items)) for m in self.features]
+        items = torch.cat([unit_rows(table) for table in content], dim=1)
+        user_sum, item_sum = sum_hops(part.hops, users, items, self._add_modalities)
+        return user_sum.view(len(user_sum), len(self.features), -1), item_sum
+
+    def _batch(self, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor, Neighbourhood, _Tables]:
+        """Representations of the batch's users and items, the neighbourhood behind them and its rows of the tables."""
+        if self.fanout is None or not self.training:
+            part = self.neighbourhood()
+            tables = self._tables(part)
+            states, items = self._propagate(part, tables)
+            users = add_peers(self._fuse(states, tables.alpha), self.neighbours, self.beta, user)
+            return users, F.embedding(item, items), part._replace(user=user, item=item), tables
+        asked, place = torch.unique(user, return_inverse=True)
+        slots, beta = sample_peers(self.beta[asked], self.fanout[0])
+        # Where fewer peers are drawn, the user stands for them with weight 0.
+        peers = torch.where(beta > 0, self.neighbours[asked].gather(1, slots), asked.unsqueeze(1))
+        part = self.neighbourhood(torch.cat([asked, peers.flatten()]), item)
+        tables = self._tables(part)
+        states, items = self._propagate(part, tables)
+        own, of_peers = part.user.split([len(asked), peers.numel()])  # type: ignore[union-attr]
+        fused = self._fuse(states, tables.alpha)
+        users = F.embedding(own, fused) + sum_peers(fused, of_peers.view_as(peers), beta)
+        return F.embedding(place, users), F.embedding(part.item, items), part._replace(user=own[place]), tables  # type: ignore[arg-type]
 
     def _add_modalities(self, stacked: Tensor) -> Tensor:
         parts = stacked.chunk(len(self.features), dim=1)
         return sum(self.features.weight[m] * part for m, part in zip(self.features, parts))  # type: ignore[return-value]
 
-    def _fuse(self, states: Tensor) -> Tensor:
+    def _fuse(self, states: Tensor, alpha: Tensor | None) -> Tensor:
         states = states * self.fusion_weight.to(states.dtype)
-        if self.fusion == "mean":
+        if alpha is None:
             return states.mean(dim=1)
-        alpha = self.alpha.softmax(dim=1) if self.normalize_alpha else self.alpha
+        alpha = head(alpha, len(states))
+        alpha = alpha.softmax(dim=1) if self.normalize_alpha else alpha
         weighted = states * alpha.unsqueeze(-1)
         if self.fusion == "concat":
             return self.merge(weighted.flatten(start_dim=1))
         return weighted.amax(dim=1) if self.fusion == "max" else weighted.sum(dim=1)
-
-    def _with_peers(self, fused: Tensor, user: Tensor | None) -> Tensor:
-        return add_peers(fused, self.neighbours, self.beta, user)
 
     def diagnostics(self) -> dict[str, Part]:
         """The users' weights of the modalities."""
@@ -127,15 +157,22 @@ class DualGNN(MultimodalRecommender):
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """BPR, the penalty of preferences and fusion weights and, if asked for, the modality contrast of a batch."""
         user, positive = interaction[self.USER_ID], interaction[self.ITEM_ID]
-        users, items = self.forward(user)
-        chosen, rejected = F.embedding(positive, items), F.embedding(interaction[self.NEG_ITEM_ID], items)
+        users, items, part, tables = self._batch(user, torch.cat([positive, interaction[self.NEG_ITEM_ID]]))
+        chosen, rejected = items.chunk(2)
         ranking = bpr_loss((users * chosen).sum(dim=1), (users * rejected).sum(dim=1)) / math.log(2)
-        tables = [self.preference[m] for m in self.features]
+        of_users = list(tables.preference.values())
         if self.fusion == "weighted_sum":
-            tables.append(self.alpha)
-        penalty = l2_penalty(*(F.embedding(user, table) for table in tables))
+            of_users.append(tables.alpha)  # type: ignore[arg-type]
+        penalty = l2_penalty(*(F.embedding(part.user, table) for table in of_users))  # type: ignore[arg-type]
         losses: tuple[Tensor, ...] = (ranking, self.reg_weight * penalty)
         if self.contrastive_weight > 0:
-            rows = {m: self.project[m](feature[positive]) for m, feature in self.features.items()}
+            rows = {m: self.project[m](self.features.rows(m, positive)) for m in self.features}
             losses += (self.modality_contrast(rows, positive),)
         return losses
+
+
+class _Tables(NamedTuple):
+    """Rows of the trained tables that a step reads."""
+
+    preference: dict[str, Tensor]
+    alpha: Tensor | None

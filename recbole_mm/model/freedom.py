@@ -85,7 +85,7 @@ class FREEDOM(MultimodalRecommender):
     def forward(self) -> tuple[Tensor, Tensor]:
         """Representations of all users and items, ``(n_users, d)`` and ``(n_items, d)``."""
         graph = self.pruned if self.training and self.pruned is not None else self.graph
-        users, items = lightgcn(graph, self.user_embedding, self.item_embedding, self.n_layers)
+        users, items = lightgcn([graph] * self.n_layers, self.user_embedding, self.item_embedding)
         return users, items + self.item_graph.spread(self.item_embedding, self.n_item_layers)
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:

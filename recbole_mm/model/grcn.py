@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.model.sampled_graph import SamplesGraph
 from recbole_mm.nn.diagnosis import Part
-from recbole_mm.nn.graph.bipartite import columns, sddmm, segment_softmax, spmm
+from recbole_mm.nn.graph.bipartite import columns, head, sddmm, segment_softmax, spmm
+from recbole_mm.nn.graph.sampling import Hop, Neighbourhood
 from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
@@ -19,7 +21,7 @@ from recbole_mm.nn.rows import unit_rows
 __all__ = ["GRCN"]
 
 
-class GRCN(MultimodalRecommender):
+class GRCN(SamplesGraph, MultimodalRecommender):
     r"""Users' prototypes are routed towards their items' content; edges that content does not support lose weight.
 
     Per modality :math:`m`, with :math:`f_i = \mathrm{norm}(\mathrm{LeakyReLU}(W x_i + b))` and :math:`p_u` starting at
@@ -58,6 +60,10 @@ class GRCN(MultimodalRecommender):
         bring ID embeddings and preferences to length 1: a user with one item starts as a random unit vector that no
         penalty can hold back, and the model memorises. Here (``normalize_tables: False``) both keep their length: they
         start small, beside content of length 1, and grow as far as interactions pay for it against ``reg_weight``.
+        With ``graph_batch: sampled`` every softmax runs over the sampled neighbours. Its weights are then larger by
+        degree over number kept on average, and :math:`w` with them (max, mean and ReLU keep a positive factor), so sums
+        need no other factor; as ratios of two sums they are biased by the order of 1 / ``fanout``, and exact where
+        every neighbour is kept. Users route over items drawn for that alone, as many as in the first layer.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -83,6 +89,7 @@ class GRCN(MultimodalRecommender):
             raise ValueError(f"GRCN with fusion: id and {other} would use no feature; change one of the two.")
 
         self.graph = self.interaction_graph()
+        self.set_up_sampling(config, max(self.n_layers, 1), routes=True)  # content attends once without layers, too
         n_nodes = self.n_users + self.n_items
         self.embedding = nn.Parameter(nn.init.xavier_normal_(torch.empty(n_nodes, dim)))
         if self.weight_mode == "confidence" and self.pruning != "none":
@@ -94,17 +101,23 @@ class GRCN(MultimodalRecommender):
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Representations of all users and items, ``(n_users, d + M C)`` and ``(n_items, d + M C)`` with ``concat``."""
-        users, items = self._parts()
+        part = self.neighbourhood()
+        users, items = self._parts(part, self._tables(part))
         return self._fuse(users), self._fuse(items)
 
-    def _parts(self) -> tuple[list[Tensor], list[Tensor]]:
-        """ID part and content part of each modality, of all users and of all items."""
+    def _tables(self, part: Neighbourhood) -> _Tables:
+        users, items = self.embedding.split([self.n_users, self.n_items])
+        preference = {m: part.of_users(self.preference[m]) for m in self.features}
+        return _Tables(part.of_users(users), part.of_items(items), preference)
+
+    def _parts(self, part: Neighbourhood, tables: _Tables) -> tuple[list[Tensor], list[Tensor]]:
+        """ID part and content part of each modality, of the users and of the items that the last layer gives."""
         kept = None
         if self.training and self.edge_dropout > 0:
             kept = torch.rand(self.graph.n_edges, device=self.embedding.device) >= self.edge_dropout
-        content = {m: self._content(m, kept) for m in self.features}
-        users, items = self._propagate_ids(content, kept)
-        return [users, *(part[0] for part in content.values())], [items, *(part[1] for part in content.values())]
+        content = {m: self._content(m, table, part, kept) for m, table in tables.preference.items()}
+        users, items = self._propagate_ids(part, tables, content, kept)
+        return [users, *(c.users for c in content.values())], [items, *(c.items for c in content.values())]
 
     def _fuse(self, parts: list[Tensor]) -> Tensor:
         """Put the parts of some rows together; a training step does it for the rows of its batch only."""
@@ -113,56 +126,80 @@ class GRCN(MultimodalRecommender):
         parts = [parts[0], *(self.features.weight[m] * part for m, part in zip(self.features, parts[1:]))]
         return torch.cat(parts, dim=1) if self.fusion == "concat" else torch.stack(parts).mean(dim=0)
 
-    def item_content(self, modality: str) -> Tensor:
-        """``f``: normalised content of every item, ``(n_items, C)``."""
-        return unit_rows(F.leaky_relu(self.project[modality](self.features[modality])))
+    def item_content(self, modality: str, item: Tensor | None = None) -> Tensor:
+        """``f``: normalised content of the given items (all if ``None``), ``(n, C)``."""
+        return unit_rows(F.leaky_relu(self.project[modality](self.features.rows(modality, item))))
 
     def _table(self, table: Tensor) -> Tensor:
         return unit_rows(table) if self.normalize_tables else full_precision(table)
 
-    def _content(self, modality: str, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Content parts of users and items, and the attention of both directions, each in its own edge order."""
-        to_user, to_item = self.graph.to_user, self.graph.to_item
-        items, users = self.item_content(modality), self._table(self.preference[modality])
+    def _content(self, modality: str, preference: Tensor, part: Neighbourhood, kept: Tensor | None) -> _Content:
+        """Content parts of users and items, and the attention of both directions of every hop."""
+        items, users = self.item_content(modality, part.items), self._table(preference)
+        routes, where = (self.graph.to_user, None) if part.routes is None else (part.routes.pattern, part.routes.edge)
+        mask = kept if kept is None or where is None else kept[where]
         for _ in range(self.n_routings):
-            routed = segment_softmax(self._logits(users, items, kept), to_user.ptr, to_user.row)
-            users = unit_rows(users + spmm(to_user, routed, items))
-        logits = self._logits(users, items, kept)
-        at_users = segment_softmax(logits, to_user.ptr, to_user.row)
-        reordered = logits.index_select(0, to_user.transpose_order)
-        at_items = segment_softmax(reordered, to_item.ptr, to_item.row)
-        return users + spmm(to_user, at_users, items), items + spmm(to_item, at_items, users), at_users, at_items
+            routed = segment_softmax(_masked(sddmm(routes, users, items), mask), routes.ptr, routes.row)
+            users = unit_rows(users + spmm(routes, routed, items))
+        attention: dict[Hop, tuple[Tensor, Tensor]] = {}  # layers over the whole graph share it
+        for hop in part.hops:
+            if hop not in attention:
+                attention[hop] = self._attention(hop, users, items, kept)
+        last = part.hops[-1]
+        at_users, at_items = attention[last]
+        return _Content(
+            head(users, last.n_users) + spmm(last.to_user, at_users, head(items, last.to_user.n_cols)),
+            head(items, last.n_items) + spmm(last.to_item, at_items, head(users, last.to_item.n_cols)),
+            attention,
+        )
 
-    def _logits(self, users: Tensor, items: Tensor, kept: Tensor | None) -> Tensor:
-        logits = sddmm(self.graph.to_user, users, items)
-        return logits if kept is None else logits.masked_fill(~kept, float("-inf"))
+    @staticmethod
+    def _attention(hop: Hop, users: Tensor, items: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Softmax over the neighbours of users and of items, each in its own edge order."""
+        masks = (None, None) if kept is None else hop.of_pairs(kept)
+        logits = [_masked(scores, mask) for scores, mask in zip(hop.scores(users, items), masks)]
+        return (
+            segment_softmax(logits[0], hop.to_user.ptr, hop.to_user.row),
+            segment_softmax(logits[1], hop.to_item.ptr, hop.to_item.row),
+        )
 
-    def _propagate_ids(self, content: dict, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        users, items = self._table(self.embedding).split([self.n_users, self.n_items])
-        to_users, to_items = self._edge_weights(content, kept)
-        user_sum, item_sum = users, items
-        for _ in range(self.n_layers):
-            users, items = spmm(self.graph.to_user, to_users, items), spmm(self.graph.to_item, to_items, users)
-            user_sum, item_sum = user_sum + users, item_sum + items
+    def _propagate_ids(
+        self, part: Neighbourhood, tables: _Tables, content: dict[str, _Content], kept: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        users, items = self._table(tables.users), self._table(tables.items)
+        n_users, n_items = part.hops[-1].n_users, part.hops[-1].n_items
+        user_sum, item_sum = head(users, n_users), head(items, n_items)
+        weights: dict[Hop, tuple[Tensor, Tensor]] = {}
+        for hop in part.hops[: self.n_layers]:
+            if hop not in weights:
+                weights[hop] = self._edge_weights(hop, part, content, kept)
+            to_users, to_items = weights[hop]
+            users, items = (
+                spmm(hop.to_user, to_users, head(items, hop.to_user.n_cols)),
+                spmm(hop.to_item, to_items, head(users, hop.to_item.n_cols)),
+            )
+            user_sum, item_sum = user_sum + head(users, n_users), item_sum + head(items, n_items)
         if self.zero_id_for_cold and not self.training:
             item_sum = item_sum * self.graph.item_degree.gt(0).unsqueeze(1)
         return user_sum, item_sum
 
-    def _edge_weights(self, content: dict, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _edge_weights(
+        self, hop: Hop, part: Neighbourhood, content: dict[str, _Content], kept: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Weights of the messages to users and to items, each in its own edge order."""
-        to_user, to_item = self.graph.to_user, self.graph.to_item
         if self.pruning == "none":
-            weights = self.graph.sym_norm(self.embedding.dtype)
-            weights = weights if kept is None else weights * kept
-            return weights, weights.index_select(0, to_user.transpose_order)
+            values = self.graph.norm_weights("user", "sym", self.embedding.dtype)[0]
+            to_users, to_items = (w[0] for w in hop.weigh(values if kept is None else values * kept))
+            return to_users, to_items
+        both = [c.attention[hop] for c in content.values()]
         scale = [self.features.weight[modality] for modality in content]
-        at_users = torch.stack([part[2] * s for part, s in zip(content.values(), scale)], dim=1)
-        at_items = torch.stack([part[3] * s for part, s in zip(content.values(), scale)], dim=1)
+        at_users = torch.stack([one[0] * s for one, s in zip(both, scale)], dim=1)
+        at_items = torch.stack([one[1] * s for one, s in zip(both, scale)], dim=1)
         if self.weight_mode == "confidence":
             # The confidence belongs to the node that sends: items towards users, users towards items.
             users, items = self.confidence.split([self.n_users, self.n_items])
-            at_users = at_users * columns(to_user, items)
-            at_items = at_items * columns(to_item, users)
+            at_users = at_users * columns(hop.to_user, head(part.of_items(items), hop.to_user.n_cols))
+            at_items = at_items * columns(hop.to_item, head(part.of_users(users), hop.to_item.n_cols))
         reduce = torch.mean if self.weight_mode == "mean" else torch.amax
         to_users, to_items = reduce(at_users, dim=1), reduce(at_items, dim=1)
         return (to_users.relu(), to_items.relu()) if self.pruning == "hard" else (to_users, to_items)
@@ -173,7 +210,8 @@ class GRCN(MultimodalRecommender):
         degrees = self.graph.user_degree[to_user.row], self.graph.item_degree[to_item.row]
         parts = {}
         for modality in self.features:
-            both = zip(self._content(modality, None)[2:], degrees)
+            content = self._content(modality, self.preference[modality], self.neighbourhood(), None)
+            both = zip(content.attention[self.graph], degrees)
             values = torch.cat([(weights * degree)[degree > 1] for weights, degree in both])
             parts[f"the refinement of edges by {modality}"] = Part("weights", values)
         return parts
@@ -181,18 +219,40 @@ class GRCN(MultimodalRecommender):
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """BPR, the regularisation and, if asked for, the modality contrast of a batch."""
         user, positive, negative = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
-        users, items = self._parts()
-        anchors = self._fuse([F.embedding(user, part) for part in users])
-        chosen = self._fuse([F.embedding(positive, part) for part in items])
-        rejected = self._fuse([F.embedding(negative, part) for part in items])
-        tables = [self.embedding, *(self.preference[m] for m in self.features)]
-        item_rows = F.embedding(torch.cat([positive, negative]) + self.n_users, self.embedding)
-        penalty = l2_penalty(*(F.embedding(user, table) for table in tables), item_rows)
+        part = self.neighbourhood(user, torch.cat([positive, negative]))
+        tables = self._tables(part)
+        users, items = self._parts(part, tables)
+        at, (near, far) = part.user, part.item.chunk(2)  # type: ignore[union-attr]
+        anchors = self._fuse([F.embedding(at, rows) for rows in users])  # type: ignore[arg-type]
+        chosen, rejected = (self._fuse([F.embedding(place, rows) for rows in items]) for place in (near, far))
+        of_users = [tables.users, *tables.preference.values()]
+        item_rows = F.embedding(part.item, tables.items)  # type: ignore[arg-type]
+        penalty = l2_penalty(*(F.embedding(at, table) for table in of_users), item_rows)  # type: ignore[arg-type]
         losses: tuple[Tensor, ...] = (
             bpr_loss((anchors * chosen).sum(dim=1), (anchors * rejected).sum(dim=1)),
             self.reg_weight * penalty,
         )
         if self.contrastive_weight > 0:
-            rows = {m: F.embedding(positive, self.item_content(m)) for m in self.features}
+            rows = {m: self.item_content(m, positive) for m in self.features}
             losses += (self.modality_contrast(rows, positive),)
         return losses
+
+
+class _Tables(NamedTuple):
+    """Rows of the trained tables that a step reads."""
+
+    users: Tensor
+    items: Tensor
+    preference: dict[str, Tensor]
+
+
+class _Content(NamedTuple):
+    """Content parts of what the last layer gives, and the attention of both directions by hop."""
+
+    users: Tensor
+    items: Tensor
+    attention: dict[Any, tuple[Tensor, Tensor]]
+
+
+def _masked(logits: Tensor, kept: Tensor | None) -> Tensor:
+    return logits if kept is None else logits.masked_fill(~kept, float("-inf"))

@@ -131,7 +131,7 @@ class LATTICE(MultimodalRecommender):
         return states
 
     def _add_content(self, content: Tensor) -> tuple[Tensor, Tensor]:
-        users, items = lightgcn(self.graph, self.user_embedding, self.item_embedding, self.n_layers, self.graph_norm)
+        users, items = lightgcn([self.graph] * self.n_layers, self.user_embedding, self.item_embedding, self.graph_norm)
         return users, items + unit_rows(content)
 
     def forward(self) -> tuple[Tensor, Tensor]:

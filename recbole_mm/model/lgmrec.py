@@ -102,7 +102,7 @@ class LGMRec(MultimodalRecommender):
     def _encode(self) -> tuple[Tensor, Tensor, Hyper]:
         """Representations of all users and items, and what the hyperedges give them."""
         dim = self.user_embedding.shape[1]
-        users, items = lightgcn(self.graph, self.user_embedding, self.item_embedding, self.n_layers)
+        users, items = lightgcn([self.graph] * self.n_layers, self.user_embedding, self.item_embedding)
         states, logits = [], []
         for modality, feature in self.features.items():
             maps = [self.project[modality].weight, self.membership[modality].weight]

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.model.sampled_graph import SamplesGraph
 from recbole_mm.nn.diagnosis import Part
-from recbole_mm.nn.graph.bipartite import SparsePattern, sddmm, segment_softmax, spmm
+from recbole_mm.nn.graph.bipartite import SparsePattern, head, sddmm, segment_softmax, spmm
+from recbole_mm.nn.graph.sampling import Hop
 from recbole_mm.nn.linear import Linear, linear
 from recbole_mm.nn.loss import bpr_loss
 from recbole_mm.nn.rows import batch_rows, unit_rows
@@ -21,7 +23,7 @@ __all__ = ["MGAT"]
 WIDEST = 256  # Features wider than this are projected to it, narrower ones keep their width (the authors' settings).
 
 
-class MGAT(MultimodalRecommender):
+class MGAT(SamplesGraph, MultimodalRecommender):
     r"""Nodes attend to their neighbours in one graph per modality; a gate decides how much of each score passes.
 
     Per modality :math:`m`, with :math:`X = \mathrm{norm}([p^m_u ; \tanh(W f_i + b)])` and :math:`Y = X W^a`, for every
@@ -50,6 +52,9 @@ class MGAT(MultimodalRecommender):
         in the released code (``gate_degree: source``) and of the centre in the paper (``target``). The released loss is
         a sum of base-2 logarithms with a decay of 0.1; Adam makes that the mean loss here with a decay of 3.4e-5.
         ``dropout`` (on the attention weights) is ours: the released code has it commented out.
+        With ``graph_batch: sampled`` the softmax runs over the sampled neighbours (the gate's degrees are those of the
+        whole graph). Its weights are then larger by degree over number kept on average, so sums need no other factor;
+        as a ratio of two sums they are biased by the order of 1 / ``fanout``, and exact where every neighbour is kept.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -69,6 +74,7 @@ class MGAT(MultimodalRecommender):
         )
 
         self.graph = self.interaction_graph()
+        self.set_up_sampling(config, n_layers)
         to_user, to_item = self.graph.to_user, self.graph.to_item
         if gate_degree == "source":
             degrees = self.graph.item_degree[to_user.col], self.graph.user_degree[to_item.col]
@@ -94,30 +100,48 @@ class MGAT(MultimodalRecommender):
 
     def modality_states(self, user: Tensor | None = None, item: Tensor | None = None) -> tuple[dict, dict]:
         """Representations per modality, ``{m: (n, d * n_layers)}`` for users and items, of the given rows or of all."""
-        # Distinct, because the last layer cuts its edges by them.
-        user_rows, user_place = batch_rows(user, self.n_users, distinct=True)
-        item_rows, item_place = batch_rows(item, self.n_items, distinct=True)
+        part = self.neighbourhood(user, item)
+        if part.sampled:
+            (user_rows, user_place), (item_rows, item_place) = (None, part.user), (None, part.item)
+        else:  # distinct, because the last layer cuts its edges by them
+            user_rows, user_place = batch_rows(user, self.n_users, distinct=True)
+            item_rows, item_place = batch_rows(item, self.n_items, distinct=True)
+        embeddings = part.of_users(self.user_embedding), part.of_items(self.item_embedding)
+        n_last = part.hops[-1].n_users, part.hops[-1].n_items
         users, items = {}, {}
-        for m, feature in self.features.items():
-            states = unit_rows(self.preference[m]), unit_rows(torch.tanh(self.project[m](feature)))
+        for m in self.features:
+            projected = torch.tanh(self.project[m](self.features.rows(m, part.items)))
+            states = unit_rows(part.of_users(self.preference[m])), unit_rows(projected)
             outputs: tuple[list[Tensor], list[Tensor]] = ([], [])
-            for index, layer in enumerate(self.layers):
+            for index, (layer, hop) in enumerate(zip(self.layers, part.hops)):
                 # Only the last layer's targets can be cut to the batch: earlier states feed their neighbours.
                 cut = (user_rows, item_rows) if index == len(self.layers) - 1 else (None, None)
-                states = self._layer(layer[m], states, cut)
-                for output, state, rows, done in zip(outputs, states, (user_rows, item_rows), cut):
+                states = self._layer(layer[m], hop, states, embeddings, cut)
+                for output, state, rows, done, n in zip(outputs, states, (user_rows, item_rows), cut, n_last):
+                    # A sampled neighbourhood has the batch's nodes in front.
+                    state = head(state, n) if part.sampled else state
                     output.append(state if rows is done else _look_up(state, rows))
             users[m] = _look_up(torch.cat(outputs[0], dim=1), user_place)
             items[m] = _look_up(torch.cat(outputs[1], dim=1), item_place)
         return users, items
 
     def _layer(
-        self, layer: _Layer, states: tuple[Tensor, Tensor], rows: tuple[Tensor | None, Tensor | None]
+        self,
+        layer: _Layer,
+        hop: Hop,
+        states: tuple[Tensor, Tensor],
+        embeddings: tuple[Tensor, Tensor],
+        rows: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor, Tensor]:
         users, items = (linear(state, layer.attention.t(), backend=layer.own.backend) for state in states)
+        own = [head(x, hop.n_users) for x in (users, states[0], embeddings[0])]
+        other = [head(x, hop.n_items) for x in (items, states[1], embeddings[1])]
+        degrees: tuple[Tensor | None, Tensor | None] = (None, None)
+        if self.user_gate_degree is not None:
+            degrees = hop.at_edges(self.user_gate_degree, self.item_gate_degree)
         return (
-            layer(self.graph.to_user, self.user_gate_degree, users, items, states[0], self.user_embedding, rows[0]),
-            layer(self.graph.to_item, self.item_gate_degree, items, users, states[1], self.item_embedding, rows[1]),
+            layer(hop.to_user, degrees[0], own[0], items, own[1], own[2], rows[0]),
+            layer(hop.to_item, degrees[1], other[0], users, other[1], other[2], rows[1]),
         )
 
     def forward(self) -> tuple[Tensor, Tensor]:

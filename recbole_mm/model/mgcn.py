@@ -95,7 +95,7 @@ class MGCN(MultimodalRecommender):
             gated = gated * self.features.observed[modality].unsqueeze(1)
             views.append(self.item_graphs[modality].spread(gated, self.n_item_layers))  # type: ignore[operator]
         items = torch.cat(views, dim=1)
-        behaviour = lightgcn(self.graph, self.user_embedding, self.item_embedding, self.n_layers)
+        behaviour = lightgcn([self.graph] * self.n_layers, self.user_embedding, self.item_embedding)
         return (behaviour[0], self.graph.gather_users(items)), (behaviour[1], items)
 
     def _side(self, behaviour: Tensor, views: Tensor, observed: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.model.sampled_graph import SamplesGraph
 from recbole_mm.nn.graph.bipartite import sym_norm
 from recbole_mm.nn.graph.branches import Encoding, drop_edges, drop_nodes, encode_branches
+from recbole_mm.nn.graph.sampling import Neighbourhood
 from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss, first_occurrence, info_nce_loss
 
@@ -18,7 +20,7 @@ __all__ = ["MMGCL"]
 TASKS = ("ED+MM+CN", "ED+MM", "ED", "MM", "none")
 
 
-class MMGCL(MultimodalRecommender):
+class MMGCL(SamplesGraph, MultimodalRecommender):
     r"""One LightGCN branch per modality and one for IDs, taught that no single modality decides.
 
     With :math:`X_{id} = E_I` and :math:`X_m = W_m f_i`, each branch is encoded as the mean over :math:`l = 0 \dots L`
@@ -59,6 +61,9 @@ class MMGCL(MultimodalRecommender):
         alone, nothing else is learned for as long as that lasts. :math:`\lambda` keeps the two in proportion until
         readouts have length 1. Views with a random modality also teach the readouts to do without content, hence a
         smaller :math:`\beta` than the released 0.4.
+        With ``graph_batch: sampled`` every layer draws its neighbours, and views and branches share what is drawn; all
+        sums are unbiased. Dropped edges and nodes, and the degrees after, are those of the whole graph. Only the random
+        vectors differ: their standard deviation is that of the sampled items' rows instead of all.
     """
 
     has_contrastive_term = True
@@ -84,6 +89,7 @@ class MMGCL(MultimodalRecommender):
         self.cn_branch = None if fixed is None else 1 + modalities.index(fixed)
 
         self.graph = self.interaction_graph()
+        self.set_up_sampling(config, self.n_layers)
         self.register_buffer("norm", self.graph.sym_norm(torch.float64), persistent=False)
         weight = torch.tensor([1.0, *(self.features.weight[m] for m in modalities)], dtype=torch.float64)
         self.register_buffer("branch_weight", weight.view(1, -1, 1), persistent=False)
@@ -112,14 +118,17 @@ class MMGCL(MultimodalRecommender):
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Readouts of all users and items, ``(n_users, d)`` and ``(n_items, d)``."""
-        users, items = self._encode(torch.cat(self._inputs(), dim=1), self.norm)
+        part = self.neighbourhood()
+        users, items = self._encode(part, torch.cat(self._inputs(part), dim=1), self.norm)
         return self._read(self.read_users, users.rows()), self._read(self.read_items, items.rows())
 
-    def _inputs(self) -> list[Tensor]:
-        return [self.item_embedding, *(self.project[m](feature) for m, feature in self.features.items())]
+    def _inputs(self, part: Neighbourhood) -> list[Tensor]:
+        content = (self.project[m](self.features.rows(m, part.items)) for m in self.features)
+        return [part.of_items(self.item_embedding), *content]
 
-    def _encode(self, inputs: Tensor, values: Tensor) -> tuple[Encoding, Encoding]:
-        return encode_branches(self.graph, values.to(inputs.dtype), self.user_embedding, inputs, self.n_layers)
+    def _encode(self, part: Neighbourhood, inputs: Tensor, values: Tensor) -> tuple[Encoding, Encoding]:
+        users = part.of_users(self.user_embedding)
+        return encode_branches(part.hops, values.to(inputs.dtype), users, inputs)
 
     def _read(self, readout: nn.Module, branches: Tensor) -> Tensor:
         return readout((branches * self.branch_weight.to(branches.dtype)).flatten(start_dim=1))
@@ -127,17 +136,17 @@ class MMGCL(MultimodalRecommender):
     def calculate_loss(self, interaction: Any) -> Tensor | tuple[Tensor, ...]:
         """BPR and the weighted contrastive loss of a batch."""
         user, positive, negative = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
-        inputs = self._inputs()
-        users, items = self._encode(torch.cat(inputs, dim=1), self.norm)
-        item = torch.cat([positive, negative])
-        main = users.rows(user), items.rows(item)
+        part = self.neighbourhood(user, torch.cat([positive, negative]))
+        inputs = self._inputs(part)
+        users, items = self._encode(part, torch.cat(inputs, dim=1), self.norm)
+        main = users.rows(part.user), items.rows(part.item)
         anchors = self._read(self.read_users, main[0])
         chosen, rejected = self._read(self.read_items, main[1]).chunk(2)
         ranking = bpr_loss((anchors * chosen).sum(dim=1), (anchors * rejected).sum(dim=1))
         if self.contrastive_weight == 0 or self.ssl_task == "none":
             return ranking
-        dropped = self._edge_dropout_view(inputs, main, user, item) if "ED" in self.ssl_task else main
-        masked = self._mask_view(inputs, main, user, item) if "MM" in self.ssl_task else main
+        dropped = self._edge_dropout_view(part, inputs, main) if "ED" in self.ssl_task else main
+        masked = self._mask_view(part, inputs, main) if "MM" in self.ssl_task else main
         weight: Any = self.contrastive_weight
         if self.contrast_by_length:
             lengths = [rows.detach().norm(dim=1).mean() for rows in (anchors, chosen)]
@@ -148,32 +157,34 @@ class MMGCL(MultimodalRecommender):
         """A modality's branch, drawn on the host: a number on the device would have to be waited for."""
         return 1 + int(torch.multinomial(torch.tensor(self.mask_probability), 1))
 
-    def _edge_dropout_view(self, inputs: list[Tensor], main: tuple, user: Tensor, item: Tensor) -> tuple:
+    def _edge_dropout_view(self, part: Neighbourhood, inputs: list[Tensor], main: tuple) -> tuple:
         """View A: rows of users and items, ``(n, branches, d)``, encoded on a graph that lost edges."""
         values = sym_norm(self.graph.to_user, drop_edges(self.graph, self.edge_dropout))
         if self.edge_drop_scope == "one_modality":
             branch = self._draw_branch()
-            return self._replace(main, branch, self._encode(inputs[branch], values), user, item)
-        users, items = self._encode(torch.cat(inputs, dim=1), values)
-        return users.rows(user), items.rows(item)
+            return self._replace(main, branch, self._encode(part, inputs[branch], values), part)
+        users, items = self._encode(part, torch.cat(inputs, dim=1), values)
+        return users.rows(part.user), items.rows(part.item)
 
-    def _mask_view(self, inputs: list[Tensor], main: tuple, user: Tensor, item: Tensor) -> tuple:
+    def _mask_view(self, part: Neighbourhood, inputs: list[Tensor], main: tuple) -> tuple:
         """View B: the main pass with one modality's branch encoded from random vectors or on a graph without nodes."""
         branch = self._draw_branch()
         table, values = inputs[branch], self.norm
         if self.mask_mode == "random_embedding":
-            spread = table.detach() if self.known_items is None else table.detach()[self.known_items]
+            spread = table.detach()
+            if self.known_items is not None:
+                spread = spread[self.known_items if part.items is None else self.known_items[part.items]]
             table = torch.randn_like(table) * spread.std()
         else:
             values = sym_norm(self.graph.to_user, drop_nodes(self.graph, self.edge_dropout))
-        return self._replace(main, branch, self._encode(table, values), user, item)
+        return self._replace(main, branch, self._encode(part, table, values), part)
 
     @staticmethod
-    def _replace(main: tuple, branch: int, encoded: tuple, user: Tensor, item: Tensor) -> tuple:
+    def _replace(main: tuple, branch: int, encoded: tuple, part: Neighbourhood) -> tuple:
         def put(rows: Tensor, new: Tensor) -> Tensor:
             return torch.cat([rows[:, :branch], new, rows[:, branch + 1 :]], dim=1)
 
-        return put(main[0], encoded[0].rows(user)), put(main[1], encoded[1].rows(item))
+        return put(main[0], encoded[0].rows(part.user)), put(main[1], encoded[1].rows(part.item))
 
     def _contrast(self, dropped: tuple, masked: tuple, user: Tensor, positive: Tensor) -> Tensor:
         positive_a, negative_a = dropped[1].chunk(2)

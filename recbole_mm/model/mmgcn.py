@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.model.sampled_graph import SamplesGraph
+from recbole_mm.nn.graph.bipartite import head
+from recbole_mm.nn.graph.sampling import Hop, Neighbourhood
 from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.linear import Linear, linear
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
@@ -20,7 +23,7 @@ WIDE = 512  # Features wider than this are projected by default,
 PROJECTED = 256  # to this width (the authors': 2048 or 4096 to 256; 384, 128 and 100 kept as they are).
 
 
-class MMGCN(MultimodalRecommender):
+class MMGCN(SamplesGraph, MultimodalRecommender):
     r"""Messages between users and items in one graph per modality; modalities share ID embeddings and are averaged.
 
     Per modality :math:`m`, with :math:`P = D^{-1} A` the mean over neighbours (isolated nodes: 0),
@@ -51,6 +54,8 @@ class MMGCN(MultimodalRecommender):
         regularisation covers the first modality's preferences of all users; here it is the batch's users, all
         modalities alike. Computation is rearranged exactly: modalities stacked in one sparse product,
         ``P (X W) = (P X) W`` on the side with fewer nodes, and the last layer on the rows that the batch needs.
+        With ``graph_batch: sampled`` :math:`P` is the mean over sampled neighbours: unbiased for :math:`P X`, what
+        follows a nonlinearity is not. A fanout that covers every neighbour gives the step of the whole graph.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -71,6 +76,7 @@ class MMGCN(MultimodalRecommender):
         )
 
         self.graph = self.interaction_graph()
+        self.set_up_sampling(config, n_layers)
 
         nodes = nn.init.xavier_normal_(torch.empty(self.n_users + self.n_items, dim))
         self.user_embedding = nn.Parameter(nodes[: self.n_users].clone(), requires_grad=trainable)
@@ -90,33 +96,37 @@ class MMGCN(MultimodalRecommender):
 
     def modality_states(self, user: Tensor | None = None, item: Tensor | None = None) -> tuple[dict, dict]:
         """Last layer's states, ``{m: (n_users, d)}`` and ``{m: (n_items, d)}``, of the given rows or of all."""
+        part = self.neighbourhood(user, item)
+        return self._states(part, self._tables(part))
+
+    def _states(self, part: Neighbourhood, tables: _Tables) -> tuple[dict, dict]:
         scale = unit_rows if self.normalize_tables else full_precision
-        users = {m: scale(self.preference[m]) for m in self.features}
-        items = {m: unit_rows(self.project[m](feature)) for m, feature in self.features.items()}
+        users = {m: scale(table) for m, table in tables.preference.items()}
+        items = {m: unit_rows(self.project[m](self.features.rows(m, part.items))) for m in self.features}
         last = len(self.layers) - 1
-        for index, layer in enumerate(self.layers):
-            to_users, to_items = self._messages(layer, users, items)
-            rows = (user, item) if index == last else (None, None)
-            users = {m: layer[m](to_users[m], users[m], self.user_embedding, rows[0]) for m in users}
-            items = {m: layer[m](to_items[m], items[m], self.item_embedding, rows[1]) for m in items}
+        for index, (layer, hop) in enumerate(zip(self.layers, part.hops)):
+            to_users, to_items = self._messages(layer, hop, users, items)
+            rows = (part.user, part.item) if index == last else (None, None)
+            users = {m: layer[m](to_users[m], users[m], tables.users, rows[0]) for m in users}
+            items = {m: layer[m](to_items[m], items[m], tables.items, rows[1]) for m in items}
         return users, items
 
-    def _messages(self, layer: Any, users: dict, items: dict) -> tuple[dict, dict]:
+    def _messages(self, layer: Any, hop: Hop, users: dict, items: dict) -> tuple[dict, dict]:
         """``P X W`` of all modalities: one sparse product a side, ``W`` applied where nodes are fewer."""
         widths = [state.shape[1] for state in users.values()]
 
-        def stack(states: dict, transform: bool) -> Tensor:
-            return torch.cat([layer[m].transform(x) if transform else x for m, x in states.items()], dim=1)
+        def messages(states: dict, gather: Any, early: bool) -> dict:
+            stacked = torch.cat([layer[m].transform(x) if early else x for m, x in states.items()], dim=1)
+            received = dict(zip(states, gather(stacked, "row").split(widths, dim=1)))
+            return received if early else {m: layer[m].transform(x) for m, x in received.items()}
 
-        items_fewer = self.n_items <= self.n_users
-        received = self.graph.gather_users(stack(items, items_fewer), "row").split(widths, dim=1)
-        to_users = dict(zip(users, received))
-        received = self.graph.gather_items(stack(users, not items_fewer), "row").split(widths, dim=1)
-        to_items = dict(zip(items, received))
-        late = to_items if items_fewer else to_users
-        for modality in late:
-            late[modality] = layer[modality].transform(late[modality])
-        return to_users, to_items
+        n_users, n_items = (len(next(iter(states.values()))) for states in (users, items))
+        to_users = messages(items, hop.gather_users, n_items <= hop.n_users)
+        return to_users, messages(users, hop.gather_items, n_users < hop.n_items)
+
+    def _tables(self, part: Neighbourhood) -> _Tables:
+        preference = {m: part.of_users(self.preference[m]) for m in self.features}
+        return _Tables(part.of_users(self.user_embedding), part.of_items(self.item_embedding), preference)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Representations of all users and items, ``(n_users, d)`` and ``(n_items, d)``."""
@@ -127,11 +137,13 @@ class MMGCN(MultimodalRecommender):
         """BPR, the regularisation and, if asked for, the modality contrast of a batch."""
         user, positive = interaction[self.USER_ID], interaction[self.ITEM_ID]
         item = torch.cat([positive, interaction[self.NEG_ITEM_ID]])
-        user_states, item_states = self.modality_states(user, item)
+        part = self.neighbourhood(user, item)
+        tables = self._tables(part)
+        user_states, item_states = self._states(part, tables)
         users, items = self.features.weighted_mean(user_states), self.features.weighted_mean(item_states)
         chosen, rejected = items.chunk(2)
-        embeddings = l2_penalty(F.embedding(user, self.user_embedding), F.embedding(item, self.item_embedding))
-        preferences = torch.stack([l2_penalty(F.embedding(user, self.preference[m])) for m in self.features]).mean()
+        embeddings = l2_penalty(_look_up(part.user, tables.users), _look_up(part.item, tables.items))
+        preferences = torch.stack([l2_penalty(_look_up(part.user, x)) for x in tables.preference.values()]).mean()
         losses: tuple[Tensor, ...] = (
             bpr_loss((users * chosen).sum(dim=1), (users * rejected).sum(dim=1)),
             self.reg_weight * (embeddings + preferences),
@@ -139,6 +151,14 @@ class MMGCN(MultimodalRecommender):
         if self.contrastive_weight > 0:
             losses += (self.modality_contrast({m: x[: len(positive)] for m, x in item_states.items()}, positive),)
         return losses
+
+
+class _Tables(NamedTuple):
+    """Rows of the trained tables that a step reads."""
+
+    users: Tensor
+    items: Tensor
+    preference: dict[str, Tensor]
 
 
 class _Layer(nn.Module):
@@ -158,6 +178,8 @@ class _Layer(nn.Module):
         return linear(states, self.convolve.t(), backend=self.own.backend)
 
     def forward(self, messages: Tensor, states: Tensor, embedding: Tensor, rows: Tensor | None) -> Tensor:
+        # In a sampled neighbourhood those that receive come first among those that send.
+        states, embedding = head(states, len(messages)), head(embedding, len(messages))
         if rows is not None and len(rows) < len(states):
             messages, states, embedding = (F.embedding(rows, table) for table in (messages, states, embedding))
             rows = None
@@ -170,6 +192,10 @@ class _Layer(nn.Module):
         else:
             output = F.leaky_relu(self.gate(received) + own)
         return output if rows is None else F.embedding(rows, output)
+
+
+def _look_up(rows: Tensor | None, table: Tensor) -> Tensor:
+    return table if rows is None else F.embedding(rows, table)
 
 
 def _projected_width(option: int | None, width: int) -> int:

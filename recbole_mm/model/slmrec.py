@@ -105,7 +105,7 @@ class SLMRec(MultimodalRecommender):
 
     def _encode(self, inputs: Tensor) -> tuple[Encoding, Encoding]:
         values = self.graph.sym_norm(torch.float64 if inputs.dtype == torch.float64 else torch.float32)
-        return encode_branches(self.graph, values, self.user_embedding, inputs, self.n_layers)
+        return encode_branches([self.graph] * self.n_layers, values, self.user_embedding, inputs)
 
     def _read(self, readout: nn.Module, branches: Tensor) -> Tensor:
         return readout((branches * self.branch_weight.to(branches.dtype)).flatten(start_dim=1))

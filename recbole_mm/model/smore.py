@@ -116,7 +116,7 @@ class SMORE(MultimodalRecommender):
             gated = self.item_embedding * self.gate[view](filtered).sigmoid() * observed.unsqueeze(1)
             states.append(self.item_graphs[view].spread(gated, self.n_item_layers))  # type: ignore[operator]
         items = torch.cat(states, dim=1)
-        behaviour = lightgcn(self.graph, self.user_embedding, self.item_embedding, self.n_layers)
+        behaviour = lightgcn([self.graph] * self.n_layers, self.user_embedding, self.item_embedding)
         return (behaviour[0], self.graph.gather_users(items)), (behaviour[1], items)
 
     def _side(self, behaviour: Tensor, views: Tensor, observed: Tensor) -> Tensor:

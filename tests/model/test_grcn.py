@@ -20,6 +20,11 @@ def _table(model, table):
     return F.normalize(table) if model.normalize_tables else table
 
 
+def _content(model, modality, kept=None):
+    """Content parts and attention on the whole graph."""
+    return model._content(modality, model.preference[modality], model.neighbourhood(), kept)
+
+
 def reference_scores(model: GRCN) -> torch.Tensor:
     """GRCN node by node over Python adjacency lists."""
     n_users = model.n_users
@@ -134,28 +139,30 @@ def hand_model(n_routings: int) -> GRCN:
     [(1, (0.988145, 0.153521)), (2, (0.965269, 0.261258)), (3, (0.940186, 0.340663))],
 )
 def test_routing_by_hand(routings, prototype):
-    user_content, _, at_users, at_items = hand_model(routings)._content("text", None)
+    content = _content(hand_model(routings), "text")
     logits = torch.tensor(prototype)
     expected = logits.softmax(dim=0)
+    at_users, at_items = next(iter(content.attention.values()))
     torch.testing.assert_close(at_users.float(), expected, rtol=0, atol=2e-6)
-    torch.testing.assert_close(user_content[1].float(), logits + expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(content.users[1].float(), logits + expected, rtol=0, atol=2e-6)
     assert at_items.tolist() == [1.0, 1.0]
 
 
 def test_final_attention_and_content_by_hand():
-    user_content, _, at_users, _ = hand_model(3)._content("text", None)
-    assert at_users.tolist() == pytest.approx([0.645547, 0.354453], abs=1e-6)
-    assert user_content[1].tolist() == pytest.approx([1.585733, 0.695116], abs=1e-6)
+    content = _content(hand_model(3), "text")
+    assert next(iter(content.attention.values()))[0].tolist() == pytest.approx([0.645547, 0.354453], abs=1e-6)
+    assert content.users[1].tolist() == pytest.approx([1.585733, 0.695116], abs=1e-6)
 
 
 def test_routing_moves_users():
-    first, second = (hand_model(n)._content("text", None)[0] for n in (0, 3))
+    first, second = (_content(hand_model(n), "text").users for n in (0, 3))
     assert not torch.allclose(first, second)
 
 
 def test_attention_sums_to_one_on_both_sides():
     model = build("GRCN").model
-    _, _, at_users, at_items = model._content("image", None)
+    content = _content(model, "image")
+    at_users, at_items = content.attention[model.graph]
     for weights, pattern in ((at_users, model.graph.to_user), (at_items, model.graph.to_item)):
         sums = torch.zeros(pattern.n_rows).index_add(0, pattern.row, weights.detach())
         torch.testing.assert_close(sums, pattern.degree().gt(0).float())
@@ -184,12 +191,14 @@ def test_confidence_one_weighs_by_attention_and_zero_stops_messages():
     model = tiny_model("GRCN", PAIRS, {"text": FEATURES["text"]}, embedding_size=4).double()
     with torch.no_grad():
         model.confidence.fill_(1.0)
-    content = {"text": model._content("text", None)}
-    to_users, to_items = model._edge_weights(content, None)
-    assert torch.equal(to_users, content["text"][2]) and torch.equal(to_items, content["text"][3])
+    content = {"text": _content(model, "text")}
+    part = model.neighbourhood()
+    to_users, to_items = model._edge_weights(model.graph, part, content, None)
+    attention = content["text"].attention[model.graph]
+    assert torch.equal(to_users, attention[0]) and torch.equal(to_items, attention[1])
     with torch.no_grad():
         model.confidence.zero_()
-    users, items = model._propagate_ids({"text": model._content("text", None)}, None)
+    users, items = model._propagate_ids(part, model._tables(part), {"text": _content(model, "text")}, None)
     assert torch.equal(torch.cat([users, items]), model.embedding)
 
 
@@ -208,9 +217,9 @@ def test_edge_dropout_drops_in_training_only():
     model.train()
     assert not torch.equal(model()[0], model()[0])
     kept = torch.zeros(model.graph.n_edges, dtype=torch.bool)
-    user_content, _, at_users, _ = model._content("text", kept)
-    assert at_users.eq(0).all()
-    torch.testing.assert_close(user_content, F.normalize(model.preference["text"]))  # what the routing leaves
+    content = _content(model, "text", kept)
+    assert content.attention[model.graph][0].eq(0).all()
+    torch.testing.assert_close(content.users, F.normalize(model.preference["text"]))  # what the routing leaves
 
 
 def test_cold_items_lose_their_untrained_id_vector_on_request():

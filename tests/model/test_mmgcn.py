@@ -94,7 +94,7 @@ def test_one_user_two_items_by_hand():
     users = F.normalize(model.preference["text"])
     items = F.normalize(model.project["text"](model.features["text"]))
     assert users[1].item() == 1.0 and items[1:].flatten().tolist() == [1.0, -1.0]
-    to_users, to_items = model._messages(model.layers[0], {"text": users}, {"text": items})
+    to_users, to_items = model._messages(model.layers[0], model.graph, {"text": users}, {"text": items})
     convolve = model.layers[0]["text"].convolve.item()
     assert to_users["text"][1].item() == pytest.approx(0.0)
     assert to_items["text"][1:].flatten().tolist() == pytest.approx([convolve, convolve])

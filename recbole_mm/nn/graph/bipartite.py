@@ -14,9 +14,11 @@ from recbole_mm.nn.graph.sparse import SparsePattern, sddmm, spmm
 __all__ = [
     "BipartiteGraph",
     "SparsePattern",
+    "Weights",
     "attend",
     "columns",
     "edges_of_rows",
+    "head",
     "knn_graph",
     "row_norm",
     "sddmm",
@@ -25,6 +27,9 @@ __all__ = [
     "spmm",
     "sym_norm",
 ]
+
+Weights = tuple[Tensor, "Tensor | None"]
+"""Weights of edges, and the same in the order of the transpose where they are at hand."""
 
 
 def sym_norm(
@@ -160,20 +165,37 @@ class BipartiteGraph(nn.Module):
 
     def gather_users(self, items: Tensor, norm: str = "sym") -> Tensor:
         """The user half of :meth:`propagate`. Shape ``(n_items, dim)`` to ``(n_users, dim)``."""
-        forward, backward = self._weights("user", norm, items.dtype)
+        forward, backward = self.norm_weights("user", norm, items.dtype)
         return spmm(self.to_user, forward, items, backward)
 
     def gather_items(self, users: Tensor, norm: str = "sym") -> Tensor:
         """The item half of :meth:`propagate`. Shape ``(n_users, dim)`` to ``(n_items, dim)``."""
-        forward, backward = self._weights("item", norm, users.dtype)
+        forward, backward = self.norm_weights("item", norm, users.dtype)
         return spmm(self.to_item, forward, users, backward)
 
-    def _weights(self, side: str, norm: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Weights of one half and the same weights in transposed order, kept between steps."""
+    def of_pairs(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Values of the pairs, in ``to_user`` order, as the edges to users and those to items have them."""
+        return values, values.index_select(0, self.to_user.transpose_order)
+
+    def at_edges(self, to_users: Tensor, to_items: Tensor) -> tuple[Tensor, Tensor]:
+        """Values of this graph's edges, each in its half's order: here, what is given."""
+        return to_users, to_items
+
+    def weigh(self, values: Tensor) -> tuple[Weights, Weights]:
+        """Weights of the messages to users and to items from one value per pair, in ``to_user`` order."""
+        to_users, to_items = self.of_pairs(values)
+        return (to_users, to_items), (to_items, to_users)
+
+    def scores(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Inner products of the two ends of each edge, of the edges to users and of those to items."""
+        return self.of_pairs(sddmm(self.to_user, users, items))
+
+    def norm_weights(self, side: str, norm: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weights of one half, ``user`` or ``item``, and the same in transposed order; kept between steps."""
         if norm not in ("sym", "row"):
             raise ValueError(f"norm must be 'sym' or 'row', got {norm!r}")
         if norm == "sym" and side == "item":
-            to_user, to_item = self._weights("user", norm, dtype)
+            to_user, to_item = self.norm_weights("user", norm, dtype)
             return to_item, to_user
         dtype = dtype if dtype == torch.float64 else torch.float32
         pattern = self.to_user if side == "user" else self.to_item
@@ -192,6 +214,11 @@ class BipartiteGraph(nn.Module):
         for name in self._kept_weights:
             setattr(self, name, None)
         return super()._apply(fn)
+
+
+def head(table: Tensor, n: int) -> Tensor:
+    """The first ``n`` rows; the table itself where that is all, so that no gradient is copied."""
+    return table if table.shape[0] == n else table[:n]
 
 
 def edges_of_rows(pattern: SparsePattern, values: Tensor, rows: Tensor) -> tuple[SparsePattern, Tensor]:

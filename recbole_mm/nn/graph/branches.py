@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_mm.nn.graph.bipartite import BipartiteGraph, spmm
+from recbole_mm.nn.graph.bipartite import BipartiteGraph, Weights, head, spmm
+from recbole_mm.nn.graph.sampling import Hop
 
 __all__ = ["Encoding", "drop_edges", "drop_nodes", "encode_branches"]
 
@@ -33,50 +35,50 @@ class Encoding(NamedTuple):
         return own.view(own.shape[0], -1, shared.shape[1]) + shared.unsqueeze(1)
 
 
-def encode_branches(
-    graph: BipartiteGraph, values: Tensor, users: Tensor, items: Tensor, n_layers: int
-) -> tuple[Encoding, Encoding]:
+def encode_branches(hops: Sequence[Hop], values: Tensor, users: Tensor, items: Tensor) -> tuple[Encoding, Encoding]:
     r"""LightGCN of every branch :math:`b`: the mean over :math:`l = 0 \dots L` of :math:`S^l [E_U; X_b]`.
 
     The graph has two sides and all branches start from the same users. So users at even layers and items at odd layers
     depend on :math:`E_U` alone: they are propagated once, at width ``dim``, and not once a branch. Exact.
 
     Args:
-        graph: The training pairs.
-        values: Weight of each pair in ``graph.to_user`` order, for both directions. Shape ``(n_edges,)``.
-        users: :math:`E_U`. Shape ``(n_users, dim)``.
+        hops: What each of the :math:`L` layers propagates over, the first layer first: ``[graph] * L``, or the hops of
+            a sampled neighbourhood.
+        values: Weight of each training pair in ``graph.to_user`` order, for both directions. Shape ``(n_edges,)``.
+        users: :math:`E_U`, of the users that the first layer reads. Shape ``(n_users, dim)``.
         items: The branches' item inputs :math:`X_b` side by side. Shape ``(n_items, n_branches * dim)``.
-        n_layers: :math:`L`.
 
     Returns:
-        Encodings of the users and of the items.
+        Encodings of the users and of the items that the last layer gives.
 
     Example:
         >>> graph = BipartiteGraph(torch.tensor([0]), torch.tensor([0]), n_users=1, n_items=1)
-        >>> encoded = encode_branches(graph, torch.ones(1), torch.tensor([[1.0]]), torch.tensor([[3.0, 5.0]]), 1)
+        >>> encoded = encode_branches([graph], torch.ones(1), torch.tensor([[1.0]]), torch.tensor([[3.0, 5.0]]))
         >>> encoded[0].rows().tolist()
         [[[2.0], [3.0]]]
     """
-    reversed_values = values.index_select(0, graph.to_user.transpose_order)
-
-    def to_users(table: Tensor) -> Tensor:
-        return spmm(graph.to_user, values, table, reversed_values)
-
-    def to_items(table: Tensor) -> Tensor:
-        return spmm(graph.to_item, reversed_values, table, values)
-
-    user_shared, item_own = users, items
-    user_own = items.new_zeros(users.shape[0], items.shape[1])
-    item_shared = users.new_zeros(items.shape[0], users.shape[1])
+    n_users, n_items = (hops[-1].n_users, hops[-1].n_items) if hops else (len(users), len(items))
+    user_shared, item_own = head(users, n_users), head(items, n_items)
+    user_own, item_shared = items.new_zeros(n_users, items.shape[1]), users.new_zeros(n_items, users.shape[1])
+    weights: dict[Hop, tuple[Weights, Weights]] = {}  # layers over one graph share them
     shared, own = users, items
-    for layer in range(1, n_layers + 1):
-        if layer % 2:
-            shared, own = to_items(shared), to_users(own)
-            item_shared, user_own = item_shared + shared, user_own + own
+    for layer, hop in enumerate(hops, start=1):
+        if hop not in weights:
+            weights[hop] = hop.weigh(values)
+        at_users, at_items = weights[hop]
+        if layer % 2:  # own are states of items, shared of users
+            shared, own = (
+                spmm(hop.to_item, at_items[0], shared, at_items[1]),
+                spmm(hop.to_user, at_users[0], own, at_users[1]),
+            )
+            item_shared, user_own = item_shared + head(shared, n_items), user_own + head(own, n_users)
         else:
-            shared, own = to_users(shared), to_items(own)
-            user_shared, item_own = user_shared + shared, item_own + own
-    scale = 1.0 / (n_layers + 1)
+            shared, own = (
+                spmm(hop.to_user, at_users[0], shared, at_users[1]),
+                spmm(hop.to_item, at_items[0], own, at_items[1]),
+            )
+            user_shared, item_own = user_shared + head(shared, n_users), item_own + head(own, n_items)
+    scale = 1.0 / (len(hops) + 1)
     return Encoding(user_shared * scale, user_own * scale), Encoding(item_shared * scale, item_own * scale)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_mm.nn.graph.bipartite import BipartiteGraph, SparsePattern, segment_softmax
+from recbole_mm.nn.graph.bipartite import SparsePattern, head, segment_softmax
+from recbole_mm.nn.graph.sampling import Hop
 
-__all__ = ["add_peers", "neighbour_table", "sum_hops"]
+__all__ = ["add_peers", "neighbour_table", "sum_hops", "sum_peers"]
 
 
 def neighbour_table(counts: Any, aggregation: str = "softmax") -> tuple[Tensor, Tensor]:
@@ -53,44 +54,45 @@ def add_peers(states: Tensor, neighbours: Tensor, beta: Tensor, user: Tensor | N
     Returns:
         Shape ``(batch, dim)``, or ``(n_users, dim)``.
     """
-
-    def of_peers(ids: Tensor, weights: Tensor) -> Tensor:
-        return F.embedding_bag(ids, states, per_sample_weights=weights.to(states.dtype), mode="sum")
-
     if user is None or len(user) >= len(states):
-        everyone = states + of_peers(neighbours, beta)
+        everyone = states + sum_peers(states, neighbours, beta)
         return everyone if user is None else F.embedding(user, everyone)
-    return F.embedding(user, states) + of_peers(neighbours[user], beta[user])
+    return F.embedding(user, states) + sum_peers(states, neighbours[user], beta[user])
+
+
+def sum_peers(states: Tensor, peers: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of the states of peers, ``(n, dim)``: rows of ``states``, ``(n, k)``, and weights, ``(n, k)``."""
+    return F.embedding_bag(peers, states, per_sample_weights=weights.to(states.dtype), mode="sum")
 
 
 def sum_hops(
-    graph: BipartiteGraph,
+    hops: Sequence[Hop],
     users: Tensor,
     items: Tensor,
-    n_layers: int,
     reduce_items: Callable[[Tensor], Tensor] = lambda states: states,
 ) -> tuple[Tensor, Tensor]:
     r"""The sum over :math:`l = 0 \dots L` of :math:`S^l [U; I]` with :math:`S = D^{-1/2} A D^{-1/2}`.
 
     Args:
-        graph: The training pairs.
-        users: Shape ``(n_users, dim)``.
-        items: Shape ``(n_items, dim)``.
-        n_layers: :math:`L`.
+        hops: What each of the :math:`L` layers propagates over, the first layer first: ``[graph] * L``, or the hops of
+            a sampled neighbourhood.
+        users: Users that the first layer reads. Shape ``(n_users, dim)``.
+        items: Items that it reads. Shape ``(n_items, dim)``.
         reduce_items: A linear map of the columns, such as a sum over modalities, wanted of the items' result; the last
             product is then computed at its width.
 
     Returns:
-        Users with shape ``(n_users, dim)`` and reduced items.
+        Users that the last layer gives with shape ``(n_users, dim)``, and reduced items.
     """
-    user_sum, item_sum = users, reduce_items(items)
-    for layer in range(1, n_layers + 1):
-        to_users = graph.gather_users(items)
-        if layer < n_layers:
-            items = graph.gather_items(users)
-            item_sum = item_sum + reduce_items(items)
+    n_users, n_items = (hops[-1].n_users, hops[-1].n_items) if hops else (len(users), len(items))
+    user_sum, item_sum = head(users, n_users), reduce_items(head(items, n_items))
+    for layer, hop in enumerate(hops, start=1):
+        to_users = hop.gather_users(items)
+        if layer < len(hops):
+            items = hop.gather_items(users)
+            item_sum = item_sum + reduce_items(head(items, n_items))
         else:
-            item_sum = item_sum + graph.gather_items(reduce_items(users))
+            item_sum = item_sum + hop.gather_items(reduce_items(users))
         users = to_users
-        user_sum = user_sum + users
+        user_sum = user_sum + head(users, n_users)
     return user_sum, item_sum
