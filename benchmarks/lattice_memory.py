@@ -18,6 +18,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.rows import append  # noqa: E402
 from recbole_mm.model.lattice import LATTICE  # noqa: E402
 from recbole_mm.nn.graph.item_graph import ItemGraph, content_graph  # noqa: E402
 
@@ -32,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=63_000)
     parser.add_argument("--dims", type=int, nargs="+", default=[128, 384])
+    parser.add_argument("--rows", type=Path, help="append the figures to this file, with commit and machine")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -52,11 +54,17 @@ def main() -> None:
     graphs = [ItemGraph(*content_graph(f, model.observed[:, 0], k)) for f in features]
     model.item_graphs = nn.ModuleDict(dict(zip(names, graphs)))
     print(f"{n} items, {len(features)} modalities, at the start {before:.0f} MiB", flush=True)
+    found = {"constant_graphs_mib": peak() - before, "constant_graphs_seconds": time.perf_counter() - start}
     print(f"constant graphs: +{peak() - before:.0f} MiB, {time.perf_counter() - start:.0f} s", flush=True)
     for step in ("first step", "another step"):
         start = time.perf_counter()
         model._training_content(step == "first step").square().sum().backward()
+        found[f"{step.replace(' ', '_')}_seconds"] = time.perf_counter() - start
         print(f"{step}: +{peak() - before:.0f} MiB in all, {time.perf_counter() - start:.1f} s", flush=True)
+    found["graphs_mib"] = peak() - before
+    if options.rows:
+        dataset = f"random, {n:,} items"
+        append(options.rows, {"model": "LATTICE", "dataset": dataset, "metrics": found}, {"widths": options.dims})
 
 
 if __name__ == "__main__":

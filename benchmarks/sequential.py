@@ -17,7 +17,6 @@ of RecBole and of the models are arguments ``--key=value``, such as ``--data_pat
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -28,15 +27,15 @@ from typing import Any
 import recbole_mm  # first: it repairs what RecBole needs repaired
 
 # isort: split
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
-from recbole_mm.experiment.commit import commit
-from recbole_mm.experiment.job import machine
+from benchmarks.rows import append, read
 from recbole_mm.experiment.split import describe_split
-from recbole_mm.experiment.store import neutral_settings, to_json
 from recbole_mm.model.sasreccontent.items import FUSIONS
 
 CROSS_ENTROPY = {"train_neg_sample_args": None}
@@ -80,6 +79,7 @@ def main() -> None:
     parser.add_argument("--protocol", choices=PROTOCOLS, default="leave-one-out")
     arguments, rest = parser.parse_known_args()
     sys.argv = sys.argv[:1] + rest  # RecBole reads --key=value itself
+    given = dict(text.removeprefix("--").partition("=")[::2] for text in rest)
     names = [name.strip() for name in arguments.runs.split(",")]
     unknown = [name for name in names if name not in RUNS]
     if unknown:
@@ -93,11 +93,11 @@ def main() -> None:
                 continue
             start = time.process_time()
             row |= timed(name, arguments) if arguments.protocol == "time" else measured(name, seed, arguments)
-            row |= about(name, seed, arguments, rest)
-            row["cpu_seconds"] = round(time.process_time() - start, 1)
-            with file.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(to_json(row)) + "\n")
-            print(row, flush=True)
+            row["metrics"]["cpu_seconds"] = round(time.process_time() - start, 1)
+            for known in read(file):  # how many times RecBole's takes, where that was timed before
+                if arguments.protocol == "time" and known["model"] == "SASRec":
+                    row["metrics"]["times_sasrec"] = row["metrics"]["epoch_seconds"] / known["metrics"]["epoch_seconds"]
+            print(append(file, row, {**options_of(name, seed, arguments)[1], **given}), flush=True)
 
 
 def options_of(name: str, seed: int, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
@@ -115,19 +115,6 @@ def options_of(name: str, seed: int, arguments: argparse.Namespace) -> tuple[str
     if name == "pretrained" and arguments.pretrain_datasets:
         options["pretrain_datasets"] = arguments.pretrain_datasets.strip("[]").split(",")
     return model, options
-
-
-def about(name: str, seed: int, arguments: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
-    """With what a row was measured: the options that are not defaults, and where."""
-    options = neutral_settings(options_of(name, seed, arguments)[1])
-    given = dict(text.removeprefix("--").partition("=")[::2] for text in rest)
-    del options["seed"]
-    return {
-        "options": {**options, **neutral_settings(given)},
-        "commit": commit(),
-        "machine": machine(torch.device("cpu")),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
 
 
 def measured(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -152,13 +139,8 @@ def timed(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         (sum(losses) if isinstance(losses, tuple) else losses).backward()
         optimizer.step()
         found.append(time.process_time() - start)
-    seconds = statistics.median(found) * len(train)
-    return {"split": describe_split(train, valid, test)["hash"], "metrics": {"epoch_seconds": seconds}}
-
-
-def read(file: Path) -> list[dict[str, Any]]:
-    """The results so far."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    metrics = {"epoch_seconds": statistics.median(found) * len(train)}
+    return {"split": describe_split(train, valid, test)["hash"], "metrics": metrics}
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.rows import append  # noqa: E402
 from benchmarks.workload import SHAPES, write_synthetic  # noqa: E402
 
 OPERATORS, IMPLEMENTATIONS, WIDTHS = ("mean", "attention", "learned"), ("ours", "pyg", "coo"), (64, 256, 384)
@@ -41,6 +42,7 @@ def main() -> int:
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--rows", type=Path, help="append a line a model to this file, with commit and machine")
     options = parser.parse_args()
     report: dict[str, Any] = {"device": options.device, "threads": options.threads, "shape": options.shape}
     agree = True
@@ -128,7 +130,22 @@ def models(options: argparse.Namespace, folder: str) -> tuple[list[dict[str, Any
                 flush=True,
             )
         rows.append(row)
+        if options.rows:
+            keep(row, options)
     return rows, agree
+
+
+def keep(row: dict[str, Any], options: argparse.Namespace) -> None:
+    """Append a model's figures beside those of its plain reference: seconds of a step, MiB at the peak."""
+    metrics = {}
+    for code, prefix in (("ours", ""), ("pyg", "reference_")):
+        for part in ("graph", "dense", "step", "forward") if code in row else ():
+            metrics[f"{prefix}{part}_seconds"] = row[code][f"{part}_seconds"]
+        if code in row:
+            metrics[f"{prefix}peak_mib"] = row[code]["peak_mb"]
+    if "pyg" in row:
+        metrics["times_faster"] = row["pyg"]["step_seconds"] / row["ours"]["step_seconds"]
+    append(options.rows, {"model": row["model"], "dataset": options.shape, "metrics": metrics}, options.options)
 
 
 def model_names(text: str) -> list[str]:

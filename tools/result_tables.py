@@ -1,6 +1,7 @@
 """Measured tables: one CSV file a table in benchmarks/results, and the Markdown tables that are read from them.
 
 python tools/result_tables.py add NAME FOLDER [FOLDER ...] [--commit=HASH]    from the outputs of comparisons
+python tools/result_tables.py add NAME FILE.jsonl [FILE.jsonl ...]            from what benchmarks appended to files
 python tools/result_tables.py --write
 python tools/result_tables.py --check
 
@@ -33,6 +34,7 @@ import pandas as pd  # noqa: E402
 
 from recbole_mm.experiment.store import neutral_settings  # noqa: E402
 from recbole_mm.files import write_atomically  # noqa: E402
+from tools.result_rows import joined, rows_of  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 #: What every row says about how it was measured.
@@ -42,15 +44,21 @@ _DROPPED = re.compile(r"_(difference|difference_low|difference_high|effect|p_t|p
 _TEXTS = ["variant", "interval", "reference", "params", "failure"]
 _COUNTS = {"runs", "parameters"}
 _COSTS = {"epochs": 0, "epoch_seconds": 2, "train_seconds": 0, "train_cpu_seconds": 0, "test_seconds": 1}
-_TITLES = {"epoch_seconds": "s/epoch", "train_seconds": "training s", "memory_mib": "MiB", "params": "chosen"}
+_COSTS |= {"step_seconds": 3, "reference_step_seconds": 3, "times_faster": 1, "times_sasrec": 2}
+_TITLES = {
+    "epoch_seconds": "s/epoch", "train_seconds": "training s", "memory_mib": "MiB", "params": "chosen",
+    "step_seconds": "s/step", "peak_mib": "MiB", "reference_step_seconds": "plain: s/step",
+    "reference_peak_mib": "plain: MiB", "times_faster": "times faster", "cpu_seconds": "CPU s",
+    "times_sasrec": "of RecBole's SASRec", "graphs_mib": "graphs MiB",
+}  # fmt: skip
 
 
 def add(name: str, folders: Sequence[str | Path], commit: str | None = None) -> Path:
-    """Make the CSV of a table from what comparisons left.
+    """Make the CSV of a table from what comparisons or benchmarks left.
 
     Args:
         name: Name of the table.
-        folders: Output folders of comparisons, one or more data sets.
+        folders: Output folders of comparisons, one or more data sets; or files of JSON lines.
         commit: Of runs that do not know theirs, because no checkout was at hand.
 
     Returns:
@@ -58,13 +66,17 @@ def add(name: str, folders: Sequence[str | Path], commit: str | None = None) -> 
 
     Raises:
         FileNotFoundError: A folder is no output of a comparison.
-        ValueError: Two folders have the same data set, split and model, or a name that is no file name.
+        ValueError: A file is none of measurements, two folders have the same data set, split and model, or a name is no
+            file name.
     """
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(f"name: expected letters, digits, '.', '_' and '-', got {name!r}.")
-    frames = [_read(Path(folder), commit) for folder in folders]
+    files = [Path(folder) for folder in folders if str(folder).endswith(".jsonl")]
+    frames = [_read(Path(folder), commit) for folder in folders if Path(folder) not in files]
+    frames += [rows_of(files)] if files else []
     table = pd.concat(frames, ignore_index=True)
-    repeated = table[table.duplicated(["dataset", "split", "model", "variant", "options"])]
+    same = [key for key in ("dataset", "protocol", "split", "model", "variant", "options") if key in table]
+    repeated = table[table.duplicated(same)]
     if len(repeated):
         raise ValueError(f"{repeated.iloc[0]['model']} on {repeated.iloc[0]['dataset']} is in two of the folders.")
     measured = [column for column in table if column not in PROVENANCE]
@@ -93,19 +105,15 @@ def _read(folder: Path, commit: str | None) -> pd.DataFrame:
         rows.append(
             {
                 "dataset": about["dataset"],
-                "split": _joined(entry["hash"] for entry in about["splits"].values()),
+                "split": joined(entry["hash"] for entry in about["splits"].values()),
                 "seeds": " ".join(map(str, about["seeds"])),
                 "options": json.dumps({**about["shared"], **settings}, sort_keys=True),
-                "commit": _joined(record.get("commit") or commit for record in mine),
-                "machine": _joined(_machine(record.get("machine") or {}) for record in mine),
-                "date": _joined(record.get("date") for record in mine),
+                "commit": joined(record.get("commit") or commit for record in mine),
+                "machine": joined(_machine(record.get("machine") or {}) for record in mine),
+                "date": joined(record.get("date") for record in mine),
             }
         )
     return pd.concat([table, pd.DataFrame(rows, index=table.index)], axis=1)
-
-
-def _joined(values: Iterable[Any]) -> str:
-    return " ".join(dict.fromkeys(str(value) for value in values if value)) or "unknown"
 
 
 def _machine(machine: Mapping[str, Any]) -> str:
@@ -186,6 +194,8 @@ def _rule(texts: Iterable[bool]) -> str:
 
 def _title(column: str) -> str:
     metric, at, k = column.partition("@")
+    k, _, part = k.rstrip("]").partition("[")
+    k += f", {part.replace('_', ' ')}" if part else ""
     return f"{ {'ndcg': 'NDCG', 'mrr': 'MRR', 'map': 'MAP'}.get(metric, metric.capitalize()) }@{k}" if at else column
 
 

@@ -11,11 +11,12 @@ from torch.nn import functional as F
 
 from recbole_mm.data.cooccurrence import cooccurrence
 from recbole_mm.model.base import MultimodalRecommender
-from recbole_mm.nn.graph.item_graph import ItemGraph, base_shares, content_graph, mix_graphs, modality_shares
+from recbole_mm.nn.graph.item_graph import ItemGraph, base_shares, content_graph, mix_graphs
 from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.graph.user_graph import add_peers, neighbour_table, sum_hops
 from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss
+from recbole_mm.nn.mixture import modality_shares
 from recbole_mm.nn.rows import unit_rows
 
 __all__ = ["DRAGON"]

@@ -11,11 +11,12 @@ from torch.nn import functional as F
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.model.epochs import EpochClock, epoch_steps
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
-from recbole_mm.nn.graph.item_graph import ItemGraph, base_shares, content_graph, mix_graphs, modality_shares
+from recbole_mm.nn.graph.item_graph import ItemGraph, base_shares, content_graph, mix_graphs
 from recbole_mm.nn.graph.lightgcn import lightgcn
 from recbole_mm.nn.graph.pruning import prune_popular
 from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss
+from recbole_mm.nn.mixture import modality_shares
 from recbole_mm.nn.rows import batch_rows
 
 __all__ = ["FREEDOM"]

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.model.epochs import EpochClock, epoch_steps
 from recbole_mm.nn.graph.bipartite import SparsePattern, sddmm, segment_sum, spmm
-from recbole_mm.nn.graph.item_graph import ItemGraph, content_graph, content_neighbours, merge_graphs, modality_shares
+from recbole_mm.nn.graph.item_graph import ItemGraph, content_graph, content_neighbours, merge_graphs
 from recbole_mm.nn.graph.lightgcn import GRAPH_NORMS, lightgcn
 from recbole_mm.nn.linear import Linear
-from recbole_mm.nn.loss import bpr_loss, half_square_penalty
+from recbole_mm.nn.loss import bpr_loss, l2_penalty
+from recbole_mm.nn.mixture import modality_shares
 from recbole_mm.nn.rows import unit_rows
 
 __all__ = ["LATTICE"]
@@ -146,7 +147,7 @@ class LATTICE(MultimodalRecommender):
         anchor, near, far = F.embedding(user, users), F.embedding(positive, items), F.embedding(negative, items)
         losses: tuple[Tensor, ...] = (
             bpr_loss((anchor * near).sum(dim=1), (anchor * far).sum(dim=1)),
-            self.reg_weight * half_square_penalty(anchor, near, far),
+            self.reg_weight * l2_penalty(anchor, near, far),
         )
         if self.contrastive_weight > 0:
             rows = {m: self.project[m](feature[positive]) for m, feature in self.features.items()}

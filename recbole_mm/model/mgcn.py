@@ -13,7 +13,7 @@ from recbole_mm.nn.attention.softmax import masked_softmax
 from recbole_mm.nn.graph.item_graph import ItemGraph, content_graph
 from recbole_mm.nn.graph.lightgcn import lightgcn
 from recbole_mm.nn.linear import Linear
-from recbole_mm.nn.loss import bpr_loss, first_occurrence, half_square_penalty, info_nce_loss
+from recbole_mm.nn.loss import bpr_loss, first_occurrence, info_nce_loss, l2_penalty
 from recbole_mm.nn.rows import batch_rows
 
 __all__ = ["MGCN"]
@@ -128,7 +128,7 @@ class MGCN(MultimodalRecommender):
         anchor, (near, far) = user_behaviour + user_side, (both[0] + both[1]).chunk(2)
         losses: tuple[Tensor, ...] = (
             bpr_loss((anchor * near).sum(dim=1), (anchor * far).sum(dim=1)),
-            self.reg_weight * half_square_penalty(anchor, near, far),
+            self.reg_weight * l2_penalty(anchor, near, far),
         )
         if self.contrastive_weight > 0:
             contrast = self._contrast(side, behaviour, positive) + self._contrast(user_side, user_behaviour, user)

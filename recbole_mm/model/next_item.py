@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_mm.model.base import FeatureBank, MultimodalModelMixin
+from recbole_mm.nn.mixture import modality_shares
 from recbole_mm.nn.rows import unit_rows
 from recbole_mm.nn.table_nce import table_nce_loss
 
@@ -21,7 +22,7 @@ LENGTH_GROUPS = 4
 """Groups of histories of like length into which a batch is cut on a CPU."""
 
 
-def modality_shares(features: FeatureBank, modalities: Iterable[str] | None = None) -> Tensor:
+def content_shares(features: FeatureBank, modalities: Iterable[str] | None = None) -> Tensor:
     r"""Share of each modality in an item's content, :math:`a_{im} = w_m o_{im} / \sum_{m'} w_{m'} o_{im'}`.
 
     Args:
@@ -31,9 +32,10 @@ def modality_shares(features: FeatureBank, modalities: Iterable[str] | None = No
     Returns:
         Shape ``(n_items, n_modalities)``; rows without any modality are 0.
     """
-    names, observed = list(features if modalities is None else modalities), features.observed
-    raw = torch.stack([observed[name].float() * features.weight[name] for name in names], dim=1)
-    return raw / raw.sum(dim=1, keepdim=True).clamp_min(torch.finfo(raw.dtype).tiny)
+    names, there = list(features if modalities is None else modalities), features.observed
+    # Weights as products with what is on the device: a tensor made of them here would be copied there in every step.
+    weights = torch.stack([there[name].float() * features.weight[name] for name in names], dim=1)
+    return modality_shares(weights, torch.stack([there[name] for name in names], dim=1))
 
 
 class NextItemModel(MultimodalModelMixin, SequentialRecommender):

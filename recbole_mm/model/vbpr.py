@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.linear import linear
-from recbole_mm.nn.loss import bpr_loss, frobenius_penalty, half_square_penalty
+from recbole_mm.nn.loss import bpr_loss, frobenius_penalty, l2_penalty
 from recbole_mm.nn.rows import batch_rows
 
 __all__ = ["VBPR"]
@@ -116,4 +116,4 @@ class VBPR(MultimodalRecommender):
         rows = [*users, *(latent for latent, _, _ in pair)]
         if self.item_bias is not None:
             rows += [self.item_bias[interaction[key]] for key in (self.ITEM_ID, self.NEG_ITEM_ID)]
-        return half_square_penalty(*rows)
+        return l2_penalty(*rows)

@@ -16,7 +16,6 @@ __all__ = [
     "check_temperature",
     "first_occurrence",
     "frobenius_penalty",
-    "half_square_penalty",
     "info_nce_loss",
     "l2_penalty",
 ]
@@ -58,7 +57,7 @@ def l2_penalty(*rows: Tensor) -> Tensor:
     Args:
         rows: The rows that the batch touches, repeated ones included. Shape ``(batch, dim)`` for the first, which sets
             the batch size :math:`B`; the others may be of any shape, such as ``(2 * batch, dim)`` for the items of
-            positive and negative pairs together.
+            positive and negative pairs together, or ``(batch,)`` for biases.
 
     Returns:
         A scalar.
@@ -74,31 +73,6 @@ def l2_penalty(*rows: Tensor) -> Tensor:
         raise ValueError("l2_penalty needs at least one tensor, got none")
     squares = torch.stack([full_precision(tensor).square().sum() for tensor in rows]).sum()
     return squares / (2 * max(len(rows[0]), 1))
-
-
-def half_square_penalty(*rows: Tensor) -> Tensor:
-    r"""Half the squared length of a row of each tensor, added up over the tensors and averaged over the batch.
-
-    .. math:: \frac{1}{2B} \sum_b \|u_b\|^2 + \|i_b\|^2 + \dots
-
-    It is :func:`l2_penalty` of tensors that have one number of rows, and insists on that.
-
-    Args:
-        rows: At least one, with as many rows each. Shape ``(batch, dim)``, or ``(batch,)`` for biases.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: If no tensor is given or their numbers of rows differ.
-
-    Example:
-        >>> half_square_penalty(torch.tensor([[1.0, 3.0]]), torch.tensor([2.0]))
-        tensor(7.)
-    """
-    if len({len(tensor) for tensor in rows}) != 1:
-        raise ValueError(f"expected tensors with one number of rows, got {[tuple(tensor.shape) for tensor in rows]}")
-    return l2_penalty(*rows)
 
 
 def frobenius_penalty(*tables: Tensor) -> Tensor:

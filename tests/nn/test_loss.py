@@ -14,7 +14,6 @@ from recbole_mm.nn.loss import (
     bpr_loss,
     first_occurrence,
     frobenius_penalty,
-    half_square_penalty,
     info_nce_loss,
     l2_penalty,
 )
@@ -293,19 +292,13 @@ def test_first_occurrence_equals_a_loop():
     assert first_occurrence(ids[:0]).tolist() == []
 
 
-def test_half_square_penalty_is_a_plain_sum():
+def test_l2_penalty_is_a_plain_sum():
     rows = [view.detach() for view in views(5, 3, count=3)]
     expected = sum(float(x) ** 2 for table in rows for row in table for x in row) / (2 * 5)
-    assert half_square_penalty(*rows).item() == pytest.approx(expected, rel=1e-12)
-    assert half_square_penalty(rows[0], rows[1]).item() == l2_penalty(rows[0], rows[1]).item()
-    assert half_square_penalty(torch.zeros(0, 3)).item() == 0.0
-    assert half_square_penalty(torch.ones(2, 3, dtype=torch.bfloat16)).dtype == torch.float32
-
-
-@pytest.mark.parametrize("rows", [(), (torch.ones(2, 3), torch.ones(3, 3))])
-def test_half_square_penalty_refuses_rows_that_do_not_match(rows):
-    with pytest.raises(ValueError, match="expected tensors with one number of rows"):
-        half_square_penalty(*rows)
+    assert l2_penalty(*rows).item() == pytest.approx(expected, rel=1e-12)
+    assert l2_penalty(torch.tensor([[1.0, 3.0]]), torch.tensor([2.0])).item() == 7.0  # a row's bias
+    assert l2_penalty(torch.zeros(0, 3)).item() == 0.0
+    assert l2_penalty(torch.ones(2, 3, dtype=torch.bfloat16)).dtype == torch.float32
 
 
 def test_frobenius_penalty_has_gradients_of_length_one_and_none_at_zero():

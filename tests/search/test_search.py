@@ -1,3 +1,5 @@
+"""A search: what it sees, finds, prints, and how it goes on where a trial fails."""
+
 from __future__ import annotations
 
 import json
@@ -5,33 +7,23 @@ import multiprocessing
 import os
 import re
 import signal
-import sys
-import time
 
 import pandas as pd
 import pytest
-import yaml
-from recbole.utils import ModelType
 
 import recbole_mm
-from recbole_mm.cli.main import main as cli_main
-from recbole_mm.comparison import compare as runner
-from recbole_mm.comparison import tune as tuner
-from recbole_mm.comparison.compare import compare
 from recbole_mm.comparison.tune import tune
 from recbole_mm.experiment.job import Job
 from recbole_mm.experiment.processes import ChildError
 from recbole_mm.experiment.store import Store
-from recbole_mm.host.names import recbole_models
-from recbole_mm.paths import dataset_atomic_dir, properties_dir
+from recbole_mm.paths import dataset_atomic_dir
 from recbole_mm.search import search as module
 from recbole_mm.search.search import make_plan
-from recbole_mm.search.space import Choices, Range, read_space
-from recbole_mm.search.storage import open_storage, without_password
+from recbole_mm.search.space import read_space
+from recbole_mm.search.storage import open_storage
 from recbole_mm.search.trials import Trials
 from tests.options import QUICK
-
-SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "embedding_size": [8, 16]}
+from tests.search.spaces import SPACE
 
 
 def outcome(result):
@@ -183,13 +175,6 @@ def test_a_search_without_validation_says_so(tmp_path):
         tune("BPR", "mm-toy", config_dict=options, trials=1, space=SPACE, output=tmp_path, in_process=True)
 
 
-def test_the_password_of_a_database_is_not_in_the_results():
-    shown = without_password("postgresql://me:secret@host:5432/studies")
-    assert "secret" not in shown and "me:" in shown and "@host:5432/studies" in shown
-    assert without_password("sqlite:////tmp/study.db") == "sqlite:////tmp/study.db"
-    assert without_password("postgresql://me:p@ss:w/ord@host/x?a=1&password=se").count("***") == 2
-
-
 def test_a_search_in_its_own_process_is_the_same(capsys, tmp_path):
     arguments = {"config_dict": QUICK, "trials": 2, "space": SPACE}
     here = tune("BPR", "mm-toy", output=tmp_path / "here", in_process=True, **arguments)
@@ -199,29 +184,6 @@ def test_a_search_in_its_own_process_is_the_same(capsys, tmp_path):
     assert [line.split(" (")[0] for line in lines] == [line.split(" (")[0] for line in said]
     assert outcome(here) == outcome(own) and here.study == own.study
     assert {trial["worker"] for trial in own.trials} != {trial["worker"] for trial in here.trials}
-
-
-def test_compare_searches_with_one_budget_and_runs_the_best(tmp_path):
-    table = compare(
-        ["Pop", "BPR"], "mm-toy", config_dict=QUICK, seeds=2, trials=3, search_spaces={"BPR": SPACE}, output=tmp_path,
-        in_process=True, verbose=False,
-    )  # fmt: skip
-    about = json.loads((tmp_path / "compare.json").read_text())
-    best = about["searches"]["BPR"]["params"]
-    assert table["runs"].tolist() == [2, 2] and "learning_rate=" in table["params"][1] and table["params"][0] == ""
-    for file in tmp_path.glob("runs/BPR-*/run.json"):
-        config = json.loads(file.read_text())["config"]
-        assert config["learning_rate"] == best["learning_rate"] and config["embedding_size"] == best["embedding_size"]
-    assert len(set(table.attrs["splits"].values())) == 1  # no test part of another split was seen by the search
-    assert "3 trials for every model" in (tmp_path / "table.md").read_text()
-
-
-def test_a_model_that_cannot_be_searched_fails_alone(tmp_path):
-    table = compare(
-        ["ENMF", "BPR"], "mm-toy", config_dict=QUICK, seeds=1, trials=1, search_spaces={"BPR": SPACE}, output=tmp_path,
-        in_process=True, verbose=False,
-    )  # fmt: skip
-    assert table["runs"].tolist() == [0, 1] and "no search space for ENMF" in table["failure"][0]
 
 
 def test_a_search_without_any_value_says_why(tmp_path):
@@ -235,168 +197,8 @@ def test_nothing_to_search_is_no_search(tmp_path):
     assert found.params == {} and found.trials == [] and not (tmp_path / "search" / "study.db").exists()
 
 
-def test_the_study_is_named_after_everything_that_matters():
-    def name(**changes):
-        job = Job("BPR", "mm-toy", {"epochs": 2, **changes.pop("settings", {})}, changes.pop("seed", 1), 1)
-        arguments = {"fingerprint": "f", "space": read_space("BPR", SPACE), "trials": 5, "storage": None, **changes}
-        return make_plan(job, **arguments).study
-
-    same = [name(), name(trials=9), name(storage="sqlite:///x"), name(settings={"gpu_id": "3", "data_path": "/y"})]
-    assert len(set(same)) == 1
-    others = [name(seed=2), name(settings={"epochs": 3}), name(fingerprint="g"), name(space={})]
-    assert len({*same, *others}) == 5
-
-
-@pytest.mark.parametrize(
-    ("space", "message"),
-    [
-        ({"topk": [[5]]}, "must be the same for all"),
-        ({"seed": [1, 2]}, "must be the same for all"),
-        ({"learning_rat": [0.1]}, "no option 'learning_rat'.*learning_rate"),
-        ({"learning_rate": {"low": "1e-4", "high": 0.1}}, r"expected numbers, got '1e-4'.*1\.0e-4"),
-        ({"learning_rate": {"low": 0.1, "high": 0.01}}, "low must not exceed high"),
-        ({"learning_rate": {"low": 0, "high": 0.01, "log": True}}, "low > 0"),
-        ({"learning_rate": {"low": 0.1, "high": 0.2, "steps": 3}}, "got steps"),
-        ({"learning_rate": 0.1}, "a list of values"),
-        ({"learning_rate": []}, "a list of values"),
-        ({"learning_rate": {"low": True, "high": 2}}, "expected numbers"),
-    ],
-)
-def test_mistakes_in_a_space_are_named(space, message):
-    with pytest.raises(ValueError, match=message):
-        make_plan(Job("BPR", "mm-toy", {}, 1, 1), "f", read_space("BPR", space), 3, None)
-
-
-def test_a_space_that_is_no_mapping(tmp_path):
-    (tmp_path / "space.yaml").write_text("- 1\n")
-    with pytest.raises(ValueError, match="expected a mapping"):
-        read_space("BPR", tmp_path / "space.yaml")
-
-
-def test_an_unknown_model_has_no_space():
-    with pytest.raises(FileNotFoundError, match="no search space for LightGCM.*Did you mean 'LightGCN'.*search_spaces"):
-        read_space("LightGCM")
-
-
-def test_dimensions_know_their_values():
-    assert Range(1, 4).whole and not Range(1.0, 4).whole
-    assert [Range(1, 5, step=2).holds(v) for v in (1, 3, 4, 7, True, "3")] == [True, True, False, False, False, False]
-    assert Range(0.0, 0.5, step=0.1).holds(0.3) and not Range(0.0, 0.5, step=0.1).holds(0.35)
-    assert Choices(([1, 2], [3])).holds([3]) and Choices(([1, 2],)).stored([1, 2]) == "[1, 2]"
-
-
 def test_lists_are_choices_like_others(tmp_path):
     space = {"mlp_hidden_size": [[8], [8, 4]]}
     options = {**QUICK, "mf_embedding_size": 4, "mlp_embedding_size": 4}
     found = tune("NeuMF", "mm-toy", config_dict=options, trials=3, space=space, output=tmp_path, in_process=True)
     assert found.params["mlp_hidden_size"] in ([8], [8, 4]) and len(found.trials) == 3
-
-
-@pytest.mark.parametrize("file", sorted((properties_dir() / "search").glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_space_that_ships_fits_its_model(file):
-    """The model exists, has every option, and the default of most lies in the space, so trial 0 is the default."""
-    from recbole.config import Config
-    from recbole.utils import get_model
-
-    name = file.stem
-    assert name in recbole_mm.registered_models() or name in recbole_models()
-    space = read_space(name)
-    make_plan(Job(name, "mm-toy", {}, 1, 1), "f", space, 3, None)
-    options = {"train_neg_sample_args": None} if get_model(name).type.name == "SEQUENTIAL" else {}
-    config = Config(model=name, dataset="mm-toy", config_dict={"state": "ERROR", **options})
-    for key, dimension in space.items():
-        assert key in config, f"{name} has no option {key}"
-        assert key == "weight_decay" or dimension.holds(config[key]), f"{name}: default {key}={config[key]}"
-
-
-def test_every_registered_model_has_a_space():
-    for name, model in recbole_mm.registered_models().items():
-        trains = model.type != ModelType.TRADITIONAL
-        assert not model.__module__.startswith("recbole_mm.") or not trains or "learning_rate" in read_space(name), name
-        assert not model.__module__.startswith("recbole_mm.") or read_space(name), name
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Run a command line in this process, with its searches and runs: importing torch for each takes seconds."""
-    compare, tune = runner.compare, tuner.tune
-    monkeypatch.setattr(runner, "compare", lambda *a, **k: compare(*a, **{**k, "in_process": True}))
-    monkeypatch.setattr(tuner, "tune", lambda *a, **k: tune(*a, **{**k, "in_process": True}))
-    return cli_main
-
-
-@pytest.fixture
-def start(monkeypatch):
-    """Start a command line in a copy of this process, which has imported everything."""
-    monkeypatch.setattr("sys.argv", ["run_recbole_mm.py"])
-    started = []
-
-    def run(arguments):
-        process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(cli_main(arguments)))
-        started.append(process)
-        process.start()
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-
-
-def _trial_begun(folder):
-    return any("epoch 2" in file.read_text() for file in folder.glob("**/log/*/*.log"))
-
-
-def _run_begun(folder):
-    return any("epoch 1 training" in file.read_text() for file in folder.glob("runs/LightGCN-*/output"))
-
-
-def _wait_until(reached, folder, process):
-    while not reached(folder):
-        assert process.is_alive(), f"{reached.__name__} was not seen in time"
-        time.sleep(0.02)
-
-
-@pytest.mark.slow
-def test_kill_9_in_search_and_comparison_then_again_gives_the_same_table(start, request, tmp_path):
-    """The command is killed within a trial and within a run; the final table is that of an undisturbed one."""
-    (tmp_path / "spaces.yaml").write_text(yaml.safe_dump({"LightGCN": {"n_layers": [1, 2, 3]}}))
-    arguments = [
-        "--models=LightGCN,Pop", "--dataset=mm-toy", "--seeds=1", "--trials=3", "--epochs=6", "--topk=[10]",
-        "--use_gpu=False", "--search_spaces=spaces.yaml",
-    ]  # fmt: skip
-    killed = tmp_path / "killed"
-    for reached in (_trial_begun, _run_begun):
-        # Only the parent is killed: the processes it started must notice and end by themselves.
-        parent = start([*arguments, "--output=killed"])
-        _wait_until(reached, killed, parent)
-        parent.kill()
-        parent.join()
-        for file in killed.rglob("*.json"):
-            json.loads(file.read_text())
-    here = request.getfixturevalue("here")  # not before: what was killed had a process for every search and run
-    tables = []
-    for name in ("killed", "undisturbed"):
-        assert here([*arguments, f"--output={name}"]) == 0
-        table = pd.read_csv(tmp_path / name / "table.csv")
-        costs = [column for column in table if column.endswith("_seconds") or column.endswith("_mib")]
-        tables.append(table.drop(columns=costs))
-    pd.testing.assert_frame_equal(*tables)
-
-
-@pytest.mark.slow
-def test_two_commands_share_one_study(here, start, tmp_path):
-    """Two processes, as on two machines, with one database: each trial is run by one of them."""
-    (tmp_path / "spaces.yaml").write_text(yaml.safe_dump({"BPR": SPACE}))
-    arguments = [
-        "--model=BPR", "--dataset=mm-toy", "--trials=10", "--epochs=6", "--use_gpu=False",
-        f"--storage=sqlite:///{tmp_path}/shared.db", "--search_spaces=spaces.yaml",
-    ]  # fmt: skip
-    other = start([*arguments, "--output=a"])
-    assert here([*arguments, "--output=b"]) == 0
-    other.join(timeout=400)
-    assert other.exitcode == 0
-    options = [yaml.safe_load((tmp_path / name / "BPR.yaml").read_text()) for name in ("a", "b")]
-    assert options[0] == options[1] and set(options[0]) == set(SPACE)
-    results = [json.loads(next((tmp_path / name / "search").glob("*.json")).read_text()) for name in ("a", "b")]
-    assert results[0]["trials"] == results[1]["trials"] and len(results[0]["trials"]) == 10
-    assert len({trial["worker"] for trial in results[0]["trials"]}) == 2

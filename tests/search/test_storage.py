@@ -10,7 +10,7 @@ import pytest
 from recbole_mm.comparison.compare import compare
 from recbole_mm.comparison.tune import tune
 from recbole_mm.search import search as module
-from recbole_mm.search.storage import check_storage, open_storage, resolve_storage
+from recbole_mm.search.storage import check_storage, open_storage, resolve_storage, without_password
 from recbole_mm.search.trials import Trials
 from tests.options import QUICK
 
@@ -108,3 +108,10 @@ def test_a_relative_database_is_the_callers(tmp_path, monkeypatch):
     how = {"seeds": 1, "search_spaces": {"BPR": SPACE}, "verbose": False, "in_process": True}
     compare(["BPR"], "mm-toy", config_dict=options, trials=2, output="c", storage=url, **how)
     assert [file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.db")] == ["mine.db"]
+
+
+def test_the_password_of_a_database_is_not_in_the_results():
+    shown = without_password("postgresql://me:secret@host:5432/studies")
+    assert "secret" not in shown and "me:" in shown and "@host:5432/studies" in shown
+    assert without_password("sqlite:////tmp/study.db") == "sqlite:////tmp/study.db"
+    assert without_password("postgresql://me:p@ss:w/ord@host/x?a=1&password=se").count("***") == 2

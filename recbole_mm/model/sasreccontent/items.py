@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import FeatureBank
-from recbole_mm.model.next_item import modality_shares
+from recbole_mm.model.next_item import content_shares
 from recbole_mm.nn.attention.sequence import INITIAL_SCALE
 
 __all__ = ["FUSIONS", "PROJECTORS", "ContentItems", "ItemTable"]
@@ -71,7 +71,7 @@ class ContentItems(nn.Module):
         self.project, self.absent = nn.ModuleDict(), nn.ParameterDict()
         self.feature = nn.ParameterDict()
         if fusion != "id":
-            self.register_buffer("shares", modality_shares(features), persistent=False)
+            self.register_buffer("shares", content_shares(features), persistent=False)
             for modality, feature in features.items():
                 self.project[modality] = _projector(projector, feature.shape[1], hidden, dim, feature_dropout)
                 if train_features:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from recbole_mm.data.features.table import FeatureTable
 from recbole_mm.model.base import FeatureBank
-from recbole_mm.model.next_item import NextItemModel, modality_shares
+from recbole_mm.model.next_item import NextItemModel, content_shares
 from recbole_mm.model.unisrec.adaptor import ExpertAdaptor, random_projection
 from recbole_mm.nn.attention.sequence import INITIAL_SCALE, SequenceEncoder, causal_bias
 from recbole_mm.nn.loss import check_temperature, info_nce_loss
@@ -133,7 +133,7 @@ class UniSRec(NextItemModel):
 
     def content(self, features: FeatureBank, rows: Tensor | None, augmented: bool = False) -> Tensor:
         """Vectors of items by their features, ``(n_rows, dim)``; those of augmented features where there are any."""
-        shares = modality_shares(features, self.content_modalities)
+        shares = content_shares(features, self.content_modalities)
         shares = shares if rows is None else shares[rows]
         parts = []
         for share, (modality, adaptor) in zip(shares.unbind(1), self.adaptor.items()):

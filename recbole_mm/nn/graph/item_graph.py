@@ -21,7 +21,6 @@ __all__ = [
     "edge_cosines",
     "merge_graphs",
     "mix_graphs",
-    "modality_shares",
     "row_sum_norm",
     "undirected",
 ]
@@ -158,29 +157,6 @@ def base_shares(modalities: Sequence[str], weight: Mapping[str, float], image_sh
         base[list(modalities).index("image")] = image_share
     base = base * torch.tensor([weight[modality] for modality in modalities], dtype=torch.float64)
     return base / base.sum().clamp(min=torch.finfo(base.dtype).tiny)
-
-
-def modality_shares(base: Tensor, observed: Tensor) -> Tensor:
-    r"""Shares of each item in a mixture: those of the modalities it lacks go to the others.
-
-    .. math:: c_{im} = c_m o_{im} / \textstyle\sum_n c_n o_{in}
-
-    Args:
-        base: Shares :math:`c_m` (learned ones get gradients). Shape ``(n_modalities,)``.
-        observed: What each item has. Shape ``(n_items, n_modalities)``, bool.
-
-    Returns:
-        Shape ``(n_items, n_modalities)``; a row sums to 1, or is 0 where nothing is observed.
-
-    Example:
-        >>> modality_shares(torch.tensor([0.2, 0.8]), torch.tensor([[True, True], [True, False], [False, False]]))
-        tensor([[0.2000, 0.8000],
-                [1.0000, 0.0000],
-                [0.0000, 0.0000]])
-    """
-    present = base * observed
-    total = present.sum(dim=1, keepdim=True)
-    return present / torch.where(total > 0, total, torch.ones_like(total))
 
 
 @torch.no_grad()

@@ -20,10 +20,10 @@ from recbole_mm.nn.graph.item_graph import (
     edge_cosines,
     merge_graphs,
     mix_graphs,
-    modality_shares,
     row_sum_norm,
     undirected,
 )
+from recbole_mm.nn.mixture import modality_shares
 
 IMAGE = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [2.0, 1.0]])
 TEXT = torch.tensor([[1.0, 2.0], [2.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
@@ -160,15 +160,6 @@ def test_base_shares():
     assert base_shares(list(weight), weight, 0.1).tolist() == pytest.approx([x / sum(expected) for x in expected])
     assert base_shares(["image"], {"image": 1.0}, 0.1).tolist() == [1.0]
     assert base_shares(["audio", "text"], {"audio": 1.0, "text": 3.0}, 0.1).tolist() == [0.25, 0.75]
-
-
-def test_shares_of_what_an_item_lacks_go_to_the_others_with_gradients():
-    base = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64).requires_grad_()
-    observed = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 0], [0, 0, 0]]).bool()
-    expected = [[0.2, 0.3, 0.5], [0.0, 0.375, 0.625], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
-    for row, other in zip(modality_shares(base, observed).tolist(), expected):
-        assert row == pytest.approx(other)
-    assert gradcheck(lambda b: modality_shares(b, observed), (base,))
 
 
 @pytest.mark.parametrize("reduce", ["sum", "amax"])
