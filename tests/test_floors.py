@@ -28,7 +28,7 @@ FLOORS = [
     {"config"},
     {"nn"},
     {"folders"},
-    {"paths", "files", "plain", "alive"},
+    {"paths", "files", "plain", "alive", "processes"},
 ]
 LEVEL = {room: len(FLOORS) - floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 #: What the operations may stand on besides torch and the standard library.

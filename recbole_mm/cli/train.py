@@ -18,10 +18,10 @@ FLAGS = {
     },
     "What to keep": KEEP,
     "Several processes": {
-        "nproc": Flag("processes on this machine, one GPU each (default: 1)", "N", "1"),
+        "nproc": Flag("processes on this machine, one GPU each where there are any (default: 1)", "N", "1"),
         "world_size": Flag("processes on all machines (default: nproc)", "N", "-1"),
         "ip": Flag("address of the first machine (default: localhost)", "ADDRESS", "localhost"),
-        "port": Flag("port of the first machine (default: 5678)", "PORT", "5678"),
+        "port": Flag("port of the first machine (default: a free one; of several machines 5678)", "PORT"),
         "group_offset": Flag("processes on the machines before this one (default: 0)", "N", "0"),
     },
     "General": {

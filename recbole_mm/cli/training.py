@@ -10,6 +10,7 @@ from typing import Any
 from recbole.utils import ModelType, get_model
 from recbole.utils import argument_list as lists
 
+from recbole_mm import processes
 from recbole_mm.cli.options import arguments_of, read_experiment
 from recbole_mm.cli.request import Request, program
 from recbole_mm.config import SHARED_OPTIONS
@@ -58,10 +59,12 @@ def train_here(request: Request) -> dict[str, Any]:
                 nproc=request.number("nproc") if request.flag("nproc") else 1,
                 world_size=request.number("world_size") if request.flag("world_size") else -1,
                 ip=request.flag("ip") or "localhost",
-                port=request.flag("port") or "5678",
+                port=request.flag("port"),
                 group_offset=request.number("group_offset") if request.flag("group_offset") else 0,
                 resume=request.flag("resume"),
             )
+    if not processes.is_writer():  # one of those that torchrun has started; the first one reports
+        return result
     print(_report(experiment.model, experiment.dataset, result))
     print(f"compare with: {_comparison(experiment.model, experiment.dataset, request)}")
     if folder is not None:

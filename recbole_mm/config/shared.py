@@ -199,5 +199,6 @@ SHARED_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "graph_batch": _choice(GRAPH_BATCHES),
     "fanout": check_fanout,
     "optimizer_fused": _choice(("auto", "never")),
+    "process_batch": _choice(("auto", "split", "whole")),
     "cold_start": lambda key, value: read_cold_start(value, key),
 }

@@ -24,6 +24,7 @@ __all__ = [
     "Children",
     "StoppedError",
     "die_with_parent",
+    "ended_by",
     "error_text",
     "is_of_machine",
     "model_modules",
@@ -233,13 +234,16 @@ def die_with_parent(parent: int, seconds: float = 0.5) -> None:
     threading.Thread(target=watch, name="die_with_parent", daemon=True).start()
 
 
+def ended_by(status: int | None) -> str:
+    """How a process ended, by its exit status."""
+    if status is None or status >= 0:
+        return f"its process ended with status {status}"
+    name = signal.Signals(-status).name if -status in {entry.value for entry in signal.Signals} else str(-status)
+    often = " (often: out of memory)" if -status == signal.SIGKILL else ""
+    return f"its process was ended by {name}{often}"
+
+
 def _how_it_ended(status: int, output: Path) -> str:
-    if status < 0:
-        name = signal.Signals(-status).name if -status in {entry.value for entry in signal.Signals} else str(-status)
-        how = f"its process was ended by {name}"
-        if -status == signal.SIGKILL:
-            how += " (often: out of memory)"
-    else:
-        how = f"its process ended with status {status}"
+    how = ended_by(status)
     lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return f"{how}; last output: {lines[-1].strip()}" if lines else how

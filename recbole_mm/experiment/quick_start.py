@@ -9,22 +9,24 @@ from collections.abc import Mapping, Sequence
 from logging import getLogger
 from typing import Any
 
-import torch
 from recbole.quick_start import run_recbole
 from recbole.utils import ModelType
 
+from recbole_mm import processes
 from recbole_mm.config.metrics import check_topk, settle_valid_metric
 from recbole_mm.config.names import read_options
 from recbole_mm.config.protocol import mask_note
 from recbole_mm.experiment.capabilities import capability_notes
-from recbole_mm.experiment.own_models import import_module, imported_modules
+from recbole_mm.experiment.launch import free_port, launch, together
+from recbole_mm.experiment.own_models import imported_modules
 from recbole_mm.experiment.resume import AUTO, checkpoint_options, checkpoint_origin, continue_from
 from recbole_mm.experiment.split import describe_split, never_had
 from recbole_mm.host.checkpoint import with_defaults
 from recbole_mm.host.health.monitor import health_report
 from recbole_mm.host.recovery import offer
-from recbole_mm.host.terminal import is_quiet, quiet_terminal
+from recbole_mm.host.sharing import same_names
 from recbole_mm.host.watching import watch_run
+from recbole_mm.processes import Place
 
 __all__ = ["Interrupted", "checkpoint_origin", "device_option", "run"]
 
@@ -57,7 +59,7 @@ def run(
     nproc: int = 1,
     world_size: int = -1,
     ip: str = "localhost",
-    port: str = "5678",
+    port: str | None = None,
     group_offset: int = 0,
     resume: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
@@ -66,7 +68,8 @@ def run(
     The arguments are those of RecBole's ``run``. Options come, as there, from the defaults, then ``config_file_list``,
     then ``config_dict``, then ``--key=value`` arguments of the running script. Two things differ: without the option
     ``gpu_id`` the devices are those of ``CUDA_VISIBLE_DEVICES`` (RecBole overwrites that variable with its default,
-    ``0``), and ``nproc > 1`` starts processes that know the models of this package.
+    ``0``), and several processes, of which each takes its part of every batch and every evaluation, do what one does:
+    with the same ``train_batch_size`` the same steps and the same metrics, up to rounding, on GPUs and on processors.
 
     Runs in several threads do not get each other's options, data, trainer or checkpoint, but they share what RecBole
     keeps once per process: the random generators, so that neither run can be repeated, and the log. Give each a
@@ -78,10 +81,11 @@ def run(
         config_file_list: Files of options.
         config_dict: Options; not changed.
         saved: Whether to write checkpoints. Without them the test uses the last epoch, not the best.
-        nproc: Processes on this machine, one GPU each.
+        nproc: Processes on this machine, one GPU each where there are any. Under ``torchrun`` it stays 1: the process
+            is one of those that it has started.
         world_size: Processes on all machines; -1 for ``nproc``.
         ip: Address of the first machine.
-        port: Port of the first machine.
+        port: Port of the first machine; a free one where all processes are on this machine, else 5678.
         group_offset: Number of processes on the machines before this one.
         resume: Checkpoint of the same model and data set to continue from: all its options hold unless one is set here.
             ``auto`` is the newest unfinished run of the same options in ``checkpoint_dir``, or a new one.
@@ -93,6 +97,7 @@ def run(
         ``health``, what was found wrong (``alarms``) and measured, ``None`` with ``health: off``.
 
     Raises:
+        ChildError: One of several processes died; those that are left are ended.
         ValueError: Too few GPUs for ``nproc``, an option file that holds no options, or a checkpoint of another model,
             data set or size.
         FileNotFoundError: An option file or the checkpoint is not there.
@@ -111,17 +116,13 @@ def run(
     options = dict(config_dict or {})
     options.update(device_option({*in_files, *options}, nproc))
     job = functools.partial(_run_here, model=model, dataset=dataset, config_file_list=files, saved=saved, resume=resume)
+    job = functools.partial(job, config_dict=options)
     if nproc == 1 and world_size <= 0:
-        return job(config_dict=options)
-    _check_devices(nproc)
-    options.update(
-        nproc=nproc, world_size=nproc if world_size == -1 else world_size, ip=ip, port=port, offset=group_offset
-    )
-    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    torch.multiprocessing.spawn(
-        _worker, args=(job, options, queue, imported_modules(), is_quiet()), nprocs=nproc, join=True
-    )
-    return dict(queue.get())
+        where = processes.place_of_environment()
+        result: dict[str, Any] = job() if where is None else together(job, where)
+        return result
+    places = _places(nproc, world_size, ip, port, group_offset)
+    return dict(launch(job, places, imported_modules()) or {})
 
 
 def device_option(known: set[str], nproc: int = 1) -> dict[str, str]:
@@ -139,23 +140,6 @@ def device_option(known: set[str], nproc: int = 1) -> dict[str, str]:
     if visible is not None:
         return {"gpu_id": visible}
     return {"gpu_id": ",".join(str(device) for device in range(nproc))} if nproc > 1 else {}
-
-
-def _worker(
-    rank: int,
-    job: functools.partial[dict[str, Any]],
-    options: dict[str, Any],
-    queue: Any,
-    modules: Sequence[str] = (),
-    quiet: bool = False,
-) -> None:
-    """One process of several. It lives in this package so that unpickling it registers the models in the process."""
-    for module in modules:
-        import_module(module)
-    with quiet_terminal(quiet):
-        result = job(config_dict={**options, "local_rank": rank})
-    if rank == 0:
-        queue.put(result)
 
 
 def _run_here(
@@ -184,6 +168,7 @@ def _run_here(
     def prepare(trainer: Any) -> None:
         if resume is not None:
             continue_from(trainer, resume)
+        same_names(trainer)
 
     known = checkpoint_options(resume) if resume is not None and str(resume) != AUTO else None
     watching = watch_run(data=describe, before=_check_evaluation, after=prepare)
@@ -212,14 +197,16 @@ def _checkpoint(trainers: list[Any]) -> str | None:
     return offer(trainers[-1]) if trainers else None
 
 
-def _check_devices(nproc: int) -> None:
-    """RecBole runs several processes with NCCL on GPUs only, and fails on a bare ``assert`` where they are missing."""
+def _places(nproc: int, world_size: int, ip: str, port: str | None, offset: int) -> list[Place]:
+    """The processes to start here, of all that there are."""
     if nproc < 1:
         raise ValueError(f"nproc: expected a positive number of processes, got {nproc}.")
-    devices = torch.cuda.device_count()
-    if devices < nproc:
+    world = nproc if world_size <= 0 else world_size
+    if not 0 <= offset <= world - nproc:
         raise ValueError(
-            f"nproc={nproc} needs {nproc} CUDA devices, one per process (RecBole connects them with NCCL), but "
-            f"{devices} can be seen (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}). Run "
-            "with nproc=1; on CPU one process uses all cores (OMP_NUM_THREADS sets how many)."
+            f"group_offset: {nproc} processes here, after {offset} on other machines, are more than world_size={world} "
+            "in all. world_size counts the processes of all machines."
         )
+    here = world == nproc and ip == "localhost"
+    address = f"tcp://{ip}:{port or (free_port() if here else 5678)}"
+    return [Place(offset + number, world, number, nproc, address) for number in range(nproc)]

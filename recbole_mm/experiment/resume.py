@@ -11,6 +11,7 @@ from typing import Any
 from recbole.utils import calculate_valid_score
 from recbole.utils.argument_list import dataset_arguments
 
+from recbole_mm import processes
 from recbole_mm.config.names import read_keys
 from recbole_mm.host.checkpoint import as_plain, build_config
 from recbole_mm.host.names import recbole_folder
@@ -70,7 +71,7 @@ def continue_from(trainer: Any, file: str | os.PathLike[str]) -> None:
         ValueError: Not a checkpoint of this model, data set and options, or no epoch is left to train.
     """
     if str(file) == AUTO:
-        found = find_unfinished(trainer.config)
+        found = processes.same(find_unfinished(trainer.config) if processes.is_writer() else None)
         if found is None:
             getLogger().info(f"resume: no unfinished run in {trainer.config['checkpoint_dir']}; a new one starts.")
             return

@@ -6,8 +6,10 @@ from typing import Any
 
 from recbole.trainer import Trainer
 
+from recbole_mm import processes
 from recbole_mm.host.editing import edit
 from recbole_mm.host.health.monitor import monitor_of
+from recbole_mm.host.sharing import SharedLoss, total
 from recbole_mm.host.wrapping import wrap
 from recbole_mm.trainer.finite import check_finite_loss, check_finite_scores
 
@@ -27,11 +29,14 @@ def install() -> None:
         original: Any, self: Any, train_data: Any, epoch_idx: int, loss_func: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         self.training_place, monitor = [epoch_idx, -1], monitor_of(self)
+        if processes.world() > 1:
+            processes.same_random_state()
+            loss_func = SharedLoss(self, loss_func or self.model.calculate_loss, getattr(train_data, "times", 1))
         try:
             if monitor is None:
-                return original(self, train_data, epoch_idx, loss_func, *args, **kwargs)
+                return total(original(self, train_data, epoch_idx, loss_func, *args, **kwargs))
             watched = monitor.watched(loss_func or self.model.calculate_loss, epoch_idx)
-            losses = original(self, train_data, epoch_idx, watched, *args, **kwargs)
+            losses = total(original(self, train_data, epoch_idx, watched, *args, **kwargs))
             monitor.epoch_done(epoch_idx, losses)
             return losses
         finally:

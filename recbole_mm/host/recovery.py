@@ -16,8 +16,9 @@ from typing import Any
 import recbole.trainer.trainer as recbole_trainers
 from recbole.trainer import Trainer
 
+from recbole_mm import processes
 from recbole_mm.alive import process_note
-from recbole_mm.data.fingerprint import data_fingerprint, id_hashes
+from recbole_mm.data.fingerprint import changes, data_fingerprint, id_hashes
 from recbole_mm.host import checkpoint
 from recbole_mm.host.health.monitor import monitor_of, monitored
 from recbole_mm.host.loaders import dataset_of
@@ -60,6 +61,7 @@ def fit(original: Callable[..., Any], trainer: Any, train_data: Any, valid_data:
     saved = args[1] if len(args) > 1 else more.get("saved", True)
     session.loaders = tuple(data for data in (train_data, valid_data) if data)
     session.fingerprint = data_fingerprint(dataset_of(train_data), dataset_of(valid_data) if valid_data else None)
+    _check_same_data(session.fingerprint)
     session.saved, session.file = bool(saved), last_file(trainer)
     pending = session.pending or {}
     if pending.get("fingerprint"):
@@ -74,6 +76,18 @@ def fit(original: Callable[..., Any], trainer: Any, train_data: Any, valid_data:
         session.running = False
 
 
+def _check_same_data(fingerprint: dict[str, Any]) -> None:
+    """Refuse a training of several processes that do not read the same files."""
+    first, *others = processes.gathered(fingerprint)
+    for number, other in enumerate(others, 1):
+        differ = changes(first, other)
+        if differ:
+            raise ValueError(
+                f"Process {number} has other data than process 0: {'; '.join(differ)}. All machines need the same "
+                "files of the data set and of its features."
+            )
+
+
 def evaluate(original: Callable[..., Any], trainer: Any, eval_data: Any, *args: Any, **more: Any) -> Any:
     """Around ``evaluate``: once the best epoch was tested, nothing is left to go on with."""
     best = args[0] if args else more.get("load_best_model", True)
@@ -83,7 +97,7 @@ def evaluate(original: Callable[..., Any], trainer: Any, eval_data: Any, *args: 
     with checkpoint.checking(ids):
         result = original(trainer, eval_data, *args, **more)
     done = best and not given and session is not None and not session.running
-    if done and session is not None and session.saved and not session.kept:
+    if done and session is not None and session.saved and not session.kept and processes.is_writer():
         for file in {session.file, last_file(trainer)} if hasattr(trainer, "resume_file") else {session.file}:
             file.unlink(missing_ok=True)
             run = file.stem.removesuffix("-resume")  # a trainer of several stages has a file for each
@@ -126,7 +140,7 @@ def epochs(trainer: Any, end: int) -> Iterator[int]:
 
 def _write(trainer: Any, session: Session, done: int, at_once: bool) -> None:
     config, begin = trainer.config, time.monotonic()
-    if not config["single_spec"] and config["local_rank"] != 0:
+    if not processes.is_writer() or (not config["single_spec"] and config["local_rank"] != 0):
         return
     if not at_once and (begin - session.written) * SHARE < session.cost:
         return
@@ -150,7 +164,9 @@ def _write(trainer: Any, session: Session, done: int, at_once: bool) -> None:
 def save_checkpoint(trainer: Any, state: dict[str, Any], file: str | os.PathLike[str]) -> None:
     """What RecBole's ``torch.save`` is replaced by."""
     result = vars(trainer).get("_last_result")
-    checkpoint.write(trainer, {**state, **({} if result is None else {"best_valid_result": result})}, file)
+    if processes.is_writer():
+        checkpoint.write(trainer, {**state, **({} if result is None else {"best_valid_result": result})}, file)
+    processes.wait()  # the others may read it next
 
 
 def valid_epoch(original: Callable[..., Any], trainer: Any, *args: Any, **more: Any) -> Any:

@@ -13,8 +13,9 @@ import recbole.utils.logger as recbole_logger
 import recbole.utils.utils as recbole_utils
 from recbole.trainer import Trainer
 
+from recbole_mm import processes
 from recbole_mm.files import whole_file
-from recbole_mm.host import checkpoint, drawing, optimizer, recovery, saved_data
+from recbole_mm.host import checkpoint, drawing, optimizer, recovery, saved_data, sharing
 from recbole_mm.host.editing import edit
 from recbole_mm.host.wrapping import wrap
 
@@ -35,6 +36,7 @@ def install() -> None:
     _caches()
     drawing.install()
     optimizer.install()
+    sharing.install()
 
 
 def _unique_names() -> None:
@@ -123,15 +125,27 @@ def _init_logger(original: Callable[..., Any], config: Any) -> Any:
         handler.close()
     _handlers.clear()
     before = set(root.handlers)
-    result = original(config)
+    if processes.is_writer():
+        result = original(config)
+    else:  # the first process writes the log; the others speak where something goes wrong
+        handler = logging.StreamHandler()
+        handler.setLevel(logging.ERROR)
+        logging.basicConfig(level=logging.ERROR, handlers=[handler])
+        result = None
     _handlers.extend(handler for handler in root.handlers if handler not in before)
     return result
 
 
 def _download() -> None:
     """After a download RecBole waits for other processes, also where there are none."""
-    wait = "torch.distributed.barrier()"
-    edit(recbole_dataset.Dataset._download, {wait: f"torch.distributed.is_initialized() and {wait}"}, count=2)
+    vars(recbole_dataset)["_recbole_mm_writes"] = processes.is_writer
+    wait, first = "torch.distributed.barrier()", 'if self.config["local_rank"] == 0'
+    after = f"    {wait}\nelse:\n    {wait}".replace("\n", "\n    ")
+    changes = {
+        first: f"{first} and _recbole_mm_writes()",
+        after: after.replace(wait, f"torch.distributed.is_initialized() and {wait}"),
+    }
+    edit(recbole_dataset.Dataset._download, changes)
 
 
 def _caches() -> None:

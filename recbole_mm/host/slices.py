@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recbole_mm.config.slices import slice_names, tail_share
 from recbole_mm.data.pairs import training_pairs
+from recbole_mm.host.sharing import joined
 from recbole_mm.host.wrapping import wrap
 from recbole_mm.slicing.cases import Cases, select
 from recbole_mm.slicing.floor import RANDOM_METRICS, random_scores
@@ -50,8 +51,8 @@ class SliceRecorder:
                 f"{', '.join(names)}. Add one of them, or leave slices out."
             )
         if config["single_spec"] is False:
-            # RecBole averages the results of its processes with equal weights, which is wrong for parts of the users.
-            raise ValueError("slices: an evaluation in several processes cannot be sliced; start it with nproc=1.")
+            # RecBole's own processes average their results with equal weights, which is wrong for parts of the users.
+            raise ValueError("slices: RecBole's own processes (recbole.quick_start.run) cannot be sliced; ours can.")
 
     def learn(self, dataset: Any) -> None:
         """Tell from the training part who is warm, cold and in the long tail."""
@@ -135,8 +136,9 @@ def install() -> None:
     def hand_over(original: Any, self: Any) -> Any:
         struct = original(self)
         cases = self.slice_recorder.take() if self.slice_recorder is not None else None
-        if cases is not None:
-            struct.set("slices", (self.slice_recorder, cases))
+        struct, kept = joined(self, struct, cases)
+        if kept:
+            struct.set("slices", (self.slice_recorder, Cases.join(kept)))
         return struct
 
     def evaluate(original: Any, self: Any, dataobject: Any) -> Any:

@@ -23,6 +23,7 @@ from recbole.trainer import trainer as recbole_trainer
 from recbole.utils import logger as recbole_logger
 from tqdm import tqdm
 
+from recbole_mm import processes
 from recbole_mm.host.editing import edit
 
 __all__ = ["is_quiet", "quiet_terminal"]
@@ -93,7 +94,7 @@ class _Story(logging.Filter):
         return False
 
     def _options(self, config: Any) -> None:
-        self._rank = int(config["local_rank"] or 0)
+        self._rank = processes.rank() or int(config["local_rank"] or 0)
         self._metric = str(config["valid_metric"]).lower()
         self._bigger = bool(config["valid_metric_bigger"])
         self._forget()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from recbole.trainer import PretrainTrainer
 
+from recbole_mm import processes
 from recbole_mm.data.features.pretrained import write_pretrained
 from recbole_mm.model.mcptr.finetune import FinetuneConfig
 from recbole_mm.trainer.stages import Stage, StagedTrainer
@@ -128,7 +129,7 @@ class MCPTRTrainer(StagedTrainer, PretrainTrainer):
 
     def _leave_pretraining(self) -> None:
         folder = self.model.pretrained_feature_path
-        if folder is not None:
+        if folder is not None and processes.is_writer():
             self.model.eval()
             for file in write_pretrained(self.model, self._train_data.dataset, folder):
                 self.logger.info(f"The pre-trained table is in {file}.")

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
-from recbole_mm.nn.meta.tasks import TaskTable
+from recbole_mm import processes
+from recbole_mm.nn.meta.tasks import TaskBatch, TaskTable
 from recbole_mm.trainer.fusion_data import FusionData
 from recbole_mm.trainer.stages import Stage, StagedTrainer
 
@@ -143,17 +144,21 @@ class MMLTrainer(StagedTrainer):
         users = self.task_users[torch.randperm(len(self.task_users))]
         total: Tensor | None = None
         for batch in self._progress(users.split(s.meta_batch_size), name, epoch, show_progress):
+            processes.same_random_state()
             self.optimizer.zero_grad()
             passes = s.inner_steps if s.meta_order == "second" else 1
             for chunk in self.model.task_chunks(self.support, batch, max(passes, 1)):
-                support, query = self.support.batch(chunk, self.pool), self.query.batch(chunk, self.pool)
+                # Every process draws for all users of the chunk, and takes its own.
+                tasks = self.support.batch(chunk, self.pool), self.query.batch(chunk, self.pool)
+                index, counted = processes.share(len(chunk))
+                support, query = (TaskBatch(*(part[index] for part in task)) for task in tasks)
                 with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
-                    parts = torch.stack([loss.float() for loss in losses(support, query)]) * (len(chunk) / len(batch))
+                    parts = torch.stack([loss.float() for loss in losses(support, query)]) * (counted / len(batch))
                 parts.sum().backward()
                 total = parts.detach() if total is None else total + parts.detach()
             self._step(part)
         self._check_nan(total.sum())
-        return tuple(total.tolist())
+        return tuple(processes.summed(total.tolist()))
 
     def _fusion_epoch(self, train_data: Any, epoch: int, show_progress: bool) -> float:
         self.model.train()
@@ -161,14 +166,16 @@ class MMLTrainer(StagedTrainer):
         total = torch.zeros((), device=self.device)
         order = torch.randperm(data.n_support)
         for index in self._progress(order.split(size), "fusion", epoch, show_progress):
+            processes.same_random_state()
             self.optimizer.zero_grad()
-            states, scores, target = data.support(index)
-            loss = F.cross_entropy(self._fused(states, scores), target)
+            part, counted = processes.share(len(index))
+            states, scores, target = data.support(index[part])
+            loss = F.cross_entropy(self._fused(states, scores), target) * (counted / len(index))
             loss.backward()
             self._step(self.model.fusion)
             total += loss.detach()
         self._check_nan(total)
-        return total.item()
+        return processes.summed([total.item()])[0]
 
     def _fused(self, states: Tensor, scores: Tensor) -> Tensor:
         """Fused scores, without those of items that training may not know, which weigh in no normalisation either."""
@@ -189,6 +196,7 @@ class MMLTrainer(StagedTrainer):
         return loss, {"query cross entropy": loss}
 
     def _step(self, part: torch.nn.Module) -> None:
+        processes.add_gradients(part.parameters())
         if self.clip_grad_norm:
             clip_grad_norm_(part.parameters(), **self.clip_grad_norm)
         self.optimizer.step()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from functools import partial
 from pathlib import Path
 
 import pytest
 from recbole.trainer import Trainer
 
 from recbole_mm.cli.main import main
-from recbole_mm.experiment import quick_start
+from recbole_mm.experiment import launch as launching
 from recbole_mm.host.terminal import _Story, is_quiet, quiet_terminal
+from recbole_mm.processes import Place
 
 RUN = ["--model=BPR", "--dataset=mm-toy", "--epochs=3", "--use_gpu=False", "--health=off"]
 
@@ -92,28 +92,13 @@ def test_the_best_epoch_is_the_trainers():
     assert run([0.1, 0.2], first=5) == [False, False]  # a resumed training has a best epoch from before
 
 
-def test_processes_of_several_gpus_are_quiet_too(monkeypatch):
-    """``_worker`` is what ``--nproc`` starts; the second process says nothing that the first says."""
-    quiet = []
-    job = lambda config_dict: quiet.append((is_quiet(), config_dict["local_rank"]))  # noqa: E731
-    started = {}
-    monkeypatch.setattr(quick_start, "_check_devices", lambda nproc: None)
-    monkeypatch.setattr("torch.multiprocessing.spawn", lambda *a, **k: started.update(args=k["args"]))
-    monkeypatch.setattr("torch.multiprocessing.get_context", lambda kind: type("C", (), {"SimpleQueue": _Queue}))
-    for wanted in (True, False):
-        with quiet_terminal(wanted):
-            quick_start.run("BPR", "mm-toy", nproc=2)
-        assert not is_quiet()
-        quick_start._worker(1, partial(job), *started["args"][1:])
-    assert quiet == [(True, 1), (False, 1)]
-
-
-class _Queue:
-    def get(self):
-        return {}
-
-    def put(self, result):
-        pass
+@pytest.mark.parametrize("wanted", [True, False])
+def test_several_processes_are_as_quiet(monkeypatch, wanted):
+    """Each of them is told whether this one is."""
+    monkeypatch.setattr(launching, "START", "fork")
+    where = [Place(0, 1, 0, 1, f"tcp://localhost:{launching.free_port()}")]
+    with quiet_terminal(wanted):
+        assert launching.launch(is_quiet, where, []) is wanted
 
 
 def test_the_second_process_says_nothing(capsys):

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import os
 import pickle
-import socket
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,8 @@ from recbole.utils import ModelType, get_flops, get_model, get_trainer, init_see
 
 import recbole_mm
 from recbole_mm.data.features import store as features
-from recbole_mm.experiment import quick_start
 from recbole_mm.host.registry import register, registered_models
 from recbole_mm.paths import dataset_atomic_dir
-from tests.host import spawned
 from tests.host.toy_model import HostToy
 
 QUIET = {"state": "ERROR", "show_progress": False, "epochs": 1, "use_gpu": False}
@@ -239,17 +236,6 @@ class TestCheckpoint:
 
 
 class TestProcesses:
-    @pytest.mark.slow
-    def test_spawned_workers_know_the_models(self, tmp_path: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        options = {**QUIET, "world_size": 2, "nproc": 2, "ip": "localhost", "port": port, "offset": 0}
-        options.update(model="MMGCN", dataset="mm-toy")
-        queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
-        torch.multiprocessing.spawn(quick_start._worker, args=(spawned.train, options, queue), nprocs=2, join=True)
-        assert 0 < queue.get()["test_result"]["recall@10"] <= 1
-
     def test_the_chosen_device_stays_chosen(self, toy: type, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
         recbole_mm.run("HostToy", "mm-toy", config_dict=dict(QUIET), saved=False)

@@ -1,0 +1,175 @@
+"""Two processes on the processor do what one does."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import recbole_mm
+from recbole_mm import processes
+from recbole_mm.experiment import launch as launching
+from recbole_mm.experiment.launch import free_port, launch
+from recbole_mm.experiment.processes import ChildError
+from recbole_mm.host import sharing
+from recbole_mm.processes import Place
+from tests.options import QUICK
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="starts its processes with fork, which imports nothing")
+
+OPTIONS = {
+    **QUICK, "epochs": 1, "metric_decimal_place": 8, "train_batch_size": 256, "slices": True, "valid_metric": "NDCG@10"
+}  # fmt: skip
+TINY = {
+    "embedding_size": 8, "n_layers": 1, "inner_size": 12, "MAX_ITEM_LIST_LENGTH": 10, "fusion_hidden_size": 6,
+    "meta_batch_size": 41, "query_size": 1, "fusion_user_rate": 0.5, "modalities": ["image", "text"],
+}  # fmt: skip
+NEGATIVES = {"distribution": "uniform", "sample_num": 3}
+STILL = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
+#: Name to model, options, and whether its batches are divided. The batch is odd, so that the shares differ.
+CASES: dict[str, tuple[str, dict[str, Any], set[bool]]] = {
+    "negatives": ("BPR", {"epochs": 2, "train_batch_size": 101, "train_neg_sample_args": NEGATIVES}, {True}),
+    "features": ("VBPR", {}, {True}),
+    "graph": ("MMGCN", {"epochs": 2, "clip_grad_norm": {"max_norm": 0.1}}, {True}),
+    "contrast": ("MMGCL", {}, {False}),
+    "softmax": ("SASRec", {"train_neg_sample_args": None, "n_layers": 1, **STILL}, {True}),
+    "two stages": ("MCPTR", {"pretrain_epochs": 1}, {True, False}),
+    "meta": ("MML", {"generator_epochs": 0, "fusion_epochs": 2, **TINY, **STILL}, set()),
+}  # fmt: skip
+
+
+def numbers(result: dict[str, Any]) -> dict[str, float]:
+    """All figures of a run."""
+    parts = {"valid": result["best_valid_result"], "test": result["test_result"]}
+    return {f"{part} {key}": float(value) for part, found in parts.items() for key, value in found.items()}
+
+
+def train(case: str) -> dict[str, Any]:
+    model, options, _ = CASES[case]
+    divided: set[bool] = set()
+    divides = sharing.SharedLoss._divides
+
+    def noted(self: Any, interaction: Any) -> bool:
+        divided.add(divides(self, interaction))
+        return divides(self, interaction)
+
+    sharing.SharedLoss._divides = noted
+    try:
+        folder = {"checkpoint_dir": f"saved/{case}"}
+        result = recbole_mm.run(model, "mm-toy", config_dict={**OPTIONS, **folder, **options})
+    finally:
+        sharing.SharedLoss._divides = divides
+    return {"numbers": numbers(result), "divided": divided, "checkpoint": result["checkpoint"]}
+
+
+def resumed() -> dict[str, Any]:
+    """One epoch, and then from its checkpoint to the third."""
+    options = {**OPTIONS, "checkpoint_dir": "saved/resumed"}
+    first = recbole_mm.run("BPR", "mm-toy", config_dict={**options, "epochs": 1})
+    return numbers(recbole_mm.run("BPR", "mm-toy", config_dict={**options, "epochs": 3}, resume=first["checkpoint"]))
+
+
+def everything() -> dict[str, Any]:
+    found: dict[str, Any] = {case: train(case) for case in CASES}
+    found["resumed"] = resumed()
+    found["parameters"] = processes.gathered(processes.rank())
+    return found
+
+
+def places(n: int = 2) -> list[Place]:
+    address = f"tcp://localhost:{free_port()}"
+    return [Place(number, n, number, n, address) for number in range(n)]
+
+
+def forked(job: Callable[[], Any], n: int = 2) -> Any:
+    before, launching.START = launching.START, "fork"
+    try:
+        return launch(job, places(n), [])
+    finally:
+        launching.START = before
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Any], Path]]:
+    """What two processes made of all cases, and the folder where they ran."""
+    folder, before = tmp_path_factory.mktemp("two"), Path.cwd()
+    os.chdir(folder)
+    try:
+        torch.set_num_threads(1)
+        yield forked(everything), folder
+    finally:
+        os.chdir(before)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_give_the_figures_of_one(case: str, two: tuple[dict[str, Any], Path]) -> None:
+    found, alone = two[0][case], train(case)
+    assert found["numbers"] == pytest.approx(alone["numbers"], abs=1e-6)
+    assert any("[" in key for key in found["numbers"]), "slices are among them"
+    assert found["divided"] == CASES[case][2]
+
+
+def test_a_resumed_training_ends_as_one_that_was_not_broken_off(two: tuple[dict[str, Any], Path]) -> None:
+    options = {**OPTIONS, "epochs": 3}
+    assert two[0]["resumed"] == pytest.approx(numbers(recbole_mm.run("BPR", "mm-toy", config_dict=options)), abs=1e-6)
+
+
+def test_one_of_them_writes(two: tuple[dict[str, Any], Path]) -> None:
+    found, folder = two
+    runs = len(CASES) + 2
+    assert found["parameters"] == [0, 1]
+    assert len(list((folder / "log").glob("*/*.log"))) == runs
+    assert len(list((folder / "log_tensorboard").glob("*/events.*"))) == runs
+    for case, (model, _, _) in CASES.items():
+        stages = {"MCPTR": 2, "MML": 3}.get(model, 1)
+        assert len(list((folder / "saved" / case).iterdir())) == stages, case
+        assert (folder / found[case]["checkpoint"]).is_file()
+
+
+def meeting(what: Callable[[], Any]) -> Any:
+    processes.join(cuda=False)
+    if processes.rank() == 1:
+        what()
+    processes.wait()
+    return "done"
+
+
+def refuse() -> None:
+    raise ValueError("expected another value, got this one.")
+
+
+def test_an_error_of_one_ends_all_with_its_message() -> None:
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match="expected another value"):
+        forked(functools.partial(meeting, refuse), 3)
+    assert time.monotonic() - begin < 30
+    assert not multiprocessing.active_children()
+
+
+def test_a_killed_process_ends_all() -> None:
+    begin = time.monotonic()
+    with pytest.raises(ChildError, match=r"died: its process was ended by SIGKILL \(often: out of memory\)"):
+        forked(functools.partial(meeting, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+    assert time.monotonic() - begin < 30
+    assert not multiprocessing.active_children()
+
+
+def stuck() -> None:
+    time.sleep(60)
+
+
+def test_a_process_that_does_not_answer_is_ended_with_the_others() -> None:
+    """One waits for nothing that others could break, and is ended all the same."""
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match="expected another value"):
+        forked(lambda: refuse() if processes.rank() == 1 else stuck())
+    assert time.monotonic() - begin < 30
