@@ -99,3 +99,15 @@ def test_a_table_over_data_sets(elsewhere: Any) -> None:
         elsewhere.markdown("many columns=model,recall@99")
     with pytest.raises(FileNotFoundError, match="add few FOLDER"):
         elsewhere.markdown("few columns=model")
+
+
+def test_a_table_of_other_measurements_has_its_own_columns(elsewhere: Any) -> None:
+    elsewhere.RESULTS.mkdir(parents=True)
+    row = "`import`,12.345,-,-,{},abc,CPU (2 threads),2026-01-02,d\n"
+    header = "command,cpu_seconds,split,seeds,options,commit,machine,date,dataset\n"
+    (elsewhere.RESULTS / "way-in.csv").write_text(header + row)
+    lines = elsewhere.markdown("way-in columns=command,cpu_seconds").splitlines()
+    assert lines[:3] == ["| command | CPU s |", "|---|--:|", "| `import` | 12 |"]
+    assert lines[-1].startswith("Commit abc; CPU (2 threads); 2026-01-02.") and "eeds" not in lines[-1]
+    with pytest.raises(ValueError, match="unknown seconds"):
+        elsewhere.markdown("way-in columns=seconds")

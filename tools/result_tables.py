@@ -6,8 +6,9 @@ python tools/result_tables.py --write
 python tools/result_tables.py --check
 
 A row of a CSV is a model (or a variant of it) on a data set: its metrics with 95 % intervals, what it cost, and what it
-was measured with: commit, hash of the split, options, seeds, machine and date. A Markdown file shows a table between
-two lines, which say what of it:
+was measured with: commit, hash of the split, options, seeds, machine and date. Other measurements (``way_in.py``,
+``new_items.py``) write their own columns beside these, with ``-`` for what does not apply. A Markdown file shows a
+table between two lines, which say what of it:
 
     <!-- results: NAME columns=model,recall@20,ndcg@20,epoch_seconds -->
     <!-- results: NAME rows=model across=dataset value=recall@20 -->
@@ -51,6 +52,9 @@ _TITLES = {
     "reference_peak_mib": "plain: MiB", "times_faster": "times faster", "cpu_seconds": "CPU s",
     "times_sasrec": "of RecBole's SASRec", "graphs_mib": "graphs MiB",
 }  # fmt: skip
+_COSTS |= {"new_recall": 2, "times_random": 1, "new_share": 2, "among_new": 2, "recall": 2, "load": 1}
+_TITLES |= {"cpu_seconds": "CPU s", "seconds": "s", "times_random": "x random", "new_share": "share of the lists"}
+_TITLES |= {"new_recall": "wanted new products", "among_new": "in lists of new products", "recall": "Recall@20"}
 
 
 def add(name: str, folders: Sequence[str | Path], commit: str | None = None) -> Path:
@@ -152,8 +156,9 @@ def markdown(spec: str) -> str:
     asked = dict(setting.partition("=")[::2] for setting in settings)
     table = read(name)
     unknown = set(asked) - {"columns", "rows", "across", "value", "where"}
-    named = [*asked.get("columns", "model").split(","), *(asked[k] for k in ("rows", "across", "value") if k in asked)]
-    named += [part.partition(":")[0] for part in asked.get("where", "model").split(",")]
+    first = "model" if "model" in table else str(table.columns[0])
+    named = [*asked.get("columns", first).split(","), *(asked[k] for k in ("rows", "across", "value") if k in asked)]
+    named += [part.partition(":")[0] for part in asked.get("where", first).split(",")]
     unknown |= set(named) - set(table)
     if unknown:
         raise ValueError(f"results: {spec}: unknown {', '.join(sorted(unknown))}; there is {', '.join(table)}.")
@@ -161,13 +166,16 @@ def markdown(spec: str) -> str:
         column, colon, value = part.partition(":")
         if colon:
             table = table[table[column].astype(str) == value]
-    lines = _pivot(table, asked) if "across" in asked else _rows(table, asked.get("columns", "model").split(","))
+    lines = _pivot(table, asked) if "across" in asked else _rows(table, asked.get("columns", first).split(","))
     return "\n".join([*lines, "", _measured(table, name)])
 
 
 def _rows(table: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     header = [_TITLES.get(column, _title(column)) for column in columns]
-    lines = ["| " + " | ".join(header) + " |", _rule(column in ("model", "dataset", "params") for column in columns)]
+    lines = [
+        "| " + " | ".join(header) + " |",
+        _rule(not pd.api.types.is_numeric_dtype(table[column]) for column in columns),
+    ]
     best = {column: table[column].max() for column in columns if f"{column}_low" in table and len(table) > 1}
     for _, row in table.iterrows():
         lines.append("| " + " | ".join(_cell(row, column, best.get(column)) for column in columns) + " |")
@@ -202,7 +210,8 @@ def _title(column: str) -> str:
 def _cell(row: pd.Series, column: str, best: float | None, spread: bool = True) -> str:
     value = row[column]
     if column == "model":
-        return f"{value}, {row['variant']}" if isinstance(row["variant"], str) and row["variant"] else str(value)
+        variant = row.get("variant")
+        return f"{value}, {variant}" if isinstance(variant, str) and variant else str(value)
     if pd.isna(value):
         return ""
     if column in _COUNTS or isinstance(value, str):
@@ -224,10 +233,12 @@ def _measured(table: pd.DataFrame, name: str) -> str:
     def all_of(column: str) -> str:
         return ", ".join(dict.fromkeys(part for value in table[column] for part in str(value).split(" ")))
 
+    trained = f"Seeds {all_of('seeds')}; split {all_of('split')}; c" if set(table["seeds"]) != {"-"} else "C"
+
     machines = "; ".join(dict.fromkeys(table["machine"]))
     return (
-        f"Seeds {all_of('seeds')}; split {all_of('split')}; commit {all_of('commit')}; {machines}; {all_of('date')}. "
-        f"Options and costs: `benchmarks/results/{name}.csv`."
+        f"{trained}ommit {all_of('commit')}; {machines}; {all_of('date')}. "
+        f"{'Options and costs' if trained != 'C' else 'All columns'}: `benchmarks/results/{name}.csv`."
     )
 
 

@@ -172,6 +172,11 @@ def _check_truth(key: str, value: Any) -> None:
         raise ValueError(f"{key}: expected True or False (without quotes), got {value!r}.")
 
 
+def _check_count(key: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{key}: expected a whole number of at least 0, got {value!r} ({type(value).__name__}).")
+
+
 def _check_eval_batch_size(key: str, value: Any) -> None:
     if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ValueError(f"{key}: expected 'auto' or a positive integer, got {value!r} ({type(value).__name__}).")
@@ -195,6 +200,7 @@ SHARED_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "cold_features": _choice(COLD_FEATURES),
     "negative_items": lambda key, value: value is None or _choice(NEGATIVE_ITEMS)(key, value),
     "new_items": _check_truth,
+    "new_item_neighbours": _check_count,
     "dense_backend": _choice(DENSE_BACKENDS),
     "graph_batch": _choice(GRAPH_BATCHES),
     "fanout": check_fanout,

@@ -21,6 +21,7 @@ from recbole_mm.data.features.prepare import chosen_norm, mean_cosine
 from recbole_mm.data.features.store import FeatureTable, prepare
 from recbole_mm.nn.diagnosis import Part
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
+from recbole_mm.nn.graph.content_knn import nearest_known
 from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.linear import linear, set_default_backend
 from recbole_mm.nn.loss import first_occurrence, info_nce_loss
@@ -146,6 +147,8 @@ class MultimodalModelMixin:
     user_features: FeatureBank
     modality_names: tuple[str, ...]
     known_items: Tensor | None
+    new_item_ids: Tensor | None
+    new_item_near: Tensor
     dense_backend: str
 
     def _set_up_multimodal(self, config: Any, dataset: Any) -> None:
@@ -210,8 +213,28 @@ class MultimodalModelMixin:
                 f"contrastive_weight has no effect: it compares modalities, and {name} has only one here."
             )
         self._warn_about_neighbours(config)
+        self._find_neighbours_of_new_items(config)
         self._cache: tuple[tuple[Any, ...], tuple[Tensor, Tensor]] | None = None
         self.register_load_state_dict_post_hook(MultimodalModelMixin._forget_representations)  # type: ignore[attr-defined]
+
+    def _find_neighbours_of_new_items(self, config: Any) -> None:
+        """Keep which known items stand for each item without a training interaction, where that is asked for."""
+        k = 0  # a checkpoint from before the option has none
+        if "new_item_neighbours" in config:
+            k = self.options.integer("new_item_neighbours", minimum=0)
+        if k and type(self).full_sort_predict is not MultimodalModelMixin.full_sort_predict:
+            raise ValueError(
+                f"new_item_neighbours: {type(self).__name__} does not score by one vector per item, so that there is "
+                "none to take from the neighbours of a new item. Set new_item_neighbours: 0."
+            )
+        new = near = None
+        if k:
+            known = _with_pairs(self.interactions)
+            if not known[1:].all():
+                tables = dict(self.features.items())
+                new, near = nearest_known(tables, self.features.observed, self.features.weight, known, k)
+        self.register_buffer("new_item_ids", new, persistent=False)  # type: ignore[attr-defined]
+        self.register_buffer("new_item_near", near, persistent=False)  # type: ignore[attr-defined]
 
     def _warn_about_neighbours(self, config: Any) -> None:
         """Graphs of nearest neighbours have no more of them than there are."""
@@ -248,6 +271,10 @@ class MultimodalModelMixin:
             return self._cache[1]
         with torch.no_grad():
             computed: tuple[Tensor, Tensor] = self.forward()  # type: ignore[attr-defined]
+            if self.new_item_ids is not None and not self.training:  # type: ignore[attr-defined]
+                users, items = computed
+                near = items[self.new_item_near].mean(dim=1)
+                computed = users, items.index_copy(0, self.new_item_ids, near)
         if not self.training:  # type: ignore[attr-defined]
             # Read now and not before: the first pass over a graph keeps its edge weights, in buffers.
             self._cache = (self._versions(), computed)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import recbole_mm
 from recbole_mm.cli.main import main
@@ -16,6 +17,7 @@ from recbole_mm.comparison.protocol import make_protocol
 from recbole_mm.comparison.runs import Runs
 from recbole_mm.experiment.split import describe_split
 from recbole_mm.serving.asked import read_ids
+from recbole_mm.serving.export import load
 from tests.host.cold_data import config, loaders, toy_rows, write
 from tests.options import QUICK, SEQUENTIAL
 
@@ -269,3 +271,35 @@ def test_what_is_drawn_is_part_of_what_a_run_is(shop: Path) -> None:
     runs.splits = {}
     assert runs._other_split(splits["BPR", "seen"], 1) == runs._other_split(splits["MMGCN", "seen"], 1) == ""
     assert "negatives from other items" in runs._other_split(splits["BPR", "all"], 1)
+
+
+@pytest.mark.parametrize("name", ["GRCN", "MMGCN"])
+def test_new_items_of_a_graph_model_are_ranked_by_their_neighbours(shop: Path, name: str) -> None:
+    """No message reaches them: by their own vectors they are in no list, however well they fit."""
+    options = {**OPTIONS, "epochs": 4, "data_path": str(shop), "checkpoint_dir": str(shop)}
+    result = recbole_mm.run(name, "mm-toy", config_dict=options)
+    model = load(result["checkpoint"])[1]
+    new = np.asarray(model.interactions.sum(axis=0)).ravel() == 0
+    new[0] = False  # the padding
+    model.eval()
+    with torch.no_grad():
+        users, own = model.forward()
+        _, items = model.representations()
+    assert model.new_item_near.shape[1] == 5 and set(model.new_item_ids.tolist()) <= set(np.flatnonzero(new))
+    assert not new[model.new_item_near.numpy()].any()
+    expected = own[model.new_item_near].mean(dim=1)
+    assert torch.allclose(items[model.new_item_ids], expected) and len(expected) > 0
+    rest = np.setdiff1d(np.arange(len(new)), model.new_item_ids.numpy())
+    assert torch.equal(items[rest], own[rest])
+    best = {key: (users @ table.T)[1:, 1:].topk(20, dim=1).indices.numpy() + 1 for key, table in
+            (("own", own), ("neighbours", items))}  # fmt: skip
+    share = {key: new[index].mean() for key, index in best.items()}
+    assert share["neighbours"] > max(2 * share["own"], 0.05), share
+
+
+def test_a_model_without_a_vector_per_item_has_no_neighbours_to_take_it_from(shop: Path) -> None:
+    options = {**OPTIONS, "data_path": str(shop), "checkpoint_dir": str(shop), "new_item_neighbours": 5}
+    with pytest.raises(ValueError, match="does not score by one vector per item"):
+        recbole_mm.run("CMBF", "mm-toy", config_dict=options)
+    with pytest.raises(ValueError, match="expected a whole number of at least 0, got -1"):
+        recbole_mm.run("VBPR", "mm-toy", config_dict={**options, "new_item_neighbours": -1})

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from recbole_mm.nn.graph.bipartite import knn_graph
 from recbole_mm.nn.graph.item_graph import edge_cosines
+from recbole_mm.nn.graph.knn import BLOCK
 from recbole_mm.nn.graph.sparse import SparsePattern
 from recbole_mm.nn.rows import unit_rows
 
-__all__ = ["content_rows", "nearest_content", "neighbour_scores"]
+__all__ = ["content_rows", "nearest_content", "nearest_known", "neighbour_scores"]
 
 
 def content_rows(features: Mapping[str, Tensor], observed: Mapping[str, Tensor], weight: Mapping[str, float]) -> Tensor:
@@ -72,6 +73,45 @@ def nearest_content(
         both = there[pattern.row] & there[pattern.col]
         product += weight[modality] * edge_cosines(pattern, feature) * both
     return pattern, product / (square[pattern.row] * square[pattern.col]).sqrt()
+
+
+@torch.no_grad()
+def nearest_known(
+    features: Mapping[str, Tensor],
+    observed: Mapping[str, Tensor],
+    weight: Mapping[str, float],
+    known: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    """The known items that are nearest to each new one by the weighted mean of cosines of their modalities.
+
+    Args:
+        features: Modality to its table. Shape ``(n_items, d_m)``.
+        observed: Modality to the items that have it. Bool, shape ``(n_items,)``.
+        weight: Modality to its weight.
+        known: Items with a training interaction. Bool, shape ``(n_items,)``.
+        k: Neighbours of a new item.
+
+    Returns:
+        Ids of the new items that have content, ``(n_new,)``, and of their neighbours, ``(n_new, k)``, nearest first;
+        fewer columns where fewer items are known.
+
+    Example:
+        >>> table = {"text": torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.2], [0.0, 0.0]])}
+        >>> known = torch.tensor([False, True, True, False, False])
+        >>> new, near = nearest_known(table, {"text": torch.ones(5).bool()}, {"text": 1.0}, known, k=1)
+        >>> new.tolist(), near.tolist()
+        ([3], [[1]])
+    """
+    content = content_rows(features, observed, weight)
+    has_content = content.ne(0).any(dim=1)
+    new, old = (~known & has_content).nonzero().view(-1), (known & has_content).nonzero().view(-1)
+    k = min(k, len(old))
+    near = [
+        old[(content[rows] @ content[old].T).topk(k, dim=1).indices]
+        for rows in new.split(max(1, BLOCK // max(len(old), 1)))
+    ]
+    return (new, torch.cat(near)) if k and len(new) else (new[:0], new.new_empty((0, k)))
 
 
 def neighbour_scores(history: SparsePattern, neighbours: SparsePattern, similarity: Tensor) -> Tensor:
