@@ -43,8 +43,6 @@ class Rows:
 
 def install() -> None:
     """Make the changes; calling it again does nothing."""
-    if hasattr(AbstractSampler.sample_by_key_ids, "_recbole_mm"):
-        return
     wrap(AbstractSampler, "sample_by_key_ids", _sample_by_key_ids)
     wrap(AbstractSampler, "_pop_sampling", _sample_by_popularity)
     wrap(Interaction, "__getitem__", _rows_of_interaction)
