@@ -148,11 +148,16 @@ def _mapping(example: str) -> Check:
     return check
 
 
+_FILES = ("inter", "user", "item", "kg", "link", "net")
+
+
 def _load_col(key: str, value: Any) -> None:
     _mapping("{inter: [user_id, item_id]}")(key, value)
     for part, fields in (value or {}).items():
-        if fields is not None and fields != "*" and (isinstance(fields, str) or not isinstance(fields, (list, tuple))):
-            _refuse(f"{key}[{part}]", "a list of the columns to load", fields)
+        if fields != "*" and not isinstance(fields, (list, tuple)):
+            _refuse(f"{key}[{part}]", "a list of columns, or '*' for all", fields)
+        if part not in _FILES and suggest(str(part), _FILES):  # others may be in additional_feat_suffix
+            raise ValueError(f"{key}: there is no file {part!r}.{suggest(str(part), _FILES)}")
 
 
 def _benchmark(key: str, value: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDataset
 from recbole.utils import FeatureSource, FeatureType, InputType
 
+from recbole_mm.config.names import suggest
 from recbole_mm.data.atomic import check_atomic, check_numbers, read_header
 from recbole_mm.host.wrapping import wrap
 
@@ -21,6 +22,7 @@ def install() -> None:
     """Make the changes; calling it again does nothing."""
     wrap(Dataset, "_load_feat", _load_feat)
     wrap(Dataset, "_load_inter_feat", _load_inter_feat)
+    wrap(Dataset, "_load_user_or_item_feat", _load_user_or_item_feat)
     wrap(Dataset, "_set_alias", _set_alias)
     wrap(Dataset, "_set_label_by_threshold", _set_label_by_threshold)
     wrap(KnowledgeBasedDataset, "_check_kg", _check_graph("kg", ("head_id", "relation_id", "tail_id")))
@@ -29,16 +31,41 @@ def install() -> None:
 
 def _load_feat(original: Callable[..., Any], dataset: Any, filepath: str, source: Any) -> Any:
     """RecBole's reader, after a look at the file; what it cannot read all the same is looked for line by line."""
-    if dataset._get_load_and_unload_col(source)[0] == set():  # nothing of it is loaded
+    asked = dataset._get_load_and_unload_col(source)
+    if asked[0] == set():  # nothing of it is loaded
         return original(dataset, filepath, source)
     config, path = dataset.config, Path(filepath)
     separator, encoding = str(config["field_separator"]), str(config["encoding"] or "utf-8")
     check_atomic(path, separator, encoding, _needed(dataset, source))
+    _warn_about_columns(path, read_header(path, separator, encoding), asked)
     try:
         return original(dataset, filepath, source)
     except (ValueError, TypeError) as error:
         check_numbers(path, separator, encoding, str(config["seq_separator"]))
         raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _warn_about_columns(path: Path, header: dict[str, str], asked: tuple[set[str] | None, set[str] | None]) -> None:
+    """RecBole passes over names in ``load_col`` and ``unload_col`` that no column has."""
+    for option, names in zip(("load_col", "unload_col"), asked):
+        unknown = sorted(str(name) for name in (names or ()) if name not in header)
+        if unknown:
+            getLogger().warning(
+                f"{option} names {', '.join(unknown)}, and {path} has no such column: it is passed over."
+                f"{suggest(unknown[0], header)} There is {', '.join(header)}."
+            )
+
+
+def _load_user_or_item_feat(
+    original: Callable[..., Any], dataset: Any, token: str, folder: str, source: Any, field_name: str
+) -> Any:
+    """RecBole passes over columns of a file that is not there, too."""
+    path, loaded = Path(folder) / f"{token}.{source.value}", dataset.config["load_col"] or {}
+    if loaded.get(source.value) and loaded[source.value] != "*" and not path.is_file():
+        getLogger().warning(
+            f"load_col names {', '.join(map(str, loaded[source.value]))} of {source.value}, and there is no file {path}."
+        )
+    return original(dataset, token, folder, source, field_name)
 
 
 def _needed(dataset: Any, source: Any) -> list[tuple[str, str]]:

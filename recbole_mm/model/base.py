@@ -47,6 +47,7 @@ class FeatureBank(nn.Module):
         for index, table in enumerate(tables.values()):
             self.register_buffer(f"feature_{index}", table.feature, persistent=False)
             self.register_buffer(f"observed_{index}", table.observed, persistent=False)
+            self.register_buffer(f"count_{index}", table.count, persistent=False)
 
     def __getitem__(self, modality: str) -> Tensor:
         feature: Tensor = getattr(self, f"feature_{self._modalities.index(modality)}")
@@ -82,6 +83,19 @@ class FeatureBank(nn.Module):
         """Modality to the bool tensor of the rows that have it."""
         return {modality: getattr(self, f"observed_{index}") for index, modality in enumerate(self._modalities)}
 
+    def own(self, modality: str, ids: Tensor | None = None) -> Tensor | None:
+        """Which of an entity's ``R`` vectors are its own, bool ``(n, R)``; ``None`` where all are, of every entity.
+
+        Args:
+            modality: The modality.
+            ids: Internal ids, ``(n,)``; all of them, in order, if not given.
+        """
+        count: Tensor | None = getattr(self, f"count_{self._modalities.index(modality)}")
+        if count is None:
+            return None
+        places = torch.arange(self[modality].shape[1], device=count.device)
+        return places < (count if ids is None else count[ids]).unsqueeze(1)
+
     @property
     def dims(self) -> dict[str, int]:
         """Modality to the width of its vectors."""
@@ -94,7 +108,7 @@ class FeatureBank(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> FeatureBank:
         tables = {
             modality: FeatureTable(
-                modality, "item", getattr(self, f"feature_{index}"), getattr(self, f"observed_{index}")
+                modality, "item", *(getattr(self, f"{part}_{index}") for part in ("feature", "observed", "count"))
             )
             for index, modality in enumerate(self._modalities)
         }

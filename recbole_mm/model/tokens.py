@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recbole_mm.config.shared import MISSING_FEATURES
 from recbole_mm.model.base import FeatureBank, MultimodalRecommender
 from recbole_mm.nn.attention.coattention import Tokens
+from recbole_mm.nn.attention.softmax import masked_mean
 
 __all__ = ["SideFields", "assemble", "one_vector", "present_rows", "select_rows"]
 
@@ -189,6 +190,7 @@ def select_rows(table: Tensor, ids: Tensor | None) -> Tensor:
     return table if ids is None else table[ids]
 
 
-def one_vector(feature: Tensor) -> Tensor:
-    """Features with one vector per entity: the mean where there are several, ``(n, R, d)``."""
-    return feature.mean(dim=1) if feature.dim() == 3 else feature
+def one_vector(features: FeatureBank, modality: str) -> Tensor:
+    """Features with one vector per entity, ``(n, d)``: the mean of its own ones where there are several."""
+    feature = features[modality]
+    return masked_mean(feature, features.own(modality)) if feature.dim() == 3 else feature

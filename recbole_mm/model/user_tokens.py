@@ -80,7 +80,7 @@ class UserTokens(nn.Module):
         count = torch.zeros(graph.n_users, len(pooled))
         counted = torch.zeros(graph.n_items, len(pooled), dtype=torch.bool)
         for index, modality in enumerate(pooled):
-            vectors, counted[:, index] = one_vector(features[modality]), observed[modality]
+            vectors, counted[:, index] = one_vector(features, modality), observed[modality]
             total, count[:, index] = history_sum(graph.to_user, vectors, observed[modality])
             self.register_buffer(f"total_{index}", total, persistent=False)
         self.register_buffer("count", count, persistent=False)
@@ -94,7 +94,7 @@ class UserTokens(nn.Module):
         """
         tokens = [self.embedding.weight if ids is None else self.embedding(ids)]
         for modality, project in self.project_file.items():
-            vectors = select_rows(one_vector(self.files[modality]), ids)
+            vectors = select_rows(one_vector(self.files, modality), ids)
             tokens.append(self.files.weight[modality] * project(vectors))
         n = len(tokens[0])
         totals = [
@@ -120,7 +120,7 @@ class UserTokens(nn.Module):
         whole = len(self.counted) <= len(items)
         targets = []
         for modality, project in self._linear().items():
-            feature = one_vector(self.features[modality])
+            feature = one_vector(self.features, modality)
             projected = linear(feature if whole else feature[items], project.weight, backend=project.backend)
             targets.append(take_rows(projected, items) if whole else projected)
         target = torch.stack(targets, dim=1) if targets else total

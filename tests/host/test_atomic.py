@@ -41,6 +41,23 @@ def pre_split(folder: Path) -> None:
         (folder / f"tiny.{part}.inter").write_text("\n".join(lines), encoding="utf-8")
 
 
+def test_columns_that_are_passed_over_are_said(tiny: Path, caplog: Any) -> None:
+    (tiny / "tiny.item").write_text("item_id:token\tprice:float\ni1\t2.5\n", encoding="utf-8")
+    with caplog.at_level(WARNING):
+        columns = {"inter": ["user_id", "item_id", "timestmap"], "item": ["item_id", "price"], "user": ["age"]}
+        data_set("BPR", load_col=columns)
+    assert "load_col names timestmap, and ds/tiny/tiny.inter has no such column" in caplog.text
+    assert "Did you mean 'timestamp'?" in caplog.text and "price" not in caplog.text
+    assert "load_col names age of user, and there is no file ds/tiny/tiny.user" in caplog.text
+    caplog.clear()
+    with caplog.at_level(WARNING):
+        data_set("BPR", load_col=None, unload_col={"item": ["prise"]})
+        assert "unload_col names prise" in caplog.text
+        caplog.clear()
+        data_set("BPR", load_col={"inter": ["user_id", "item_id"], "item": "*", "user": "*"})
+    assert "load_col" not in caplog.text
+
+
 @pytest.mark.parametrize("model", ["MMGCN", "BPR", "SASRec", "MML"])
 @pytest.mark.parametrize("alias", [None, ["item_id_list"]])
 def test_histories_in_the_files_have_the_ids_of_the_items(model: str, alias: Any, tiny: Path, caplog: Any) -> None:

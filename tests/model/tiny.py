@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from recbole.utils import get_model, init_seed
 def tiny_dataset(
     model: str,
     pairs: list[tuple[int, int]],
-    features: dict[str, np.ndarray],
+    features: Mapping[str, Any],
     user_features: dict[str, np.ndarray] | None = None,
     **options: Any,
 ) -> tuple[Config, Any]:
@@ -25,7 +26,8 @@ def tiny_dataset(
     Args:
         model: Name of the model that will read it.
         pairs: Training pairs, numbered from 0; repeated pairs are kept.
-        features: Item features, one row per item; a row of NaN is left out of the file.
+        features: Item features, one row per item; a row of NaN is left out of the file. A list has several vectors
+            per item in varying number, an array ``(R_i, d)`` for each.
         user_features: User features, one row per user.
         options: Config options.
     """
@@ -39,6 +41,10 @@ def tiny_dataset(
         (folder / "tiny.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "\n".join(rows) + "\n")
         for entity, tables in (("item", features), ("user", user_features or {})):
             for modality, feature in tables.items():
+                if isinstance(feature, list):
+                    arrays = {"feature": np.concatenate(feature), "count": np.array([len(part) for part in feature])}
+                    np.savez(folder / f"tiny.{entity}.{modality}.npz", id=np.arange(len(feature)).astype(str), **arrays)
+                    continue
                 there = np.flatnonzero(~np.isnan(feature).reshape(len(feature), -1).any(axis=1))
                 ids = np.array([str(index) for index in there])
                 np.savez(folder / f"tiny.{entity}.{modality}.npz", id=ids, feature=feature[there])
@@ -64,7 +70,7 @@ def assert_same_function(actual: torch.Tensor, expected: torch.Tensor, model: to
             torch.testing.assert_close(left, right, rtol=1e-8, atol=1e-10)
 
 
-def tiny_model(model: str, pairs: list[tuple[int, int]], features: dict[str, np.ndarray], **options: Any) -> Any:
+def tiny_model(model: str, pairs: list[tuple[int, int]], features: Mapping[str, Any], **options: Any) -> Any:
     """``model`` built on :func:`tiny_dataset`."""
     config, dataset = tiny_dataset(model, pairs, features, **options)
     init_seed(config["seed"], True)

@@ -132,8 +132,8 @@ def import_tables(
         for entity, (columns, frame) in tables.items():
             fields[entity] = _write_table(target, name, entity, columns, frame)
             report.count_new(entity, frame.index, clicks.vocabulary[entity])
-        for modality, (ids, matrix) in sorted(matrices.items()):
-            write_vectors(target / f"{name}.item.{modality}", ids, matrix)
+        for modality, (ids, matrix, count) in sorted(matrices.items()):
+            write_vectors(target / f"{name}.item.{modality}", ids, matrix, count=count)
             report.add_vectors(modality, ids, matrix, clicks.vocabulary["item"])
         may_be_new = "item" in tables or bool(matrices)
         settings = _settings(clicks, fields, list(sources) if "train" in sources else None, may_be_new)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 
@@ -21,8 +21,11 @@ _FORMS = (
     "MODALITY=FILE.feat1CLS with its .item2index or .data_maps beside it"
 )
 
+Vectors = tuple[np.ndarray, np.ndarray, Union[np.ndarray, None]]
+"""Ids, vectors, and how many of them each row has where that varies."""
 
-def read_vectors(modality: str, source: str, id_column: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+
+def read_vectors(modality: str, source: str, id_column: str | None = None) -> Vectors:
     """Ids and vectors out of one of the usual forms.
 
     Args:
@@ -32,14 +35,15 @@ def read_vectors(modality: str, source: str, id_column: str | None = None) -> tu
         id_column: Column of ids of a parquet table; ``id``, ``item_id`` or the first column when not given.
 
     Returns:
-        Ids as text, shape ``(n,)``, and vectors, ``(n, d)`` or ``(n, R, d)``.
+        Ids as text, shape ``(n,)``, vectors, ``(n, d)`` or ``(n, R, d)``, and where items have several of them in
+        varying number, how many, ``(n,)``, else ``None``.
 
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: No such form, numbers of ids and vectors that differ, an id twice, or a vector that is not finite.
     """
     check_modality_name(modality, f"vectors {modality}={source}")
-    ids, matrix = _read(modality, source, id_column)
+    ids, matrix, number = _read(modality, source, id_column)
     where = f"vectors {modality}={source}"
     found, counts = np.unique(ids, return_counts=True)
     if len(found) < len(ids):
@@ -50,50 +54,56 @@ def read_vectors(modality: str, source: str, id_column: str | None = None) -> tu
             f"{where}: the vectors of {int(bad.sum()):,} id(s) hold NaN or infinity, such as that of {ids[bad][0]!r}; "
             "leave out the rows of items without a vector."
         )
-    return ids, matrix
+    return ids, matrix, number
 
 
-def _read(modality: str, source: str, id_column: str | None) -> tuple[np.ndarray, np.ndarray]:
+def _read(modality: str, source: str, id_column: str | None) -> Vectors:
     path = Path(source).expanduser()
     if path.is_dir():
-        return _from_folder(path)
+        return *_from_folder(path), None
     matrix, comma, ids = source.partition(",")
     if comma:
-        return _with_ids(Path(matrix).expanduser(), Path(ids).expanduser())
+        return *_with_ids(Path(matrix).expanduser(), Path(ids).expanduser()), None
     table, colon, column = source.rpartition(":")
     if colon and table.endswith((".parquet", ".pq")):
         return _from_parquet(Path(table).expanduser(), column, id_column)
     if path.suffix == ".npz":
         file = FeatureFile("item", modality, _existing(path))
-        return file.tokens()[0], file.matrix().read(np.arange(file.matrix().shape[0]))
+        found = file.matrix()
+        return file.tokens()[0], found.read(np.arange(found.shape[0])), found.count
     if ".feat" in path.name:
         from recbole_mm.data.convert.unisrec import read_features
 
-        return read_features(_existing(path))
+        return *read_features(_existing(path)), None
     raise ValueError(f"vectors {modality}={source}: expected {_FORMS}.")
 
 
-def write_vectors(stem: Path, ids: np.ndarray, matrix: np.ndarray, entity: str = "item") -> Path:
-    """Write a feature file: ``.npz``, or ``.npy`` and ``.ids`` from :data:`LARGE` on.
+def write_vectors(
+    stem: Path, ids: np.ndarray, matrix: np.ndarray, entity: str = "item", count: np.ndarray | None = None
+) -> Path:
+    """Write a feature file: ``.npz``, or ``.npy`` and ``.ids`` from :data:`LARGE` on, where there is no ``count``.
 
     Args:
         stem: The file without its suffix, ``<dataset>.<entity>.<modality>``.
         ids: Raw ids, shape ``(n,)``; of interactions, those of user and item with a tab between.
         matrix: Vectors, ``(n, d)`` or ``(n, R, d)``.
         entity: ``item``, ``user`` or ``inter``.
+        count: How many of the ``R`` vectors each row has.
 
     Returns:
         The file with the vectors.
     """
     if matrix.dtype not in (np.float16, np.float32):
         matrix = matrix.astype(np.float32)
-    if matrix.nbytes < LARGE:
+    if matrix.nbytes < LARGE or count is not None:
         file = stem.with_name(f"{stem.name}.npz")
         texts = np.asarray(ids, dtype=str)
         keys: dict[str, Any] = {"id": texts}
         if entity == "inter":
             users, _, items = (np.array(part, dtype=str) for part in zip(*(text.partition("\t") for text in texts)))
             keys = {"user_id": users, "item_id": items}
+        if count is not None:
+            keys["count"] = count
         np.savez(file, **keys, feature=matrix)
         return file
     file = stem.with_name(f"{stem.name}.npy")
@@ -148,7 +158,7 @@ def _from_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.array([file.name[: -len(".npy")] for file in files], dtype=str), matrix
 
 
-def _from_parquet(path: Path, column: str, id_column: str | None) -> tuple[np.ndarray, np.ndarray]:
+def _from_parquet(path: Path, column: str, id_column: str | None) -> Vectors:
     import pyarrow.parquet
 
     names = pyarrow.parquet.read_schema(_existing(path)).names
@@ -156,4 +166,5 @@ def _from_parquet(path: Path, column: str, id_column: str | None) -> tuple[np.nd
         raise KeyError(f"{path} has no column {column!r}; it has {', '.join(names)}.")
     key = id_column or next((name for name in ("id", "item_id", "user_id") if name in names), names[0])
     table, _ = parquet.read(path, (key, column))
-    return parquet.ids(table, key, path).astype(str), parquet.vectors(table.rename_columns(["id", "feature"]), path)
+    ids = parquet.ids(table, key, path).astype(str)
+    return ids, *parquet.vectors(table.rename_columns(["id", "feature"]), path)

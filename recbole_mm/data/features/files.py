@@ -71,11 +71,14 @@ class FeatureFile:
             ValueError: Not a numeric array of rank 2 or 3, or without rows or columns.
         """
         array: Any = None
+        count: np.ndarray | None = None
         if self.path.suffix == ".npz":
-            array = self._npz("feature", "count")
-            array = ragged(array["feature"], array["count"], self.path) if "count" in array else array["feature"]
+            arrays = self._npz("feature", "count")
+            array, count = arrays["feature"], arrays.get("count")
+            if count is not None:
+                array = ragged(array, count, self.path)
         elif self.path.suffix == ".parquet":
-            array = parquet.vectors(self._parquet("feature"), self.path)
+            array, count = parquet.vectors(self._parquet("feature"), self.path)
         shape, dtype = (array.shape, array.dtype) if array is not None else self._npy_header()
         if dtype.kind not in "biuf":
             raise ValueError(
@@ -90,7 +93,7 @@ class FeatureFile:
             raise ValueError(
                 f"{self.path}: features of shape {shape} hold no number; write at least one row and column."
             )
-        return FeatureMatrix(self.path, tuple(shape), dtype, array)
+        return FeatureMatrix(self.path, tuple(shape), dtype, array, count)
 
     def _npz(self, *names: str) -> dict[str, np.ndarray]:
         try:
@@ -169,12 +172,15 @@ class FeatureMatrix:
         shape: ``(rows, d)`` or ``(rows, R, d)``.
         dtype: Type of the numbers in the file.
         array: The vectors, or ``None`` for a ``.npy`` file, which is read row by row.
+        count: How many vectors of each row are its own, ``(rows,)``, where the file says it; the places beyond hold
+            their mean.
     """
 
     path: Path
     shape: tuple[int, ...]
     dtype: np.dtype
     array: np.ndarray | None
+    count: np.ndarray | None = None
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """The given rows, ``(len(rows), ...)``, as a new array."""

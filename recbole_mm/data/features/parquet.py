@@ -51,10 +51,10 @@ def ids(table: Any, name: str, path: Path) -> np.ndarray:
     return np.array(column.to_pylist() or np.empty(0, dtype=str))
 
 
-def vectors(table: Any, path: Path) -> np.ndarray:
+def vectors(table: Any, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """The column ``feature`` of lists, of lists of lists, or of arrow's tensors; one row of the array per row.
 
-    Lists of lists may differ in the number of their vectors, see :func:`ragged`.
+    Lists of lists may differ in the number of their vectors, see :func:`ragged`; then the second result has it.
 
     Raises:
         ValueError: A row is null, or the lists differ in length.
@@ -66,7 +66,7 @@ def vectors(table: Any, path: Path) -> np.ndarray:
         if column.null_count:
             raise ValueError(f"{path}: {column.null_count} rows of feature are null; leave such rows out.")
         if hasattr(column, "to_numpy_ndarray"):
-            return column.to_numpy_ndarray()
+            return column.to_numpy_ndarray(), None
         lengths = np.unique(np.asarray(column.value_lengths() if hasattr(column, "value_lengths") else 0))
         if len(lengths) > 1 and len(shape) == 1 and hasattr(column.type.value_type, "value_type"):
             counts = np.asarray(column.value_lengths(), dtype=np.int64)
@@ -80,4 +80,4 @@ def vectors(table: Any, path: Path) -> np.ndarray:
         column = column.flatten()
     values = column.to_numpy(zero_copy_only=False)
     found = values.reshape(shape) if values.size == np.prod(shape) else values
-    return found if counts is None else ragged(found, counts, path)
+    return found if counts is None else ragged(found, counts, path), counts

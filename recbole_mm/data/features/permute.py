@@ -42,6 +42,10 @@ def _exchange(table: Table, generator: torch.Generator) -> Table:
     if isinstance(table, InteractionFeatures):
         return replace(table, feature=table.feature[torch.randperm(len(table.feature), generator=generator)])
     rows: Tensor = table.observed.nonzero().squeeze(1)
-    feature = table.feature.clone()
-    feature[rows] = table.feature[rows[torch.randperm(len(rows), generator=generator)]]
-    return replace(table, feature=feature)
+    feature, source = table.feature.clone(), rows[torch.randperm(len(rows), generator=generator)]
+    feature[rows] = table.feature[source]
+    if table.count is None:
+        return replace(table, feature=feature)
+    count = table.count.clone()
+    count[rows] = table.count[source]
+    return replace(table, feature=feature, count=count)

@@ -37,8 +37,8 @@ def prepare(
               \sigma_c^2 = \frac{1}{|O|} \sum_{i \in O} (x_{ic} - \mu_c)^2
 
     (a constant column becomes 0). ``l2`` divides each row by its length, ``zscore_l2`` does both, in this order. With
-    several vectors per entity the statistics run over all of them and each vector gets length 1. ``auto`` is
-    :func:`chosen_norm`.
+    several vectors per entity the statistics run over all of them and each vector gets length 1; places beyond an
+    entity's own vectors do not count, and hold the mean of the finished ones. ``auto`` is :func:`chosen_norm`.
 
     A missing row is filled with zeros (``zero``), with the mean of the observed rows (``mean``, which is zero after a
     z-score), or with the average of the observed entities most similar by training interactions (``knn``: up to ten,
@@ -88,16 +88,37 @@ def prepare(
         torch.float32 if table.feature.dtype in (torch.float16, torch.bfloat16) else None, copy=True
     )
     if norm.startswith("zscore"):
-        _standardise(feature, table.observed, counted)
+        _standardise(feature, table.observed, counted, table.count)
     if missing == "knn" and lacking.any():
         lacking = _fill_from_neighbours(feature, table, lacking, interactions)
     # After a z-score the mean is zero by definition; computing it would leave rounding noise for l2 to blow up.
     if missing in ("mean", "knn") and lacking.any() and not norm.startswith("zscore"):
-        feature[lacking] = _moments(feature, counted)[0].to(feature.dtype)
+        feature[lacking] = _moments(feature, counted, table.count)[0].to(feature.dtype)
     if norm.endswith("l2"):
         for block in feature.split(_BLOCK_ROWS):
             block.div_(_length(block))
+    if table.count is not None:
+        _fill_places(feature, table.count)
     return replace(table, feature=feature.to(table.feature.dtype))
+
+
+def _fill_places(feature: Tensor, count: Tensor) -> None:
+    """Put the mean of an entity's own vectors into the places beyond: that of lengths of 1 has another length."""
+    for rows in (count < feature.shape[1]).nonzero().squeeze(1).split(_BLOCK_ROWS):
+        block, own = feature[rows], _own(count[rows], feature.shape[1]).unsqueeze(-1)
+        mean = (block.double() * own).sum(dim=1, keepdim=True) / own.sum(dim=1, keepdim=True)
+        feature[rows] = torch.where(own, block, mean.to(block.dtype))
+
+
+def _own(count: Tensor, places: int) -> Tensor:
+    """Which places hold an entity's own vectors, bool ``(n, places)``."""
+    return torch.arange(places) < count.unsqueeze(1)
+
+
+def _vectors(feature: Tensor, rows: Tensor, count: Tensor | None) -> Tensor:
+    """All vectors of some rows, one below the other: their own ones."""
+    block = feature[rows]
+    return block.reshape(-1, block.shape[-1]) if count is None else block[_own(count[rows], block.shape[1])]
 
 
 def mean_cosine(table: FeatureTable, known: Tensor | None = None) -> float:
@@ -115,11 +136,11 @@ def mean_cosine(table: FeatureTable, known: Tensor | None = None) -> float:
     counted = table.observed if known is None else table.observed & known
     if not counted.any():
         return 0.0
-    mean = _moments(table.feature, counted)[0]
+    mean = _moments(table.feature, counted, table.count)[0]
     mean = mean / mean.norm().clamp_min(torch.finfo(torch.float64).tiny)
     total, count = 0.0, 0
     for rows in counted.nonzero().squeeze(1).split(_BLOCK_ROWS):
-        vectors = table.feature[rows].double().reshape(-1, table.feature.shape[-1])
+        vectors = _vectors(table.feature, rows, table.count).double()
         total += float((vectors @ mean / _length(vectors).squeeze(1)).sum())
         count += len(vectors)
     return total / count
@@ -141,7 +162,7 @@ def scale_warning(table: FeatureTable) -> str | None:
     """What is odd about the values of a table, or ``None``: constant columns, or values of an unusual scale."""
     if int(table.observed.sum()) < 2:
         return None
-    mean, deviation = _moments(table.feature, table.observed)
+    mean, deviation = _moments(table.feature, table.observed, table.count)
     scale = float((mean.square() + deviation.square()).mean().sqrt())
     varying = deviation[deviation > 1e-6 * mean.abs().clamp_min(1e-30)]
     what = f"{table.entity} features [{table.modality}]"
@@ -159,16 +180,14 @@ def scale_warning(table: FeatureTable) -> str | None:
     return None
 
 
-def _moments(feature: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(feature: Tensor, observed: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per column over the observed rows, float64; two passes, a block of rows at a time."""
     rows = observed.nonzero().squeeze(1)
-    count = len(rows) * (feature.shape[1] if feature.dim() == 3 else 1)
-    width = feature.shape[-1]
-    mean = sum(feature[part].double().reshape(-1, width).sum(dim=0) for part in rows.split(_BLOCK_ROWS)) / count
-    square = sum(
-        (feature[part].double().reshape(-1, width) - mean).square().sum(dim=0) for part in rows.split(_BLOCK_ROWS)
-    )
-    return torch.as_tensor(mean), torch.as_tensor(square / count).sqrt()
+    parts = rows.split(_BLOCK_ROWS)
+    number = len(rows) * (feature.shape[1] if feature.dim() == 3 else 1) if count is None else int(count[rows].sum())
+    mean = sum(_vectors(feature, part, count).double().sum(dim=0) for part in parts) / number
+    square = sum((_vectors(feature, part, count).double() - mean).square().sum(dim=0) for part in parts)
+    return torch.as_tensor(mean), torch.as_tensor(square / number).sqrt()
 
 
 def _length(block: Tensor) -> Tensor:
@@ -182,8 +201,8 @@ def _length(block: Tensor) -> Tensor:
     return length.clamp_min(torch.finfo(length.dtype).tiny)
 
 
-def _standardise(feature: Tensor, observed: Tensor, counted: Tensor) -> None:
-    mean, deviation = _moments(feature, counted)
+def _standardise(feature: Tensor, observed: Tensor, counted: Tensor, count: Tensor | None) -> None:
+    mean, deviation = _moments(feature, counted, count)
     constant = deviation <= 1e-6 * mean.abs()  # what rounding leaves of a column without variation
     deviation[constant] = float("inf")
     for part in observed.nonzero().squeeze(1).split(_BLOCK_ROWS):

@@ -65,7 +65,16 @@ def align(file: FeatureFile, vocabulary: Mapping[str, int], dtype: torch.dtype =
         f"{len(tokens) - len(rows):,} rows match no {file.entity}"
     )
     _warn_about_strangers(file, tokens, ids, vocabulary)
-    return FeatureTable(file.modality, file.entity, feature, observed)
+    return FeatureTable(file.modality, file.entity, feature, observed, _counts(matrix, rows, ids[rows], n))
+
+
+def _counts(matrix: FeatureMatrix, rows: np.ndarray, ids: np.ndarray, n: int) -> Tensor | None:
+    """Number of vectors of every entity's own; ``None`` where all have all of them."""
+    if matrix.count is None or (matrix.count[rows] == matrix.shape[1]).all():
+        return None
+    count = torch.full((n,), matrix.shape[1])
+    count[torch.from_numpy(ids)] = torch.from_numpy(matrix.count[rows].astype(np.int64))
+    return count
 
 
 def align_interactions(

@@ -19,12 +19,15 @@ class FeatureTable:
         feature: Vectors, ``(n, d)``, or ``(n, R, d)`` with ``R`` vectors (patches, tokens) per entity. Row 0 is
             RecBole's padding; it and the rows that are not observed are zero.
         observed: Which rows the feature file really has, bool ``(n,)``. Filling missing rows leaves it as it is.
+        count: How many of the ``R`` vectors are an entity's own, ``(n,)``, where their number varies; the places beyond
+            hold the mean of these. All ``R`` of a row that is not observed. ``None``: all ``R`` everywhere.
     """
 
     modality: str
     entity: str
     feature: Tensor
     observed: Tensor
+    count: Tensor | None = None
 
 
 @dataclass(frozen=True)

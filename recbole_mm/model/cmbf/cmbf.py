@@ -16,6 +16,7 @@ from recbole_mm.model.tokens import SideFields, present_rows
 from recbole_mm.model.user_tokens import UserTokens, user_files
 from recbole_mm.nn.attention.coattention import Tokens, take_rows
 from recbole_mm.nn.attention.cross_modal import CrossModalNetwork
+from recbole_mm.nn.attention.softmax import masked_mean
 from recbole_mm.nn.rows import batch_rows
 
 __all__ = ["CMBF"]
@@ -125,7 +126,7 @@ class CMBF(MultimodalRecommender):
         """Fields of all users; fields and image tower of all items: what an evaluation keeps."""
         everything = torch.arange(self.n_items, device=self.device)
         blocks = everything.split(self._chunk())
-        image = torch.cat([self.network.image_tower(self.image_tokens(ids)) for ids in blocks])
+        image = torch.cat([self._tower(ids) for ids in blocks])
         return self.user_tokens()[0], (self.item_tokens(), image)
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
@@ -133,7 +134,7 @@ class CMBF(MultimodalRecommender):
         user, item = interaction[self.USER_ID], interaction[self.ITEM_ID]
         rows, place = batch_rows(item, self.n_items)
         items = self.item_tokens(rows).rows(cast(Tensor, place))
-        image = take_rows(self.network.image_tower(self.image_tokens(rows)), cast(Tensor, place))
+        image = take_rows(self._tower(rows), cast(Tensor, place))
         text = _join(self._training_users(user, item, interaction[self.label_field]), items)
         logits = self._score(self.network.text_input(text.values), text.mask, image, item)
         length = (text.values.square().sum(dim=-1) * text.mask).sum() / (2 * len(user))
@@ -143,7 +144,7 @@ class CMBF(MultimodalRecommender):
         )
         if self.contrastive_weight > 0:
             contrasted = {m: items.values[:, slots].mean(dim=1) for m, slots in self.item_tokens.slots.items()}
-            contrasted[self.image_tokens.modality] = image.mean(dim=1)
+            contrasted[self.image_tokens.modality] = masked_mean(image, self.image_tokens.own(item))
             losses += (self.modality_contrast(contrasted, item),)
         return losses
 
@@ -178,10 +179,16 @@ class CMBF(MultimodalRecommender):
 
     def _score(self, text: Tensor, mask: Tensor, image: Tensor, item: Tensor) -> Tensor:
         """Logits of a batch of pairs, given the network's text input and the output of the image tower."""
-        return self._head(*self.network(self.network.image_input(image), text, mask, self.has_image[item]))
+        own = self.image_tokens.own(item)
+        image, text = self.network(self.network.image_input(image), text, mask, self.has_image[item], own)
+        return self._head(image, text, own)
 
-    def _head(self, image: Tensor, text: Tensor) -> Tensor:
-        pooled = image.mean(dim=1) if self.image_pool == "mean" else image.flatten(1)
+    def _tower(self, ids: Tensor | None) -> Tensor:
+        """The image branch of some items, or of all, before it meets the text, ``(n, n_image, dim)``."""
+        return self.network.image_tower(self.image_tokens(ids), self.image_tokens.own(ids))
+
+    def _head(self, image: Tensor, text: Tensor, own: Tensor | None) -> Tensor:
+        pooled = masked_mean(image, own) if self.image_pool == "mean" else image.flatten(1)
         return self.output(torch.cat([pooled, text.flatten(1)], dim=1)).squeeze(1)
 
     def predict(self, interaction: Any) -> Tensor:
@@ -204,13 +211,13 @@ class CMBF(MultimodalRecommender):
             block_items = Tokens(self.network.text_input(items.values[block]), items.mask[block])
             block_image = self.network.image_input(image[block])
             rows = [
-                self._grid(Tokens(*some), block_items, block_image, self.has_image[block])
+                self._grid(Tokens(*some), block_items, block_image, self.has_image[block], self.image_tokens.own(block))
                 for some in zip(*(part.split(max(self._chunk() // n_block, 1)) for part in text))
             ]
             columns.append(torch.cat(rows))
         return torch.cat(columns, dim=1).view(-1)
 
-    def _grid(self, users: Tokens, items: Tokens, image: Tensor, present: Tensor) -> Tensor:
+    def _grid(self, users: Tokens, items: Tokens, image: Tensor, present: Tensor, own: Tensor | None) -> Tensor:
         """Logits ``(n_users, n_items)`` of all pairs. One user at a time needs no copy of the items' image."""
         shape = (len(users.values), len(items.values))
 
@@ -218,7 +225,9 @@ class CMBF(MultimodalRecommender):
             return part.unsqueeze(dim).expand(*shape, *part.shape[1:]).flatten(0, 1)
 
         text = _join(*(Tokens(*(spread(part, dim) for part in side)) for side, dim in ((users, 1), (items, 0))))
-        return self._head(*self.network(spread(image, 0), *text, spread(present, 0))).view(shape)
+        own = None if own is None else spread(own, 0)
+        image, words = self.network(spread(image, 0), *text, spread(present, 0), own)
+        return self._head(image, words, own).view(shape)
 
     def _evaluation(self) -> tuple[Tokens, tuple[Tokens, Tensor]]:
         return cast("tuple[Tokens, tuple[Tokens, Tensor]]", self.representations())

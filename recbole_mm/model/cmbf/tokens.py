@@ -58,6 +58,10 @@ class ImageTokens(nn.Module):
         feature = select_rows(self.features[self.modality], ids)
         return self.features.weight[self.modality] * self.embed(feature if self.patched else feature.flatten(1))
 
+    def own(self, ids: Tensor | None = None) -> Tensor | None:
+        """Which tokens are of vectors that the items have, bool ``(n, n_tokens)``; ``None`` where all are."""
+        return self.features.own(self.modality, ids) if self.patched else None
+
 
 class ItemFields(nn.Module):
     """Tokens of an item in the text branch: its ID, its other modalities and its side fields.
@@ -106,7 +110,7 @@ class ItemFields(nn.Module):
         """Tokens of the given items, ``(n,)``, or of all of them, in order."""
         tokens = [(self.embedding.weight if ids is None else self.embedding(ids)).unsqueeze(1)]
         for modality, project in self.project.items():
-            mapped = project(select_rows(one_vector(self.features[modality]), ids))
+            mapped = project(select_rows(one_vector(self.features, modality), ids))
             tokens.append(self.features.weight[modality] * mapped.view(len(mapped), -1, self.embedding.embedding_dim))
         side, side_present = self.side(ids)
         present = torch.cat([select_rows(self.present, ids), side_present], dim=1)

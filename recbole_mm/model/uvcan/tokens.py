@@ -26,6 +26,8 @@ class ItemTokens(nn.Module):
     .. math:: p_r = w_m (W_m f_{i,r} + b_m), \quad s_r = a^\top \tanh(A p_r + B q), \quad
               v_i^q = \textstyle\sum_r \mathrm{softmax}_r(s_r)\, p_r
 
+    over the vectors that are the item's own, where their number varies.
+
     Args:
         features: Item features.
         observed: Which items have each modality, bool ``(n_items,)``, for each of ``features``.
@@ -68,9 +70,10 @@ class ItemTokens(nn.Module):
         queries = tuple(tokens)
         for modality, attentions in self.patch_attention.items():
             patches = self._project(modality, ids)
-            everywhere = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
+            own = self.features.own(modality, ids)
+            own = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device) if own is None else own
             for attention, query in zip(cast("list[AdditiveAttention]", attentions), queries):
-                tokens.append(attention_pool(attention(attention.keys(patches), query, everywhere), patches))
+                tokens.append(attention_pool(attention(attention.keys(patches), query, own), patches))
         return assemble(tokens, select_rows(self.present, ids), *self.side(ids))
 
     def _project(self, modality: str, ids: Tensor | None) -> Tensor:

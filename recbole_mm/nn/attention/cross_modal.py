@@ -106,9 +106,11 @@ class CrossModalLayer(nn.Module):
         self.image_layer = SelfAttentionLayer(dim, n_heads, dropout, use_layer_norm)
         self.text_layer = SelfAttentionLayer(dim, n_heads, dropout, use_layer_norm)
 
-    def cross(self, image: Tensor, text: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def cross(
+        self, image: Tensor, text: Tensor, mask: Tensor | None = None, image_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What either branch finds in the other, given ``self.image(image)`` and ``self.text(text)``."""
-        return attend_across(image, text, self.cross_heads, right_mask=mask)
+        return attend_across(image, text, self.cross_heads, left_mask=image_mask, right_mask=mask)
 
     def forward(
         self,
@@ -117,6 +119,7 @@ class CrossModalLayer(nn.Module):
         mask: Tensor | None = None,
         present: Tensor | None = None,
         projected_text: Tensor | None = None,
+        image_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Tokens of the next layer.
 
@@ -126,14 +129,17 @@ class CrossModalLayer(nn.Module):
             mask: Which text tokens are present, bool ``(batch, n_text)``.
             present: Which rows have an image, bool ``(batch,)``.
             projected_text: ``self.text(text)`` where it is at hand.
+            image_mask: Which image tokens are present, bool ``(batch, n_image)``, at least one a row; ``None``: all.
 
         Returns:
             Image tokens (of no meaning where there is no image) and text tokens.
         """
-        found, asked = self.cross(image, self.text(text) if projected_text is None else projected_text, mask)
+        found, asked = self.cross(
+            image, self.text(text) if projected_text is None else projected_text, mask, image_mask
+        )
         if present is not None:
             asked = torch.where(present[:, None, None], asked, text)
-        return self.image_layer(found), self.text_layer(asked, mask)
+        return self.image_layer(found, image_mask), self.text_layer(asked, mask)
 
 
 class CrossModalNetwork(nn.Module):
@@ -175,10 +181,10 @@ class CrossModalNetwork(nn.Module):
         self.text_layers = nn.ModuleList(SelfAttentionLayer(*own) for _ in range(n_text_layers))
         self.cross_layers = nn.ModuleList(CrossModalLayer(*across) for _ in range(n_cross_layers))
 
-    def image_tower(self, tokens: Tensor) -> Tensor:
-        """The image branch before it meets the text, ``(n, n_image, dim)``."""
+    def image_tower(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The image branch before it meets the text, ``(n, n_image, dim)``; ``mask`` as in :meth:`forward`."""
         for layer in self.image_layers:
-            tokens = layer(tokens)
+            tokens = layer(tokens, mask)
         return tokens
 
     def image_input(self, tokens: Tensor) -> Tensor:
@@ -192,7 +198,12 @@ class CrossModalNetwork(nn.Module):
         return torch.cat([tokens, self.cross_layers[0].text(tokens)], dim=-1) if len(self.cross_layers) else tokens
 
     def forward(
-        self, image: Tensor, text: Tensor, mask: Tensor | None = None, present: Tensor | None = None
+        self,
+        image: Tensor,
+        text: Tensor,
+        mask: Tensor | None = None,
+        present: Tensor | None = None,
+        image_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Final tokens of both branches for a batch of pairs.
 
@@ -201,6 +212,7 @@ class CrossModalNetwork(nn.Module):
             text: From :meth:`text_input`, ``(batch, n_text, ...)``.
             mask: Which text tokens are present, bool ``(batch, n_text)``, at least one a row; ``None``: all.
             present: Which rows have an image, bool ``(batch,)``; ``None``: all.
+            image_mask: Which image tokens are present, bool ``(batch, n_image)``, at least one a row; ``None``: all.
 
         Returns:
             Image and text tokens; zero where there is none.
@@ -210,9 +222,12 @@ class CrossModalNetwork(nn.Module):
             text = layer(text, mask, first if index == 0 else None)
         for index, layer in enumerate(self.cross_layers):
             projected = first if index == 0 and not len(self.text_layers) else None
-            image, text = layer(image if index == 0 else layer.image(image), text, mask, present, projected)
+            image = image if index == 0 else layer.image(image)
+            image, text = layer(image, text, mask, present, projected, image_mask)
         if mask is not None:
             text = text * mask.unsqueeze(-1)
+        if image_mask is not None:
+            image = image * image_mask.unsqueeze(-1)
         return image if present is None else image * present[:, None, None], text
 
     def numbers(self, n_image: int, n_text: int, on_cpu: bool) -> int:

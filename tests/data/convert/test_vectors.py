@@ -50,7 +50,8 @@ def source(tmp_path):
 
 @pytest.mark.parametrize("form", ["npy", "npz", "folder", "parquet", "unisrec0", "unisrec1", "data_maps"])
 def test_every_form_gives_the_same_vectors(form, source):
-    ids, matrix = read_vectors("image", source(form))
+    ids, matrix, count = read_vectors("image", source(form))
+    assert count is None
     assert dict(zip(ids.tolist(), matrix.tolist())) == dict(zip(IDS, MATRIX.tolist()))
 
 
