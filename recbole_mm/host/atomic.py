@@ -60,11 +60,10 @@ def _load_user_or_item_feat(
     original: Callable[..., Any], dataset: Any, token: str, folder: str, source: Any, field_name: str
 ) -> Any:
     """RecBole passes over columns of a file that is not there, too."""
-    path, loaded = Path(folder) / f"{token}.{source.value}", dataset.config["load_col"] or {}
-    if loaded.get(source.value) and loaded[source.value] != "*" and not path.is_file():
-        getLogger().warning(
-            f"load_col names {', '.join(map(str, loaded[source.value]))} of {source.value}, and there is no file {path}."
-        )
+    path, names = Path(folder) / f"{token}.{source.value}", (dataset.config["load_col"] or {}).get(source.value)
+    if names and names != "*" and not path.is_file():
+        names = ", ".join(map(str, names))
+        getLogger().warning(f"load_col names {names} of {source.value}, and there is no file {path}.")
     return original(dataset, token, folder, source, field_name)
 
 

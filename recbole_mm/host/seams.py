@@ -15,7 +15,7 @@ from recbole.trainer import Trainer
 
 from recbole_mm import processes
 from recbole_mm.files import whole_file
-from recbole_mm.host import checkpoint, drawing, optimizer, recovery, saved_data, sharing
+from recbole_mm.host import checkpoint, drawing, general_models, optimizer, recovery, saved_data, sharing
 from recbole_mm.host.editing import edit
 from recbole_mm.host.wrapping import wrap
 
@@ -37,6 +37,7 @@ def install() -> None:
     drawing.install()
     optimizer.install()
     sharing.install()
+    general_models.install()
 
 
 def _unique_names() -> None:

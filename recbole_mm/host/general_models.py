@@ -1,0 +1,58 @@
+"""Models of RecBole that stop with a traceback on small data, or read a file that could run code."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from recbole.model.general_recommender import dgcf, ldiffrec
+
+from recbole_mm.host.editing import edit, unexpected
+
+__all__ = ["install"]
+
+
+def install() -> None:
+    """Make the changes; calling it again does nothing."""
+    if isinstance(vars(ldiffrec)["np"], _Numpy):
+        return
+    if vars(ldiffrec)["np"] is not np or "np.load(emb_path, allow_pickle=True)" not in inspect.getsource(ldiffrec):
+        raise unexpected("recbole.model.general_recommender.ldiffrec", "np.load(emb_path, allow_pickle=True)")
+    vars(ldiffrec)["np"] = _Numpy("numpy")
+    # DGCF draws as many users as items, however few of either there are.
+    sampled = {f"{n})), cor_batch_size)": f"{n})), min(cor_batch_size, {n}))" for n in ("n_users", "n_items")}
+    edit(dgcf.sample_cor_samples, sampled)
+
+
+class _Numpy(types.ModuleType):
+    """What the module of LDiffRec has as ``np``: its constructor cannot be edited, since it calls ``super``."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    @staticmethod
+    def load(file: str, allow_pickle: bool = False) -> np.ndarray:
+        """The item embeddings by which LDiffRec sorts items into categories; RecBole would unpickle the file."""
+        return _item_embeddings(file)
+
+
+def _item_embeddings(file: str) -> np.ndarray:
+    if not Path(file).is_file():
+        raise FileNotFoundError(
+            f"LDiffRec with n_cate above 1 sorts the items by their embeddings, and there is no file {file}. Write it "
+            "with numpy.save, a row for each item in the order of the internal ids, or set n_cate: 1."
+        )
+    try:
+        matrix = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{file} cannot be read as a plain array ({error}). A pickle in it is not read, since it can run code: "
+            "write numbers with numpy.save."
+        ) from error
+    if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "iuf" or matrix.ndim != 2:
+        found = f"{matrix.dtype} {matrix.shape}" if isinstance(matrix, np.ndarray) else "several arrays"
+        raise ValueError(f"{file}: expected numbers of shape (items, width), got {found}.")
+    return matrix
