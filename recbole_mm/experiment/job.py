@@ -27,6 +27,7 @@ from recbole_mm.experiment.observe import Curve, peak_memory, per_user_metrics
 from recbole_mm.experiment.prepared import Prepared
 from recbole_mm.experiment.resume import go_on_in_place
 from recbole_mm.experiment.split import describe_split, mask_seen_items
+from recbole_mm.host.checkpoint import no_pickles
 from recbole_mm.host.health.monitor import health_report
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.host.session import session_of, spent
@@ -62,6 +63,7 @@ class Job:
     candidates: str | None = None
 
 
+@no_pickles()
 def prepare(job: Job, checkpoints: str | None = None, with_test: bool = True) -> Prepared:
     """Build data, model and trainer in the order, and from the random state, of RecBole's ``run_recbole``.
 

@@ -21,7 +21,7 @@ from recbole_mm.experiment.launch import free_port, launch, together
 from recbole_mm.experiment.own_models import imported_modules
 from recbole_mm.experiment.resume import AUTO, checkpoint_options, checkpoint_origin, continue_from
 from recbole_mm.experiment.split import describe_split, never_had
-from recbole_mm.host.checkpoint import with_defaults
+from recbole_mm.host.checkpoint import no_pickles, with_defaults
 from recbole_mm.host.health.monitor import health_report
 from recbole_mm.host.recovery import offer
 from recbole_mm.host.sharing import same_names
@@ -172,7 +172,7 @@ def _run_here(
 
     known = checkpoint_options(resume) if resume is not None and str(resume) != AUTO else None
     watching = watch_run(data=describe, before=_check_evaluation, after=prepare)
-    with with_defaults(known), watching as trainers:
+    with with_defaults(known), no_pickles(), watching as trainers:
         try:
             result = run_recbole(model, dataset, config_file_list, config_dict, saved)
         except KeyboardInterrupt as interrupt:

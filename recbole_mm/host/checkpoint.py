@@ -14,6 +14,7 @@ import pickle
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from recbole_mm.data.fingerprint import changes, data_fingerprint
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.paths import dataset_atomic_dir
 from recbole_mm.plain import from_plain, readable, to_plain
-from recbole_mm.trainer.checkpoint import FORMAT, read_checkpoint, write_checkpoint
+from recbole_mm.trainer.checkpoint import FORMAT, read_checkpoint, read_plain, write_checkpoint
 
 __all__ = [
     "build_config",
     "check_data",
     "defaults",
     "for_recbole",
+    "no_pickles",
     "nothing_executed",
     "parameters_of",
     "plain_config",
@@ -49,6 +51,7 @@ _OF_THE_START = {"gpu_id", "local_rank", "nproc", "world_size", "ip", "port", "o
 _defaults: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar("defaults", default={})  # noqa: B039
 _checked: contextvars.ContextVar[Any] = contextvars.ContextVar("checked", default=None)
 _only_plain: contextvars.ContextVar[bool] = contextvars.ContextVar("only_plain", default=False)
+_ours: contextvars.ContextVar[bool] = contextvars.ContextVar("ours", default=False)
 
 
 def run_suffix() -> str:
@@ -232,6 +235,16 @@ def nothing_executed() -> Iterator[None]:
 
 
 @contextmanager
+def no_pickles() -> Iterator[None]:
+    """While it lasts, RecBole's code reads no pickle that could run code, unless the caller trusts it."""
+    token = _ours.set(True)
+    try:
+        yield
+    finally:
+        _ours.reset(token)
+
+
+@contextmanager
 def with_defaults(options: Mapping[str, Any] | None) -> Iterator[None]:
     """While it lasts, a Config takes these options where its caller sets nothing: those of a run that goes on."""
     token = _defaults.set(options or {})
@@ -253,8 +266,9 @@ def load_for_recbole(load: Any, file: Any, *args: Any, **options: Any) -> Any:
         load: The true ``torch.load``.
         file: What to read: a path or a stream.
         *args: Its further arguments.
-        **options: Its options. Without ``weights_only`` a file of ours is read as plain data, any other one as RecBole
-            does, which may run code that is in it.
+        **options: Its options. Without ``weights_only`` a file of ours is read as plain data. Any other one is refused
+            within :func:`no_pickles`; elsewhere, where RecBole's own functions are called, it is read as RecBole does,
+            which may run code that is in it, and said.
     """
     if _only_plain.get():
         raise ValueError(f"{file} would be read while a saved model is loaded, and nothing but its folder is.")
@@ -266,6 +280,12 @@ def load_for_recbole(load: Any, file: Any, *args: Any, **options: Any) -> Any:
     try:
         content = load(file, *args, weights_only=True, **options)
     except (pickle.UnpicklingError, RuntimeError):
+        if _ours.get():
+            return for_recbole(read_plain(Path(file)))
+        getLogger().warning(
+            f"{file} is read as a pickle, which runs the code that its author put into it. Convert it once, if you "
+            f"know where it comes from: python -m recbole_mm convert checkpoint {file} --trust"
+        )
         content = load(file, *args, weights_only=False, **options)
     return for_recbole(content)
 

@@ -1,4 +1,4 @@
-"""Models of RecBole that stop with a traceback on small data, or read a file that could run code."""
+"""Models of RecBole that stop with a traceback on small data, or would run code that an option or a file holds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recbole.model.context_aware_recommender import kd_dagfm
 from recbole.model.general_recommender import dgcf, ldiffrec
 
+from recbole_mm.config.names import suggest
 from recbole_mm.host.editing import edit, unexpected
 
 __all__ = ["install"]
@@ -22,9 +24,25 @@ def install() -> None:
     if vars(ldiffrec)["np"] is not np or "np.load(emb_path, allow_pickle=True)" not in inspect.getsource(ldiffrec):
         raise unexpected("recbole.model.general_recommender.ldiffrec", "np.load(emb_path, allow_pickle=True)")
     vars(ldiffrec)["np"] = _Numpy("numpy")
+    vars(kd_dagfm)["eval"] = _teacher  # found before the builtin of that name
     # DGCF draws as many users as items, however few of either there are.
     sampled = {f"{n})), cor_batch_size)": f"{n})), min(cor_batch_size, {n}))" for n in ("n_users", "n_items")}
     edit(dgcf.sample_cor_samples, sampled)
+
+
+def _teacher(name: str) -> type[Any]:
+    """The teacher of KD_DAGFM by its name, which RecBole evaluates as Python.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    local = {
+        key: value for key, value in vars(kd_dagfm).items() if getattr(value, "__module__", "") == kd_dagfm.__name__
+    }
+    known = sorted(set(local) - {"KD_DAGFM", "DAGFM"})
+    if name not in known:
+        raise ValueError(f"teacher: expected one of {', '.join(known)}, got {name!r}.{suggest(name, known)}")
+    return local[name]
 
 
 class _Numpy(types.ModuleType):

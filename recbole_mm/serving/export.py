@@ -15,7 +15,7 @@ from recbole.utils import get_model, init_seed
 from torch import Tensor
 
 from recbole_mm.data.fingerprint import data_fingerprint
-from recbole_mm.host.checkpoint import as_plain, build_config, check_data, move
+from recbole_mm.host.checkpoint import as_plain, build_config, check_data, move, no_pickles
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.host.resumption import load_parameters
 from recbole_mm.serving.asked import check_ids
@@ -141,6 +141,7 @@ def check_targets(
     )
 
 
+@no_pickles()
 def load(checkpoint: str | os.PathLike[str], places: Mapping[str, Any] | None = None, trust: bool = False) -> Loaded:
     """Load a trained model with its data, as RecBole's ``load_data_and_model`` does.
 

@@ -17,7 +17,7 @@ import torch
 from recbole_mm.files import replacing
 from recbole_mm.plain import from_plain
 
-__all__ = ["FORMAT", "PARTS", "Options", "read_checkpoint", "trusting", "write_checkpoint"]
+__all__ = ["FORMAT", "PARTS", "Options", "read_checkpoint", "read_plain", "trusting", "write_checkpoint"]
 
 _trust: ContextVar[bool] = ContextVar("recbole_mm_trust", default=False)
 
@@ -92,7 +92,7 @@ def read_checkpoint(file: str | os.PathLike[str], trust: bool = False) -> dict[s
         raise FileNotFoundError(f"There is no checkpoint {str(path)!r} in {Path.cwd()}.")
     if not path.stat().st_size:
         raise ValueError(f"{path} cannot be read as a checkpoint: it is empty. Take another one, or train again.")
-    content = _load(path, trust or _trust.get())
+    content = read_plain(path, trust or _trust.get())
     if not isinstance(content, dict) or not set(PARTS) <= set(content):
         raise ValueError(
             f"{path} is not a checkpoint that RecBole's trainer wrote: it has no {', '.join(_missing(content))}."
@@ -116,7 +116,17 @@ def _missing(content: Any) -> list[str]:
     return [part for part in PARTS if not isinstance(content, dict) or part not in content]
 
 
-def _load(path: Path, trust: bool) -> Any:
+def read_plain(path: Path, trust: bool | None = None) -> Any:
+    """What ``torch.save`` wrote, without executing anything of it.
+
+    Args:
+        path: The file.
+        trust: Whether a pickle is read all the same; by default within :func:`trusting` only.
+
+    Raises:
+        ValueError: A damaged file, or a pickle that is not trusted.
+    """
+    trust = _trust.get() if trust is None else trust
     if not zipfile.is_zipfile(path):
         kind = "it is no archive as torch.save writes it"
         if path.read_bytes()[:2] == b"PK":

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from recbole.model.general_recommender import dgcf, ldiffrec
 
 import recbole_mm
 from tests.data.support import random_pairs, write_inter

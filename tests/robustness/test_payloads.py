@@ -175,3 +175,90 @@ def test_data_of_a_run_are_never_unpickled(tmp_path: Path) -> None:
     for read in (store.users, store.load):
         with pytest.raises(ValueError):
             read("BPR-1")
+
+
+def pickled(path: Path) -> Path:
+    """A checkpoint as RecBole pickles it, with code in it."""
+    import torch
+
+    torch.save({"config": Planted(), "state_dict": {}, "epoch": 0, "optimizer": {}}, path, pickle_protocol=4)
+    return path
+
+
+SEQUENCES: dict[str, Any] = {
+    "train_neg_sample_args": None,
+    "item_attribute": "brand",
+    "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "brand"]},
+}
+#: Models of RecBole that go on from a file, with the options that name it.
+GO_ON: list[tuple[str, dict[str, Any]]] = [
+    ("ConvNCF", {"pre_model_path": "old.pth", "train_method": "after_pretrain"}),
+    ("NAIS", {"pretrain_path": "old.pth"}),
+    ("NeuMF", {"use_pretrain": True, "mf_pretrain_path": "old.pth", "mlp_pretrain_path": "old.pth"}),
+    ("RaCT", {"train_stage": "critic_pretrain", "pre_model_path": "old.pth"}),
+    (
+        "S3Rec",
+        {
+            "train_stage": "finetune",
+            "pre_model_path": "old.pth",
+            "train_neg_sample_args": None,
+            "item_attribute": "brand",
+            "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "brand"]},
+        },
+    ),
+    ("KD_DAGFM", {"phase": "distillation", "warm_up": "old.pth", "teacher": "CrossNet"}),
+]
+
+
+@pytest.mark.parametrize(("model", "options"), GO_ON, ids=[model for model, _ in GO_ON])
+def test_files_that_models_of_recbole_go_on_from_are_never_unpickled(
+    model: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    import recbole_mm
+
+    pickled(tmp_path / "old.pth")
+    more: dict[str, Any] = {"state": "ERROR", "epochs": 1, "show_progress": False, "use_gpu": False, **options}
+    with pytest.raises(ValueError, match="convert checkpoint old.pth --trust"):
+        recbole_mm.run(model, "mm-toy", config_dict=more)
+
+
+@pytest.mark.parametrize("text", [*EXPRESSIONS, "KD_DAGFM", "os"])
+def test_the_teacher_of_a_model_is_a_name(text: str) -> None:
+    """RecBole evaluates this option as Python, wherever it comes from: a yaml file, a checkpoint, a saved model."""
+    from recbole.model.context_aware_recommender import kd_dagfm
+
+    with pytest.raises(ValueError, match="teacher: expected one of .*CrossNet"):
+        kd_dagfm.eval(text)
+    assert kd_dagfm.eval("CrossNet") is kd_dagfm.CrossNet
+
+
+def test_there_is_no_other_door_in_recbole() -> None:
+    """Every place of its source that evaluates or unpickles is one that the tests here or beside them are about."""
+    import ast
+
+    import recbole
+
+    doors: dict[str, list[str]] = {}
+    root = Path(recbole.__file__).parent
+    for file in sorted(root.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if called in ("eval", "exec", "compile", "pickle.load", "pickle.loads", "np.load", "yaml.load"):
+                doors.setdefault(called, []).append(file.relative_to(root).as_posix())
+    assert doors == {
+        "eval": ["config/configurator.py", "model/context_aware_recommender/kd_dagfm.py", "trainer/hyper_tuning.py"],
+        "pickle.load": ["data/utils.py", "data/utils.py"],
+        "np.load": ["model/general_recommender/ldiffrec.py"],
+        "yaml.load": ["config/configurator.py"] * 2 + ["data/dataset/dataset.py"],  # the last reads RecBole's own file
+    }
+
+
+def test_recboles_own_functions_read_its_pickles_and_say_so(tmp_path: Path, caplog: Any) -> None:
+    """The one way left, for checkpoints that RecBole wrote: not by a command or a function of this package."""
+    from recbole.quick_start import load_data_and_model
+
+    with pytest.raises((TypeError, AttributeError)):  # what the payload gives is no Config
+        load_data_and_model(str(pickled(tmp_path / "old.pth")))
+    assert "old.pth is read as a pickle, which runs the code" in caplog.text
+    assert (tmp_path / FLAG).exists()
+    (tmp_path / FLAG).rmdir()
