@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from logging import getLogger
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.diagnosis import Part
+from recbole_mm.nn.graph.clustering import cluster_entropy
 from recbole_mm.nn.graph.lightgcn import lightgcn
 from recbole_mm.nn.graph.sparse import full_precision, spmm
 from recbole_mm.nn.linear import Linear, linear
@@ -155,8 +157,17 @@ class LGMRec(MultimodalRecommender):
         return F.dropout(rows, self.dropout, self.training)
 
     def diagnostics(self) -> dict[str, Part]:
-        """Memberships of items in the hyperedges, by modality."""
+        """Memberships of items in the hyperedges, by modality; their entropy goes to the log.
+
+        Where the entropy of a row is near 0 the softmax is one-hot and the maps behind it get hardly any gradient, as
+        with long feature vectors (``feature_norm: l2`` shortens them).
+        """
         hyper = self._encode()[2] if self.global_weight > 0 else {}
+        for index, (modality, (_, members, _)) in enumerate(hyper.items()):
+            sizes, rows = cluster_entropy(members[1], self.item_observed[:, index])
+            getLogger().info(
+                f"LGMRec hyperedges of {modality}: entropy of the sizes {sizes:.3f}, of a row {abs(rows):.3f} (of 1)"
+            )
         return {f"hyperedges of {m}": Part("assignment", members[1]) for m, (_, members, _) in hyper.items()}
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:

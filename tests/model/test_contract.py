@@ -30,8 +30,10 @@ SMALLER = {"MML": {"MAX_ITEM_LIST_LENGTH": 10, "n_layers": 1, "inner_size": 64, 
 SMALLER["MML"].update(inner_steps=2, adapt_steps=2, max_support=10)
 # And a step still takes several times as long as another model's.
 STEPS = {"MML": 50}
-# Without negatives every step tells less.
-STEPS["BM3"] = 300
+# BM3 has no negatives: a step tells where positives belong, never what is less liked, so that items come apart only as
+# the penalty pulls the rest in. The area under the curve is .64 untrained, .74 after 100 steps, .80 after 150, .84
+# after 200, .89 after 300: it gets there, at half the pace of the others, and has to by here.
+STEPS["BM3"] = 200
 
 # The stage of training that has the model's contrastive term.
 CONTRASTED = {"UniSRec": {"train_stage": "pretrain"}}
@@ -359,8 +361,8 @@ def test_training_on_several_threads_repeats_itself(name):
 
 
 def test_training_lowers_the_loss_and_ranks_positives_first(name):
-    if not learns(name):  # it has not seen the positives, so all that can be asked for is better than chance
-        assert area_under_curve(build(name)) > 0.55
+    if not learns(name):  # nothing is drawn or trained, but the content of mm-toy tells as much: .83 of ItemKNNCBF
+        assert area_under_curve(build(name)) > 0.8
         return
     built = build(name, train_batch_size=256)
     losses = train_steps(built, STEPS.get(name, 100), built.config["learning_rate"])

@@ -233,3 +233,14 @@ def test_narrow_and_wide_scores_are_one(monkeypatch):
 def test_a_temperature_of_zero_is_refused():
     with pytest.raises(ValueError, match="hyperedge_temperature.*more than 0"):
         build("LGMRec", hyperedge_temperature=0.0)
+
+
+def test_the_entropy_of_the_memberships_is_logged(caplog):
+    model = build("LGMRec").model.eval()
+    with torch.no_grad():
+        model.membership["image"].weight.mul_(1e6)  # long vectors: memberships are one-hot
+        model.membership["text"].weight.zero_()  # every item belongs to all hyperedges alike
+    with caplog.at_level("INFO"), torch.no_grad():
+        model.diagnostics()
+    lines = {line.split(":")[0].rsplit(" ", 1)[1]: line for line in caplog.messages if "entropy" in line}
+    assert lines["image"].endswith("of a row 0.000 (of 1)") and lines["text"].endswith("of a row 1.000 (of 1)")
