@@ -51,7 +51,8 @@ def plain_contrast(anchors, others, tau, extra=None):
 def distinct_views(model, batch):
     """Main rows of the batch and its distinct users and items, for views without augmentation."""
     user, positive, negative = batch["user_id"], batch["item_id"], batch["neg_item_id"]
-    users, items = model._encode(torch.cat(model._inputs(), dim=1), model.norm)
+    part = model.neighbourhood()
+    users, items = model._encode(part, torch.cat(model._inputs(part), dim=1), model.norm)
     return users.rows(user), items.rows(positive), items.rows(negative)
 
 
@@ -64,7 +65,7 @@ def test_contrastive_loss_without_augmentation_equals_the_plain_sum():
     built = build("MMGCL", **options)
     model, batch = built.model.train(), built.batch(40)
     main = distinct_views(model, batch)
-    model._mask_view = lambda inputs, rows, user, item: rows
+    model._mask_view = lambda part, inputs, rows: rows
     loss = model.calculate_loss(batch)[1] / model.contrastive_weight
     z_user = model._read(model.read_users, main[0])
     z_item = model._read(model.read_items, main[1])
@@ -119,10 +120,11 @@ def test_user_item_pairing_contrasts_within_each_view():
 def test_masking_a_modality_hides_its_features_and_leaves_the_other_branches():
     built = build("MMGCL", mask_probability={"image": 1.0, "text": 0.0, "audio": 0.0})
     model, batch = built.model.train(), built.batch(30)
-    inputs = model._inputs()
-    users, items = model._encode(torch.cat(inputs, dim=1), model.norm)
-    main = users.rows(batch["user_id"]), items.rows(batch["item_id"])
-    masked = model._mask_view(inputs, main, batch["user_id"], batch["item_id"])
+    part = model.neighbourhood(batch["user_id"], batch["item_id"])
+    inputs = model._inputs(part)
+    users, items = model._encode(part, torch.cat(inputs, dim=1), model.norm)
+    main = users.rows(part.user), items.rows(part.item)
+    masked = model._mask_view(part, inputs, main)
     branch = 1 + list(model.features).index("image")
     for before, after in zip(main, masked):
         same = [torch.equal(before[:, b], after[:, b]) for b in range(before.shape[1])]

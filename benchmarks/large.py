@@ -1,0 +1,204 @@
+"""Graph models on large **synthetic** data, whole graph against sampled neighbours: ``python benchmarks/large.py``.
+
+Users, items and pairs in the proportion of 192,000 x 63,000 x 1.3 million with planted taste: items belong to groups, a
+group's features lie around its centre, and users choose from two groups of theirs and sometimes from all. One pair of
+every user is held out for validation. The data set is made in memory, so that no time goes into files. Every row is a
+process with one thread; seconds are CPU seconds of a step (loader apart), memory is the peak of the process, data and
+libraries included. ``--train`` trains for as many CPU seconds and prints Recall@20 of 4,000 users on the way.
+Linux only (``/proc``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import recbole_mm  # noqa: E402,F401
+from benchmarks.measure import _status  # noqa: E402
+from recbole_mm.data.features.table import FeatureStore, FeatureTable  # noqa: E402
+
+ITEMS_PER_USER, PAIRS_PER_USER, GROUPS, HELD_OUT = 63 / 192, 1300 / 192, 60, 4000
+FANOUT = {"MMGCN": [4, 2], "GRCN": [4, 2], "DualGNN": [4, 2], "MMGCL": [4, 2, 1], "MGAT": [5]}
+
+
+def taste(users: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """User and item of each distinct pair, in random order, and the group of each item; ids from 1."""
+    generator = np.random.default_rng(seed)
+    items = round(users * ITEMS_PER_USER)
+    group = generator.integers(0, GROUPS, items)
+    weight = (np.arange(items) + 10.0) ** -0.7
+    cumulative = np.cumsum(weight / weight.sum())
+    members = [np.flatnonzero(group == g) for g in range(GROUPS)]
+    own = [np.cumsum(weight[m] / weight[m].sum()) for m in members]
+    count = 1 + generator.geometric(1 / PAIRS_PER_USER, users)  # one more than is wanted: it is held out
+    user = np.repeat(np.arange(users), count)
+    liked = generator.integers(0, GROUPS, (users, 2))[user, generator.integers(0, 2, len(user))]
+    item = np.searchsorted(cumulative, generator.random(len(user)))
+    for g in range(GROUPS):
+        chosen = np.flatnonzero((liked == g) & (generator.random(len(user)) < 0.8))
+        item[chosen] = members[g][np.searchsorted(own[g], generator.random(len(chosen)))]
+    keys = generator.permutation(np.unique(user * items + np.minimum(item, items - 1)))
+    return keys // items + 1, keys % items + 1, group
+
+
+def data_set(users: int, widths: dict[str, int]) -> tuple[Any, np.ndarray]:
+    """What a model asks of a data set, and the held-out pairs ``(n, 2)``, one a user with two pairs or more."""
+    user, item, group = taste(users)
+    first = np.zeros(len(user), dtype=bool)
+    first[np.unique(user, return_index=True)[1]] = True
+    first &= np.bincount(user)[user] > 1
+    held_out = np.stack((user[first], item[first]), axis=1)
+    pairs = {"user_id": torch.from_numpy(user[~first]), "item_id": torch.from_numpy(item[~first])}
+    n_items, generator, tables = len(group) + 1, torch.Generator().manual_seed(1), {}
+    for modality, width in widths.items():
+        centre = torch.randn(GROUPS, width, generator=generator)
+        feature = torch.randn(n_items, width, generator=generator).mul_(2.0)
+        feature[1:] += centre[torch.from_numpy(group)]
+        feature[0] = 0
+        tables[modality] = FeatureTable(modality, "item", feature, torch.arange(n_items) > 0)
+    sizes = {"user_id": users + 1, "item_id": n_items}
+    return SimpleNamespace(
+        dataset_name="planted", uid_field="user_id", iid_field="item_id", config={"LIST_SUFFIX": "_list"},
+        features=FeatureStore(item=tables, user={}, inter={}, available=tuple(widths)), num=sizes.__getitem__,
+        inter_feat=_Pairs(pairs), cold_start=None,
+    ), held_out  # fmt: skip
+
+
+class _Pairs:
+    def __init__(self, columns: dict[str, torch.Tensor]) -> None:
+        self.interaction = columns
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return self.interaction[key]
+
+    def __len__(self) -> int:
+        return len(self.interaction["user_id"])
+
+
+def build(options: argparse.Namespace) -> tuple[Any, Any, np.ndarray]:
+    """Model, data set and held-out pairs."""
+    from recbole.config import Config
+    from recbole.utils import get_model, init_seed
+
+    given = {"state": "ERROR", "use_gpu": False, "train_batch_size": options.batch, "graph_batch": options.mode}
+    given |= {"fanout": config_fanout(options), **options.options}
+    config = Config(model=options.model, dataset="mm-toy", config_dict=given)
+    data, held_out = data_set(options.users, {"image": options.image_width, "text": 384})
+    init_seed(options.seed, True)
+    return get_model(options.model)(config, data), data, held_out
+
+
+def config_fanout(options: argparse.Namespace) -> Any:
+    """What the command line says, or the model's entry of ``FANOUT``."""
+    return options.fanout or FANOUT[options.model]
+
+
+def batches(data: Any, size: int, seed: int) -> Any:
+    """Endless random batches of pairs with uniform negatives."""
+    generator = torch.Generator().manual_seed(seed)
+    user, item = data.inter_feat["user_id"], data.inter_feat["item_id"]
+    while True:
+        for chosen in torch.randperm(len(user), generator=generator).split(size):
+            negative = torch.randint(1, data.num("item_id"), (len(chosen),), generator=generator)
+            yield {"user_id": user[chosen], "item_id": item[chosen], "neg_item_id": negative}
+
+
+def recall(model: Any, data: Any, held_out: np.ndarray) -> float:
+    """Recall@20 of the held-out item of the first users, training items masked; the whole graph ranks."""
+    model.eval()
+    users, items = model.representations()
+    asked = torch.from_numpy(held_out[:HELD_OUT])
+    hits = 0
+    for rows in asked.split(250):
+        scores = users[rows[:, 0]] @ items.T
+        scores[:, 0] = -math.inf
+        known = model.interactions[rows[:, 0].numpy()].tocoo()
+        scores[torch.from_numpy(known.row).long(), torch.from_numpy(known.col).long()] = -math.inf
+        hits += int((scores.topk(20).indices == rows[:, 1:]).any(dim=1).sum())
+    model.train()
+    return hits / len(asked)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """One row, in a process of its own."""
+    torch.set_num_threads(1)
+    model, data, held_out = build(options)
+    decay = float(options.options.get("weight_decay", 0.0))
+    optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, weight_decay=decay, fused=True)
+    source, seconds, curve, spent = batches(data, options.batch, options.seed), [], [], 0.0
+    model.train()
+    while len(seconds) < options.steps if not options.train else spent < options.train:
+        batch, start = next(source), time.process_time()
+        optimizer.zero_grad()
+        loss = model.calculate_loss(batch)
+        (sum(loss) if isinstance(loss, tuple) else loss).backward()
+        optimizer.step()
+        seconds.append(time.process_time() - start)
+        spent += seconds[-1]
+        if options.train and spent >= (len(curve) + 1) * options.train / 6:
+            curve.append((round(spent), len(seconds), round(recall(model, data, held_out), 4)))
+            print(curve[-1], flush=True)
+    epoch = math.ceil(len(data.inter_feat) / options.batch)
+    step = float(np.median(seconds[1:]))
+    found = {"model": options.model, "mode": options.mode, "users": options.users, "items": data.num("item_id") - 1}
+    found |= {"pairs": len(data.inter_feat), "fanout": config_fanout(options) if options.mode != "full" else None}
+    found |= {"step": round(step, 3), "steps": epoch, "epoch": round(epoch * step, 1), "mb": round(_status("VmHWM"))}
+    return {**found, "curve": curve}
+
+
+def main() -> int:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default="GRCN,DualGNN,MMGCL")
+    parser.add_argument("--modes", default="full,sampled")
+    parser.add_argument("--sizes", default="192000", help="numbers of users, separated by commas")
+    parser.add_argument("--fanout", type=json.loads, help="an integer or a JSON list; else that of FANOUT")
+    parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--train", type=float, default=0, help="CPU seconds to train for, instead of steps")
+    parser.add_argument("--image_width", type=int, default=4096)
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=2020)
+    parser.add_argument("--options", type=json.loads, default={}, help="options of the models, a JSON object")
+    parser.add_argument("--json", type=Path, help="append every row to this file")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    sys.argv = sys.argv[:1]  # RecBole takes them for its own
+    if options.child:
+        options.model, options.mode, options.users = options.models, options.modes, int(options.sizes)
+        print(json.dumps(measure(options)))
+        return 0
+    names = ("fanout", "batch", "steps", "train", "image_width", "learning_rate", "seed", "options")
+    shared = [f"--{key}={value if key != 'options' and key != 'fanout' else json.dumps(value)}"
+              for key in names for value in [getattr(options, key)]]  # fmt: skip
+    for users in options.sizes.split(","):
+        for model in options.models.split(","):
+            for mode in options.modes.split(","):
+                row = [f"--models={model}", f"--modes={mode}", f"--sizes={users}", "--child"]
+                done = subprocess.run(
+                    [sys.executable, __file__, *row, *shared], capture_output=True, text=True, check=False
+                )
+                if done.returncode:
+                    print(done.stderr[-2000:], file=sys.stderr)
+                    return 1
+                print(done.stdout.splitlines()[-1], flush=True)
+                if options.json:
+                    with options.json.open("a", encoding="utf-8") as stream:
+                        stream.write(done.stdout.splitlines()[-1] + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
