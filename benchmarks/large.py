@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import recbole_mm  # noqa: E402,F401
 from benchmarks.measure import _status  # noqa: E402
+from recbole_mm.cli.malloc import keep_freed_memory  # noqa: E402
 from recbole_mm.data.features.table import FeatureStore, FeatureTable  # noqa: E402
 
 ITEMS_PER_USER, PAIRS_PER_USER, GROUPS, HELD_OUT = 63 / 192, 1300 / 192, 60, 4000
@@ -134,6 +135,7 @@ def recall(model: Any, data: Any, held_out: np.ndarray) -> float:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """One row, in a process of its own."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as our commands do
     model, data, held_out = build(options)
     decay = float(options.options.get("weight_decay", 0.0))
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, weight_decay=decay, fused=True)

@@ -25,6 +25,7 @@ from recbole_mm.nn.graph.content_knn import nearest_known
 from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.linear import linear, set_default_backend
 from recbole_mm.nn.loss import first_occurrence, info_nce_loss
+from recbole_mm.nn.projection import project_rows
 
 __all__ = ["FeatureBank", "MultimodalModelMixin", "MultimodalRecommender", "MultimodalSequentialRecommender"]
 
@@ -54,12 +55,11 @@ class FeatureBank(nn.Module):
         # Half precision saves memory at rest; the models' weights are float32, so the table is widened when it is used.
         return full_precision(feature)
 
-    def rows(self, modality: str, ids: Tensor | None) -> Tensor:
-        """Some rows of a table (all if ``None``): only they are widened. Shape ``(n_ids, d)``."""
+    def projected(self, modality: str, layer: nn.Module, ids: Tensor | None) -> Tensor:
+        """``layer`` of some rows of a table (all if ``None``): only they are read. Shape ``(n_ids, n_out)``."""
         if ids is None:
-            return self[modality]
-        feature: Tensor = getattr(self, f"feature_{self._modalities.index(modality)}")
-        return full_precision(feature.index_select(0, ids))
+            return layer(self[modality])  # type: ignore[no-any-return]
+        return project_rows(layer, getattr(self, f"feature_{self._modalities.index(modality)}"), ids)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._modalities)

@@ -106,7 +106,7 @@ class DualGNN(SamplesGraph, MultimodalRecommender):
         # Modalities lie side by side, so that one sparse product a side serves all of them.
         scale = unit_rows if self.normalize_tables else full_precision
         users = torch.cat([scale(table) for table in tables.preference.values()], dim=1)
-        content = [self.project[m](self.features.rows(m, part.items)) for m in self.features]
+        content = [self.features.projected(m, self.project[m], part.items) for m in self.features]
         items = torch.cat([unit_rows(table) for table in content], dim=1)
         user_sum, item_sum = sum_hops(part.hops, users, items, self._add_modalities)
         return user_sum.view(len(user_sum), len(self.features), -1), item_sum
@@ -166,7 +166,7 @@ class DualGNN(SamplesGraph, MultimodalRecommender):
         penalty = l2_penalty(*(F.embedding(part.user, table) for table in of_users))  # type: ignore[arg-type]
         losses: tuple[Tensor, ...] = (ranking, self.reg_weight * penalty)
         if self.contrastive_weight > 0:
-            rows = {m: self.project[m](self.features.rows(m, positive)) for m in self.features}
+            rows = {m: self.features.projected(m, self.project[m], positive) for m in self.features}
             losses += (self.modality_contrast(rows, positive),)
         return losses
 

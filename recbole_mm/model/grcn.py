@@ -106,9 +106,17 @@ class GRCN(SamplesGraph, MultimodalRecommender):
         return self._fuse(users), self._fuse(items)
 
     def _tables(self, part: Neighbourhood) -> _Tables:
-        users, items = self.embedding.split([self.n_users, self.n_items])
         preference = {m: part.of_users(self.preference[m]) for m in self.features}
-        return _Tables(part.of_users(users), part.of_items(items), preference)
+        learns_confidence = self.weight_mode == "confidence" and self.pruning != "none"
+        confidence = self._of_nodes(part, self.confidence) if learns_confidence else None
+        return _Tables(*self._of_nodes(part, self.embedding), preference, confidence)
+
+    def _of_nodes(self, part: Neighbourhood, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of users and of items of a table of both, looked up at once: each look-up has a gradient of all rows."""
+        if part.users is None or part.items is None:
+            return table.split([self.n_users, self.n_items])  # type: ignore[return-value]
+        rows = F.embedding(torch.cat([part.users, part.items + self.n_users]), table)
+        return rows.split([len(part.users), len(part.items)])  # type: ignore[return-value]
 
     def _parts(self, part: Neighbourhood, tables: _Tables) -> tuple[list[Tensor], list[Tensor]]:
         """ID part and content part of each modality, of the users and of the items that the last layer gives."""
@@ -128,7 +136,7 @@ class GRCN(SamplesGraph, MultimodalRecommender):
 
     def item_content(self, modality: str, item: Tensor | None = None) -> Tensor:
         """``f``: normalised content of the given items (all if ``None``), ``(n, C)``."""
-        return unit_rows(F.leaky_relu(self.project[modality](self.features.rows(modality, item))))
+        return unit_rows(F.leaky_relu(self.features.projected(modality, self.project[modality], item)))
 
     def _table(self, table: Tensor) -> Tensor:
         return unit_rows(table) if self.normalize_tables else full_precision(table)
@@ -172,7 +180,7 @@ class GRCN(SamplesGraph, MultimodalRecommender):
         weights: dict[Hop, tuple[Tensor, Tensor]] = {}
         for hop in part.hops[: self.n_layers]:
             if hop not in weights:
-                weights[hop] = self._edge_weights(hop, part, content, kept)
+                weights[hop] = self._edge_weights(hop, tables, content, kept)
             to_users, to_items = weights[hop]
             users, items = (
                 spmm(hop.to_user, to_users, head(items, hop.to_user.n_cols)),
@@ -184,7 +192,7 @@ class GRCN(SamplesGraph, MultimodalRecommender):
         return user_sum, item_sum
 
     def _edge_weights(
-        self, hop: Hop, part: Neighbourhood, content: dict[str, _Content], kept: Tensor | None
+        self, hop: Hop, tables: _Tables, content: dict[str, _Content], kept: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Weights of the messages to users and to items, each in its own edge order."""
         if self.pruning == "none":
@@ -195,11 +203,11 @@ class GRCN(SamplesGraph, MultimodalRecommender):
         scale = [self.features.weight[modality] for modality in content]
         at_users = torch.stack([one[0] * s for one, s in zip(both, scale)], dim=1)
         at_items = torch.stack([one[1] * s for one, s in zip(both, scale)], dim=1)
-        if self.weight_mode == "confidence":
+        if tables.confidence is not None:
             # The confidence belongs to the node that sends: items towards users, users towards items.
-            users, items = self.confidence.split([self.n_users, self.n_items])
-            at_users = at_users * columns(hop.to_user, head(part.of_items(items), hop.to_user.n_cols))
-            at_items = at_items * columns(hop.to_item, head(part.of_users(users), hop.to_item.n_cols))
+            users, items = tables.confidence
+            at_users = at_users * columns(hop.to_user, head(items, hop.to_user.n_cols))
+            at_items = at_items * columns(hop.to_item, head(users, hop.to_item.n_cols))
         reduce = torch.mean if self.weight_mode == "mean" else torch.amax
         to_users, to_items = reduce(at_users, dim=1), reduce(at_items, dim=1)
         return (to_users.relu(), to_items.relu()) if self.pruning == "hard" else (to_users, to_items)
@@ -244,6 +252,7 @@ class _Tables(NamedTuple):
     users: Tensor
     items: Tensor
     preference: dict[str, Tensor]
+    confidence: tuple[Tensor, Tensor] | None
 
 
 class _Content(NamedTuple):

@@ -110,7 +110,7 @@ class MGAT(SamplesGraph, MultimodalRecommender):
         n_last = part.hops[-1].n_users, part.hops[-1].n_items
         users, items = {}, {}
         for m in self.features:
-            projected = torch.tanh(self.project[m](self.features.rows(m, part.items)))
+            projected = torch.tanh(self.features.projected(m, self.project[m], part.items))
             states = unit_rows(part.of_users(self.preference[m])), unit_rows(projected)
             outputs: tuple[list[Tensor], list[Tensor]] = ([], [])
             for index, (layer, hop) in enumerate(zip(self.layers, part.hops)):

@@ -123,7 +123,7 @@ class MMGCL(SamplesGraph, MultimodalRecommender):
         return self._read(self.read_users, users.rows()), self._read(self.read_items, items.rows())
 
     def _inputs(self, part: Neighbourhood) -> list[Tensor]:
-        content = (self.project[m](self.features.rows(m, part.items)) for m in self.features)
+        content = (self.features.projected(m, self.project[m], part.items) for m in self.features)
         return [part.of_items(self.item_embedding), *content]
 
     def _encode(self, part: Neighbourhood, inputs: Tensor, values: Tensor) -> tuple[Encoding, Encoding]:

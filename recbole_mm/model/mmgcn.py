@@ -102,7 +102,7 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
     def _states(self, part: Neighbourhood, tables: _Tables) -> tuple[dict, dict]:
         scale = unit_rows if self.normalize_tables else full_precision
         users = {m: scale(table) for m, table in tables.preference.items()}
-        items = {m: unit_rows(self.project[m](self.features.rows(m, part.items))) for m in self.features}
+        items = {m: unit_rows(self.features.projected(m, self.project[m], part.items)) for m in self.features}
         last = len(self.layers) - 1
         for index, (layer, hop) in enumerate(zip(self.layers, part.hops)):
             to_users, to_items = self._messages(layer, hop, users, items)

@@ -193,7 +193,7 @@ def test_confidence_one_weighs_by_attention_and_zero_stops_messages():
         model.confidence.fill_(1.0)
     content = {"text": _content(model, "text")}
     part = model.neighbourhood()
-    to_users, to_items = model._edge_weights(model.graph, part, content, None)
+    to_users, to_items = model._edge_weights(model.graph, model._tables(part), content, None)
     attention = content["text"].attention[model.graph]
     assert torch.equal(to_users, attention[0]) and torch.equal(to_items, attention[1])
     with torch.no_grad():
