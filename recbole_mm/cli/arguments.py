@@ -38,7 +38,7 @@ KEEP = {
 
 # Flags and those without which, or beside which, they would do nothing.
 _ONLY_WITH = {
-    ("models",): ("seeds", "baseline", "ablate", "jobs", "split_seed", "keep_checkpoints"),
+    ("models",): ("seeds", "baseline", "ablate", "jobs", "split_seed", "keep_checkpoints", "worker"),
     ("trials",): ("storage", "search_spaces"),
     ("models", "trials"): ("output",),
     ("resume", "checkpoint"): ("trust",),

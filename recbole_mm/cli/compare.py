@@ -30,6 +30,7 @@ FLAGS = {
     },
     "Running": {
         "jobs": Flag("runs of a comparison at a time (default: 1)", "N", "1"),
+        "worker": Flag("share the runs with other processes on the same --output, on this or other machines"),
         "keep_checkpoints": Flag("keep the trained models of a comparison"),
         "output": Flag("folder of a comparison or search (default: comparison/DATASET)", "FOLDER"),
     },
@@ -79,6 +80,7 @@ def run(request: Request) -> int:
             split_seed=request.number("split_seed") if "split_seed" in request.flags else None,
             jobs=request.number("jobs"),
             keep_checkpoints="keep_checkpoints" in request.flags,
+            worker="worker" in request.flags,
         )
     return 1 if table["failure"].fillna("").astype(bool).any() else 0
 

@@ -40,6 +40,7 @@ def compare(
     jobs: int = 1,
     in_process: bool = False,
     keep_checkpoints: bool = False,
+    worker: bool = False,
     verbose: bool = True,
 ) -> pd.DataFrame:
     """Compare models of ours, of RecBole's and of your own under one protocol.
@@ -74,6 +75,9 @@ def compare(
         in_process: Whether to run in this process. By default each run has its own, so that its peak memory is its own
             and a crash ends nothing else.
         keep_checkpoints: Whether to keep the trained models.
+        worker: Whether to share the runs with other processes, on this or on other machines, that call this with the
+            same arguments and the same ``output``. Each run is claimed by one of them; one that dies gives it back
+            (:mod:`recbole_mm.experiment.claims` says when). All return the table of all runs.
         verbose: Whether to print what happens.
 
     Returns:
@@ -81,7 +85,8 @@ def compare(
         (seed to hash), ``notes`` and ``output``.
 
     Raises:
-        ValueError: A model that does not exist, or options that contradict each other.
+        ValueError: A model that does not exist, a worker without processes of its own (``in_process``), or options
+            that contradict each other.
         ImportError: ``trials`` without Optuna.
         RuntimeError: Another process is writing into ``output``.
 
@@ -102,6 +107,11 @@ def compare(
     for key, number, least in (("jobs", jobs, 1), ("trials", trials, 0)):
         if number < least:
             raise ValueError(f"{key}: expected {least} at least, got {number}.")
+    if worker and in_process:
+        raise ValueError(
+            "worker: a run that another worker has taken over is ended, so it needs a process of its own; leave out "
+            "in_process."
+        )
     if trials:
         import_optuna()
     if not in_process:
@@ -118,12 +128,15 @@ def compare(
         split_seed = chosen[0]
     store = Store(output if output is not None else Path("comparison") / dataset)
     say = _print if verbose else lambda text: None
-    with store.lock():
+    with store.shared() if worker else store.lock():
         runs = Runs(names, protocol, store, chosen, split_seed, ablate, jobs, in_process, keep_checkpoints, say)
+        runs.claims = store.claims if worker else None
         report = Report(runs, baseline, trials)
         runs.after_run = report.write
         for note in protocol.notes:
             say(f"Note: {note}")
+        if trials and worker and storage is None:
+            say("Note: the searches share a file of the folder; on several machines they need a database (--storage).")
         if trials:
             runs.search_all(trials, storage, search_spaces or {})
         runs.run_all()

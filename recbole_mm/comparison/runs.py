@@ -11,10 +11,13 @@ from typing import Any, TypeVar
 
 from recbole_mm.comparison.protocol import Protocol
 from recbole_mm.comparison.tasks import run_task
+from recbole_mm.comparison.workers import ATTEMPTS, work_off
 from recbole_mm.experiment.ablation import CONTENT_MODEL, only_modality, without_modality
+from recbole_mm.experiment.claims import Claims
 from recbole_mm.experiment.job import Job, versions
 from recbole_mm.experiment.processes import Children, error_text, is_of_machine, run_in_child
 from recbole_mm.experiment.remaining import duration
+from recbole_mm.experiment.split import why_other_split
 from recbole_mm.experiment.store import Store, digest, neutral_settings
 from recbole_mm.host.registry import registered_models
 from recbole_mm.report.table import Row
@@ -40,6 +43,7 @@ class Runs:
         in_process: Whether to use this process instead.
         keep_checkpoints: Whether to keep the trained models.
         say: Takes a line for the user.
+        claims: Where runs are claimed that other processes may do, too; ``None`` where this one does all.
         after_run: Called after every run.
         found: Model to the result of its search.
         rows: Model and variant to the row of the table.
@@ -56,6 +60,7 @@ class Runs:
     in_process: bool
     keep_checkpoints: bool
     say: Callable[[str], None]
+    claims: Claims | None = None
     after_run: Callable[[], object] = lambda: None
     found: dict[str, SearchResult] = field(default_factory=dict)
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
@@ -119,6 +124,9 @@ class Runs:
 
     def _run(self, order: list[tuple[str, str, int]]) -> None:
         done, total = 0, len(order)
+        if self.claims is not None:
+            claims = self.claims
+            self._each(lambda _: work_off(order, claims, self._find, self._do, self._tell), range(self.jobs))
         # All that is there is read before anything runs: what is damaged is named now.
         to_do = {entry for entry in order if not self._is_done(*entry)}
         before = [entry for entry in order if entry not in to_do]
@@ -176,7 +184,7 @@ class Runs:
             if record is None or not finished:
                 reason = str((record or {}).get("reason", "it left no record"))
             else:
-                reason = self._other_split(record["split"], seed)
+                reason = why_other_split(self.splits.setdefault(seed, dict(record["split"])), record["split"])
             if record is None or reason:
                 row.failures.append(reason)
                 return f"{label}: failed: {reason}"
@@ -199,13 +207,17 @@ class Runs:
         # An ablation comes after the test and changes nothing in it.
         for stored in (run, permuted):
             record = self.store.load(stored)
-            if record is not None and record.get("status") == "finished":
+            if record is not None and (record.get("status") == "finished" or self._is_given_up(record)):
                 return stored, job, record
         return run, job, None
 
+    def _is_given_up(self, record: Mapping[str, Any]) -> bool:
+        """Whether a failed run is left as it is: by workers, of which each would try it again otherwise."""
+        return self.claims is not None and (not record.get("goes_on") or record.get("attempts", 1) >= ATTEMPTS)
+
     def _is_done(self, name: str, variant: str, seed: int) -> bool:
         run, _, record = self._find(name, variant, seed)
-        if record is not None:
+        if record is not None and record["status"] == "finished":
             self.store.users(run)
         return record is not None
 
@@ -221,7 +233,10 @@ class Runs:
         left = sum(sum(times) / len(times) for name, _, _ in to_do for times in [seconds.get(name) or every])
         return f", about {duration(left / (1 if self.in_process else self.jobs))} left" if left else ""
 
-    def _do(self, run: str, job: Job) -> dict[str, Any] | None:
+    def _do(self, run: str, job: Job, look: Callable[[], object] | None = None) -> dict[str, Any] | None:
+        if self.claims is not None:
+            self.store.check_shared()
+        attempts = int((self.store.load(run) or {}).get("attempts", 0)) + 1
         folder = self.store.start(run)
         task = {
             "job": asdict(job),
@@ -234,11 +249,11 @@ class Runs:
             if self.in_process:
                 run_task(task)
             else:
-                run_in_child(run_task, task, folder, [job.model], children=self._children)
+                run_in_child(run_task, task, folder, [job.model], look, children=self._children)
         except Exception as error:
             # The record of a failure is for the reader; only finished runs are taken over by the next start.
             failure = {"status": "failed", "reason": error_text(error), "job": asdict(job), "versions": versions()}
-            self.store.save(run, {**failure, "goes_on": is_of_machine(error)})
+            self.store.save(run, {**failure, "goes_on": is_of_machine(error), "attempts": attempts})
         return self.store.load(run)
 
     def _job(self, name: str, variant: str, seed: int) -> Job:
@@ -258,19 +273,6 @@ class Runs:
         for key in ("split", "candidates"):  # known or not, they do not change what is computed
             del what[key]
         return digest(what)
-
-    def _other_split(self, split: Mapping[str, Any], seed: int) -> str:
-        """Why a finished run cannot be compared; empty if it can."""
-        known = self.splits.setdefault(seed, dict(split))
-        if known["hash"] != split["hash"]:
-            return f"it has another split ({split['hash']}) than the models before it ({known['hash']})"
-        if known["candidates"] != split["candidates"]:
-            return (
-                f"it ranks other candidates ({split['items']:,} items) than the models before it ({known['items']:,})"
-            )
-        if known.get("negatives") != split.get("negatives"):
-            return "it draws its negatives from other items (negative_items) than the models before it"
-        return ""
 
     def _add_permuted(self, name: str, seed: int, record: Mapping[str, Any], users: Mapping[str, Any]) -> None:
         for modality, test in record["permuted"].items():

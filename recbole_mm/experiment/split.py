@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from recbole_mm.data.negatives import seen_items
 from recbole_mm.data.pairs import distinct, target_pairs, training_pairs
 from recbole_mm.host.loaders import dataset_of
 
-__all__ = ["describe_split", "known_pairs", "mask_seen_items", "never_had"]
+__all__ = ["describe_split", "known_pairs", "mask_seen_items", "never_had", "why_other_split"]
 
 
 def describe_split(train_data: Any, valid_data: Any, test_data: Any) -> dict[str, Any]:
@@ -82,6 +82,22 @@ def never_had(loaders: Sequence[Any]) -> int:
     """
     seen = seen_items(*(dataset_of(loader) for loader in loaders))
     return int(len(seen) - 1 - seen.sum())
+
+
+def why_other_split(known: Mapping[str, Any], split: Mapping[str, Any]) -> str:
+    """Why a finished run cannot be compared with those before it; empty if it can.
+
+    Args:
+        known: Their split, as :func:`describe_split` gives it.
+        split: Its own.
+    """
+    if known["hash"] != split["hash"]:
+        return f"it has another split ({split['hash']}) than the models before it ({known['hash']})"
+    if known["candidates"] != split["candidates"]:
+        return f"it ranks other candidates ({split['items']:,} items) than the models before it ({known['items']:,})"
+    if known.get("negatives") != split.get("negatives"):
+        return "it draws its negatives from other items (negative_items) than the models before it"
+    return ""
 
 
 def mask_seen_items(train_dataset: Any, valid_data: Any, test_data: Any = None, mask_validation: bool = True) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from recbole_mm.alive import is_alive, process_note
+from recbole_mm.experiment.claims import Claims
 from recbole_mm.files import write_atomically
 
 __all__ = ["InUseError", "Store", "digest", "neutral_settings", "to_json"]
@@ -95,6 +96,8 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise ValueError(f"output: {self.folder} is no folder, and no place for one; name another.") from error
+        #: Claims of the processes that share the folder.
+        self.claims = Claims(self.folder / "claims")
 
     def run_folder(self, name: str) -> Path:
         """Folder of a run."""
@@ -193,9 +196,40 @@ class Store:
                     ) from None
                 _remove_dead(file, other)
         try:
+            holders = self.claims.holders()  # after the lock is there, which workers look for after each claim
+            if holders:
+                raise InUseError(
+                    f"{self.folder} is in use by workers, such as process {holders[0].get('pid')} on "
+                    f"{holders[0].get('host')}. Wait for them, join them with --worker, or delete "
+                    f"{self.folder / 'claims'} if they are gone."
+                )
             yield
         finally:
             file.unlink(missing_ok=True)
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Work in the folder beside others that do so, too, but beside nobody who has it for himself.
+
+        Raises:
+            InUseError: A living process has locked the folder.
+        """
+        self.check_shared()
+        yield
+
+    def check_shared(self) -> None:
+        """Refuse to work in a folder that somebody has for himself.
+
+        Raises:
+            InUseError: A living process has locked the folder.
+        """
+        file = self.folder / ".lock"
+        holder = _holder(file)
+        if is_alive(holder):
+            raise InUseError(
+                f"{self.folder} is in use by process {holder.get('pid')} on {holder.get('host')}, which shares it with "
+                f"no worker. Wait for it, start it with --worker, too, or delete {file} if that machine is gone."
+            )
 
 
 def _check_record(record: Mapping[str, Any]) -> None:
