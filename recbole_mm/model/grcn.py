@@ -36,10 +36,11 @@ class GRCN(SamplesGraph, MultimodalRecommender):
     .. math::
         c_u &= p_u + \textstyle\sum_i \alpha_{u \leftarrow i} f_i, \qquad
         c_i = f_i + \textstyle\sum_u \alpha_{i \leftarrow u} p_u, \\
-        w_{t \leftarrow s} &= \max_m w_m K_{s,m}\, \alpha^m_{t \leftarrow s}, \qquad
-        z = \textstyle\sum_{l=0}^{L} A_w^l\, \mathrm{norm}(E),
+        w_{t \leftarrow s} &= \sqrt{d_t / d_s}\, \max_m w_m K_{s,m}\, \alpha^m_{t \leftarrow s}, \qquad
+        z = \textstyle\sum_{l=0}^{L} A_w^l\, E,
 
-    with the confidence :math:`K` of the source node; ``hard`` pruning takes :math:`\mathrm{ReLU}(w)`. Scores are inner
+    with the confidence :math:`K` of the source node and degrees :math:`d`; ``hard`` pruning takes
+    :math:`\mathrm{ReLU}(w)`. Scores are inner
     products of :math:`[z \,\|\, w_1 c^1 \,\|\, w_2 c^2 \dots]`; :math:`w_m` is ``modality_weight`` (1 in the paper).
     Loss: BPR + ``reg_weight`` * half the squared length of the batch's ID embeddings and of its users' preferences.
 
@@ -48,8 +49,8 @@ class GRCN(SamplesGraph, MultimodalRecommender):
         ACM MM 2020.
 
     Options:
-        embedding_size, content_size, n_layers, n_routings, weight_mode, pruning, fusion, edge_dropout,
-        normalize_tables, zero_id_for_cold, reg_weight.
+        embedding_size, content_size, n_layers, n_routings, weight_mode, confidence_start, message_norm, pruning,
+        fusion, edge_dropout, normalize_tables, zero_id_for_cold, reg_weight.
 
     Note:
         In the released code the routing sends messages to items and then reads users, so it changes nothing; here it
@@ -64,6 +65,11 @@ class GRCN(SamplesGraph, MultimodalRecommender):
         degree over number kept on average, and :math:`w` with them (max, mean and ReLU keep a positive factor), so sums
         need no other factor; as ratios of two sums they are biased by the order of 1 / ``fanout``, and exact where
         every neighbour is kept. Users route over items drawn for that alone, as many as in the first layer.
+        Their confidences start as small numbers of either sign (``confidence_start: random``), so that for hundreds of
+        steps nothing, or noise, travels over the graph, and ID vectors are learned as if there were none; on sparse
+        data that is where GRCN memorised. ``one`` starts with the graph as it is. The root of the degrees
+        (``message_norm: symmetric``) is ours as well: attention sums to 1 over the edges of a target; with the root,
+        even attention and confidence 1 are exactly LightGCN's weights, which refinement then moves away from.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -74,6 +80,8 @@ class GRCN(SamplesGraph, MultimodalRecommender):
         self.n_routings = self.options.integer("n_routings", minimum=0)
         self.weight_mode = self.options.choice("weight_mode", ("confidence", "max", "mean"))
         self.pruning = self.options.choice("pruning", ("soft", "hard", "none"))
+        self.message_norm = self.options.choice("message_norm", ("symmetric", "attention"))
+        confidence = self.options.choice("confidence_start", ("one", "random"))
         self.fusion = self.options.choice("fusion", ("concat", "id", "mean"))
         self.edge_dropout = self.options.number("edge_dropout", minimum=0, maximum=1)
         self.normalize_tables = self.options.boolean("normalize_tables")
@@ -93,7 +101,9 @@ class GRCN(SamplesGraph, MultimodalRecommender):
         n_nodes = self.n_users + self.n_items
         self.embedding = nn.Parameter(nn.init.xavier_normal_(torch.empty(n_nodes, dim)))
         if self.weight_mode == "confidence" and self.pruning != "none":
-            self.confidence = nn.Parameter(nn.init.xavier_normal_(torch.empty(n_nodes, len(self.features))))
+            table = torch.empty(n_nodes, len(self.features))
+            start = nn.init.ones_ if confidence == "one" else nn.init.xavier_normal_
+            self.confidence = nn.Parameter(start(table))
         self.project, self.preference = nn.ModuleDict(), nn.ParameterDict()
         for modality, feature_width in self.features.dims.items():
             self.project[modality] = Linear(feature_width, width)
@@ -210,6 +220,10 @@ class GRCN(SamplesGraph, MultimodalRecommender):
             at_items = at_items * columns(hop.to_item, head(users, hop.to_item.n_cols))
         reduce = torch.mean if self.weight_mode == "mean" else torch.amax
         to_users, to_items = reduce(at_users, dim=1), reduce(at_items, dim=1)
+        if self.message_norm == "symmetric":
+            # Attention sums to 1 over a target's edges: where it is even, this makes it 1 / sqrt(d_u d_i).
+            ratio = hop.of_pairs(self.degree_ratio)
+            to_users, to_items = to_users * ratio[0].to(to_users.dtype), to_items / ratio[1].to(to_items.dtype)
         return (to_users.relu(), to_items.relu()) if self.pruning == "hard" else (to_users, to_items)
 
     def diagnostics(self) -> dict[str, Part]:

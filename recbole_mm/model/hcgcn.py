@@ -220,7 +220,7 @@ class HCGCN(MultimodalRecommender):
     def diagnostics(self) -> dict[str, Part]:
         """Co-clusters of users and items, and clusters of items."""
         users, items = self._user_item_states()[2]
-        clusters = clustering.student_t_assignment(self._fused_content(self._projected()), self.centroids)
+        clusters = self._item_clusters(self._fused_content(self._projected()))
         return {
             "the co-clustering of users": Part("assignment", users),
             "the co-clustering of items": Part("assignment", items),

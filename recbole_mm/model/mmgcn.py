@@ -44,7 +44,7 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
         ACM MM 2019.
 
     Options:
-        embedding_size, n_layers, concat, projection_dim, trainable_embeddings, normalize_tables,
+        embedding_size, n_layers, concat, initialisation, projection_dim, trainable_embeddings, normalize_tables,
         reg_weight.
 
     Note:
@@ -52,7 +52,12 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
         concatenates and always runs three layers. Here the tables are trained, and ``n_layers`` and ``concat`` are
         honoured; ``trainable_embeddings: False, n_layers: 3`` gives the released function. The released
         regularisation covers the first modality's preferences of all users; here it is the batch's users, all
-        modalities alike. Computation is rearranged exactly: modalities stacked in one sparse product,
+        modalities alike. The authors draw the map of messages and that of a node's own state independently, so that the
+        score of a user, who is known by messages, and an item, which is known by itself, starts as a random bilinear
+        form of contents, and a few thousand pairs never turn it into likeness: content was drowned. With
+        ``initialisation: aligned``, ours, :math:`W^c` starts as the identity and the gate's rows for messages as
+        :math:`W^x` times those for the own state, so that both sides read content by the same map; training moves them
+        apart as far as data pay for it. Computation is rearranged exactly: modalities stacked in one sparse product,
         ``P (X W) = (P X) W`` on the side with fewer nodes, and the last layer on the rows that the batch needs.
         With ``graph_batch: sampled`` :math:`P` is the mean over sampled neighbours: unbiased for :math:`P X`, what
         follows a nonlinearity is not. A fanout that covers every neighbour gives the step of the whole graph.
@@ -64,6 +69,7 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
         n_layers = self.options.integer("n_layers", minimum=1)
         concat = self.options.boolean("concat")
         trainable = self.options.boolean("trainable_embeddings")
+        aligned = self.options.choice("initialisation", ("aligned", "random")) == "aligned"
         self.normalize_tables = self.options.boolean("normalize_tables")
         self.reg_weight = self.options.number("reg_weight", minimum=0)
         widths = self.options.per_modality(
@@ -91,7 +97,9 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
             self.preference[modality] = nn.Parameter(table, requires_grad=trainable)
         for layer in range(n_layers):
             self.layers.append(
-                nn.ModuleDict({m: _Layer(inputs[m] if layer == 0 else dim, dim, concat, layer == 0) for m in inputs})
+                nn.ModuleDict(
+                    {m: _Layer(inputs[m] if layer == 0 else dim, dim, concat, layer == 0, aligned) for m in inputs}
+                )
             )
 
     def modality_states(self, user: Tensor | None = None, item: Tensor | None = None) -> tuple[dict, dict]:
@@ -164,7 +172,7 @@ class _Tables(NamedTuple):
 class _Layer(nn.Module):
     """One layer of one modality: combine the messages with the node's own state."""
 
-    def __init__(self, width: int, dim: int, concat: bool, first: bool) -> None:
+    def __init__(self, width: int, dim: int, concat: bool, first: bool, aligned: bool) -> None:
         super().__init__()
         self.convolve = nn.Parameter(nn.init.xavier_normal_(torch.empty(width, width)))
         self.own = Linear(width, dim)
@@ -173,6 +181,17 @@ class _Layer(nn.Module):
         nn.init.xavier_normal_(self.own.weight)
         if first:  # The later gates keep torch's own initialisation, as in the authors' code.
             nn.init.xavier_normal_(self.gate.weight)
+        if aligned:
+            self._align(width)
+
+    @torch.no_grad()
+    def _align(self, width: int) -> None:
+        """Let messages pass the map that the node's own state passes, the nonlinearity between its halves aside."""
+        nn.init.eye_(self.convolve)
+        if self.concat:
+            self.gate.weight[:, :width] = self.gate.weight[:, width:] @ self.own.weight
+        else:
+            self.gate.weight.copy_(self.own.weight)
 
     def transform(self, states: Tensor) -> Tensor:
         return linear(states, self.convolve.t(), backend=self.own.backend)

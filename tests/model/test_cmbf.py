@@ -9,9 +9,11 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 from recbole.quick_start import run_recbole
+from torch.nn import functional as F
 
 from recbole_mm.config import properties_directory
 from recbole_mm.model.user_tokens import UserTokens
+from recbole_mm.nn.diagnosis import idle
 from tests.model.conftest import build, config_for, total_loss, train_steps
 from tests.model.tiny import tiny_model
 from tests.nn.attention.test_cross_modal import most_numbers_at_once, reference_network
@@ -360,6 +362,7 @@ OPTIONS = {
     "dropout": 0.0,
     "image_pool": "flatten",
     "final_mlp": [8],
+    "loss": "bpr",
     "reg_weight": 0.1,
 }
 
@@ -411,3 +414,30 @@ def test_a_label_trains_without_sampled_negatives():
     losses = train_steps(built, 4, 1e-3)
     assert np.isfinite(losses).all()
     assert any(not torch.equal(value, state[key]) for key, value in built.model.state_dict().items())
+
+
+def test_bpr_compares_every_positive_with_its_own_negatives():
+    """Two positives with two blocks of negatives below them: four pairs, each with the positive in its place."""
+    model = build("CMBF", loss="bpr", dropout=0.0).model
+    logits = torch.tensor([2.0, -1.0, 0.5, 0.25, 1.0, -3.0])
+    label = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+    pairs = [(2.0, 0.5), (-1.0, 0.25), (2.0, 1.0), (-1.0, -3.0)]
+    expected = torch.stack([F.softplus(torch.tensor(far - near)) for near, far in pairs]).mean()
+    torch.testing.assert_close(model._ranking(logits, label), expected)
+
+
+def test_bpr_without_negatives_is_refused():
+    with pytest.raises(ValueError, match="train_neg_sample_args draws none"):
+        build("CMBF", loss="bpr", train_neg_sample_args=None)
+
+
+def test_diagnostics_tell_a_branch_that_is_the_same_for_all_items():
+    model = tiny_model("CMBF", PAIRS, FEATURES, **SMALL).eval()
+    assert [idle(part) for part in model.diagnostics().values()] == [None, None]
+    with torch.no_grad():
+        model.item_tokens.embedding.weight.zero_()
+        for project in (*model.item_tokens.project.values(), model.image_tokens):
+            for parameter in project.parameters():
+                parameter.zero_()
+    model.train().eval()
+    assert all(idle(part) for part in model.diagnostics().values())

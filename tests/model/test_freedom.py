@@ -137,7 +137,8 @@ def test_number_of_parameters():
 def test_an_item_without_feature_is_nobodys_neighbour():
     """In the released code one row of zeros becomes a neighbour of every item."""
     features = {"text": np.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.1], [0.9, 0.2]], dtype=np.float32)}
-    graph = tiny_model("FREEDOM", [(0, 0), (0, 1), (0, 2)], features, knn_k=2, embedding_size=2).item_graph
+    options = {"knn_k": 2, "embedding_size": 2, "feature_norm": "none"}
+    graph = tiny_model("FREEDOM", [(0, 0), (0, 1), (0, 2)], features, **options).item_graph
     assert graph.values.isfinite().all() and not graph.pattern.col.eq(2).any()
     assert graph.pattern.row.tolist() == [1, 1, 3, 3, 4, 4]
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from recbole_mm.model.grcn import GRCN
+from recbole_mm.nn.graph.lightgcn import lightgcn
 from tests.model.conftest import build
 from tests.model.tiny import assert_same_function, tiny_model
 
@@ -70,6 +71,10 @@ def reference_scores(model: GRCN) -> torch.Tensor:
         if model.weight_mode == "confidence":
             values = [model.confidence[source_node, k] * value for k, value in enumerate(values)]
         value = torch.stack(values).mean() if model.weight_mode == "mean" else torch.stack(values).max()
+        if model.message_norm == "symmetric":
+            users, items = (target, source) if attention is towards_user else (source, target)
+            degrees = len(liked[users]), len(fans[items])
+            value = value * (degrees[0] / degrees[1]) ** (0.5 if attention is towards_user else -0.5)
         return value.relu() if model.pruning == "hard" else value
 
     embedding = _table(model, model.embedding)
@@ -100,6 +105,7 @@ def reference_scores(model: GRCN) -> torch.Tensor:
 @pytest.mark.parametrize("fusion", ["concat", "mean"])
 def test_scores_and_gradients_equal_the_plain_reference(pruning, weight_mode, n_routings, fusion):
     options = {"pruning": pruning, "weight_mode": weight_mode, "n_routings": n_routings, "fusion": fusion}
+    options |= {"confidence_start": "random", "message_norm": "attention" if fusion == "mean" else "symmetric"}
     options |= {"modality_weight": {"image": 2.0}, "embedding_size": 4, "content_size": 4}
     options["normalize_tables"] = weight_mode == "max"
     model = tiny_model("GRCN", PAIRS, FEATURES, **options).double()
@@ -188,7 +194,7 @@ def test_parameter_count_of_the_reference_setting():
 
 
 def test_confidence_one_weighs_by_attention_and_zero_stops_messages():
-    model = tiny_model("GRCN", PAIRS, {"text": FEATURES["text"]}, embedding_size=4).double()
+    model = tiny_model("GRCN", PAIRS, {"text": FEATURES["text"]}, embedding_size=4, message_norm="attention").double()
     with torch.no_grad():
         model.confidence.fill_(1.0)
     content = {"text": _content(model, "text")}
@@ -237,3 +243,22 @@ def test_options_that_use_no_feature_or_mix_widths_are_refused():
         build("GRCN", fusion="id", n_layers=0)
     with pytest.raises(ValueError, match="equal widths"):
         build("GRCN", fusion="mean", content_size=8)
+
+
+def test_before_training_even_attention_is_lightgcn():
+    """Confidence 1 and symmetric messages: with equal features, what travels has LightGCN's weights."""
+    features = {"text": np.ones((4, 2), dtype=np.float32)}
+    model = tiny_model("GRCN", PAIRS, features, embedding_size=4, content_size=3, n_layers=2).double().eval()
+    with torch.no_grad():
+        model.preference["text"].zero_()  # every item is alike to every user
+    users, items = (part[:, :4] for part in model())
+    first = model.embedding.split([model.n_users, model.n_items])
+    expected_users, expected_items = lightgcn(model.graph, *first, 2)
+    torch.testing.assert_close(users, 3 * expected_users, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(items, 3 * expected_items, rtol=1e-12, atol=1e-12)
+
+
+def test_random_confidences_let_next_to_nothing_travel():
+    one, random = (build("GRCN", confidence_start=start).model for start in ("one", "random"))
+    assert one.confidence.eq(1).all()
+    assert random.confidence.abs().mean() < 0.2 and random.confidence.lt(0).any()

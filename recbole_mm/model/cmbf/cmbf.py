@@ -17,6 +17,8 @@ from recbole_mm.model.user_tokens import UserTokens, user_files
 from recbole_mm.nn.attention.coattention import Tokens, take_rows
 from recbole_mm.nn.attention.cross_modal import CrossModalNetwork
 from recbole_mm.nn.attention.softmax import masked_mean
+from recbole_mm.nn.diagnosis import Part
+from recbole_mm.nn.loss import bpr_loss
 from recbole_mm.nn.rows import batch_rows
 
 __all__ = ["CMBF"]
@@ -40,7 +42,7 @@ class CMBF(MultimodalRecommender):
         e^b \leftarrow \mathrm{LN}(y^b + \mathrm{FFN}(y^b)), \\
         \hat y_{ui} &= \sigma(w^\top [\mathrm{pool}(e^g) ; \mathrm{flatten}(e^t)] + b).
 
-    Loss: log loss + ``reg_weight`` * half the squared length of the fields of a pair, averaged over the batch.
+    Loss: log loss (``loss: bpr``, ours: BPR) + ``reg_weight`` * half the squared length of the fields of a pair, averaged over the batch.
 
     Reference:
         Chen, Lu, Wang, Yang. "CMBF: Cross-Modal-Based Fusion Recommendation Algorithm." Sensors 21(16), 2021.
@@ -48,7 +50,7 @@ class CMBF(MultimodalRecommender):
     Options:
         embedding_size, image_modality, image_feature_dim, text_as_fields, side_fields, user_feature_source,
         n_image_layers, n_text_layers, n_cross_layers, n_heads, cross_heads, use_layer_norm, dropout, image_pool,
-        final_mlp, reg_weight, eval_pair_chunk.
+        final_mlp, loss, reg_weight, eval_pair_chunk.
 
     Note:
         The paper's figures show modules, layers and residuals, and its scale is 2, 2 and 3 layers. Not readable
@@ -75,6 +77,13 @@ class CMBF(MultimodalRecommender):
         self.label_field = config["LABEL_FIELD"]
         options = self.options
         dim = options.integer("embedding_size", minimum=1)
+        self.loss = options.choice("loss", ("bce", "bpr"))
+        sampling = (config["train_neg_sample_args"] or {}).get("distribution", "none")
+        if self.loss == "bpr" and sampling in ("none", "None", None):
+            raise ValueError(
+                "CMBF option 'loss': bpr compares a pair with sampled negatives, and train_neg_sample_args draws none. "
+                "Use loss: bce for labels, or sample negatives."
+            )
         self.reg_weight = options.number("reg_weight", minimum=0)
         self.pair_chunk = options.optional_integer("eval_pair_chunk", minimum=1)
         self.memory = 2**20 * options.number("eval_memory_mb")
@@ -138,15 +147,20 @@ class CMBF(MultimodalRecommender):
         text = _join(self._training_users(user, item, interaction[self.label_field]), items)
         logits = self._score(self.network.text_input(text.values), text.mask, image, item)
         length = (text.values.square().sum(dim=-1) * text.mask).sum() / (2 * len(user))
-        losses: tuple[Tensor, ...] = (
-            F.binary_cross_entropy_with_logits(logits, interaction[self.label_field].to(logits.dtype)),
-            self.reg_weight * length,
-        )
+        losses: tuple[Tensor, ...] = (self._ranking(logits, interaction[self.label_field]), self.reg_weight * length)
         if self.contrastive_weight > 0:
             contrasted = {m: items.values[:, slots].mean(dim=1) for m, slots in self.item_tokens.slots.items()}
             contrasted[self.image_tokens.modality] = masked_mean(image, self.image_tokens.own(item))
             losses += (self.modality_contrast(contrasted, item),)
         return losses
+
+    def _ranking(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Log loss, or every sampled negative against the positive that it was drawn for."""
+        if self.loss == "bce":
+            return F.binary_cross_entropy_with_logits(logits, label.to(logits.dtype))
+        partner = torch.arange(len(logits), device=logits.device) % max(int((label > 0).sum()), 1)
+        sampled = (label <= 0).nonzero().squeeze(1)
+        return bpr_loss(logits[partner[sampled]], logits[sampled])
 
     def _training_users(self, user: Tensor, item: Tensor, label: Tensor) -> Tokens:
         """Fields of a batch's users; an item that is in the history is left out of it.
@@ -190,6 +204,26 @@ class CMBF(MultimodalRecommender):
     def _head(self, image: Tensor, text: Tensor, own: Tensor | None) -> Tensor:
         pooled = masked_mean(image, own) if self.image_pool == "mean" else image.flatten(1)
         return self.output(torch.cat([pooled, text.flatten(1)], dim=1)).squeeze(1)
+
+    def diagnostics(self) -> dict[str, Part]:
+        """What the head reads of the image branch and of the text branch, of some items and one user."""
+        users, (items, image) = self._evaluation()
+        ids = torch.arange(1, min(self.n_items, 65), device=self.device)
+        ids = ids[self.has_image[ids]]
+        if len(ids) < 2:
+            return {}
+        text = _join(users.rows(torch.ones_like(ids)), items.rows(ids))
+        branches = self.network(
+            self.network.image_input(take_rows(image, ids)),
+            self.network.text_input(text.values),
+            text.mask,
+            self.has_image[ids],
+            self.image_tokens.own(ids),
+        )
+        # Entries of a branch, around their mean over the items: nothing where it is the same for every item.
+        spread = (branch.flatten(1) - branch.flatten(1).mean(dim=0) for branch in branches)
+        names = "the image branch", "the text branch"
+        return {name: Part("weights", values) for name, values in zip(names, spread)}
 
     def predict(self, interaction: Any) -> Tensor:
         """Probabilities of the given pairs, shape ``(batch,)``."""
