@@ -42,7 +42,8 @@ class CMBF(MultimodalRecommender):
         e^b \leftarrow \mathrm{LN}(y^b + \mathrm{FFN}(y^b)), \\
         \hat y_{ui} &= \sigma(w^\top [\mathrm{pool}(e^g) ; \mathrm{flatten}(e^t)] + b).
 
-    Loss: log loss (``loss: bpr``, ours: BPR) + ``reg_weight`` * half the squared length of the fields of a pair, averaged over the batch.
+    Loss: log loss (``loss: bpr``, ours: BPR) + ``reg_weight`` * half the squared length of the fields of a pair,
+    averaged over the batch.
 
     Reference:
         Chen, Lu, Wang, Yang. "CMBF: Cross-Modal-Based Fusion Recommendation Algorithm." Sensors 21(16), 2021.
