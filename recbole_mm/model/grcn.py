@@ -98,6 +98,9 @@ class GRCN(SamplesGraph, MultimodalRecommender):
 
         self.graph = self.interaction_graph()
         self.set_up_sampling(config, max(self.n_layers, 1), routes=True)  # content attends once without layers, too
+        # Of every pair, the root of the user's degree over the item's.
+        ratio = self.graph.user_degree[self.graph.to_user.row] / self.graph.item_degree[self.graph.to_user.col]
+        self.register_buffer("degree_ratio", ratio.double().sqrt(), persistent=False)
         n_nodes = self.n_users + self.n_items
         self.embedding = nn.Parameter(nn.init.xavier_normal_(torch.empty(n_nodes, dim)))
         if self.weight_mode == "confidence" and self.pruning != "none":
