@@ -41,7 +41,8 @@ class FusionData:
             pool = model.known_items.cpu().nonzero().squeeze(1)
         with torch.no_grad():
             for chunk in model.task_chunks(support, self.users):
-                batch = model.move(support.batch(chunk, pool, fixed=True))
+                n_candidates = model.settings.n_candidates
+                batch = model.move(support.batch(chunk, pool, fixed=True, n_candidates=n_candidates))
                 adapted = model.learners.adapt(batch, model.learner_features)
                 parts["support"].append(_Instances.collect(model, adapted, batch))
                 parts["query"].append(

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
 from recbole_mm import processes
-from recbole_mm.nn.meta.tasks import TaskBatch, TaskTable
+from recbole_mm.nn.meta.tasks import TaskTable
 from recbole_mm.trainer.fusion_data import FusionData
 from recbole_mm.trainer.stages import Stage, StagedTrainer
 
@@ -88,6 +88,7 @@ class MMLTrainer(StagedTrainer):
     def _make_tasks(self, dataset: Any) -> None:
         model, s = self.model, self.model.settings
         rows = model.rows(dataset.inter_feat)
+        self.everything = TaskTable(rows, model.n_users, s.instances)
         # Never more than half of a user's rows, so that short users keep a support set.
         size = np.minimum(s.query_size, np.bincount(rows.user, minlength=model.n_users) // 2)
         self.query = TaskTable(rows, model.n_users, s.instances, size)
@@ -127,7 +128,29 @@ class MMLTrainer(StagedTrainer):
 
     def _meta_epoch(self, train_data: Any, epoch: int, show_progress: bool) -> tuple[float, ...]:
         self.model.train()
+        if epoch < self.model.settings.warmup_epochs:
+            return self._warmup_epoch(epoch, show_progress)
         return self._task_epoch("meta", epoch, show_progress, self.model.meta_losses, self.model.learners)
+
+    def _warmup_epoch(self, epoch: int, show_progress: bool) -> tuple[float, ...]:
+        """One pass over all users without inner loops, all their instances asked."""
+        s, model = self.model.settings, self.model
+        users = self.everything.users
+        batches, total = users[torch.randperm(len(users))].split(s.meta_batch_size), None
+        for batch in self._progress(batches, "warm-up", epoch, show_progress):
+            processes.same_random_state()
+            self.optimizer.zero_grad()
+            whole = self.everything.batch(batch, self.pool, n_candidates=s.n_candidates)
+            index, counted = processes.share(len(batch))
+            task = whole.of(index)
+            weight = (task.target.ne(0).sum() / whole.target.ne(0).sum()).item() if counted else 0.0
+            with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
+                parts = torch.stack([loss.float() for loss in model.plain_losses(task)]) * weight
+            parts.sum().backward()
+            total = parts.detach() if total is None else total + parts.detach()
+            self._step(model.learners)
+        self._check_nan(total.sum())
+        return tuple(processes.summed(total.tolist()))
 
     def _generator_epoch(self, train_data: Any, epoch: int, show_progress: bool) -> float:
         # The learners are constants here: no dropout in them.
@@ -141,6 +164,7 @@ class MMLTrainer(StagedTrainer):
     ) -> tuple[float, ...]:
         """One pass over all tasks; ``losses(support, query)`` are means over the tasks of a chunk."""
         s = self.model.settings
+        n_candidates = s.n_candidates if name == "meta" else None  # the generator's negatives are generated, too
         users = self.task_users[torch.randperm(len(self.task_users))]
         total: Tensor | None = None
         for batch in self._progress(users.split(s.meta_batch_size), name, epoch, show_progress):
@@ -149,9 +173,11 @@ class MMLTrainer(StagedTrainer):
             passes = s.inner_steps if s.meta_order == "second" else 1
             for chunk in self.model.task_chunks(self.support, batch, max(passes, 1)):
                 # Every process draws for all users of the chunk, and takes its own.
-                tasks = self.support.batch(chunk, self.pool), self.query.batch(chunk, self.pool)
                 index, counted = processes.share(len(chunk))
-                support, query = (TaskBatch(*(part[index] for part in task)) for task in tasks)
+                support, query = (
+                    table.batch(chunk, self.pool, n_candidates=n_candidates).of(index)
+                    for table in (self.support, self.query)
+                )
                 with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
                     parts = torch.stack([loss.float() for loss in losses(support, query)]) * (counted / len(batch))
                 parts.sum().backward()

@@ -128,16 +128,19 @@ def test_learners_are_those_of_the_modalities():
 def plain_scores(model, user, history):
     """Scores of all items by one history of one user, every step written out."""
     features, states, scores = model.learner_features, [], []
-    support = model.support.batch(torch.tensor([user]), torch.arange(1, model.n_items), fixed=True)
+    s, items = model.settings, torch.arange(1, model.n_items)
+    support = model.support.batch(torch.tensor([user]), items, fixed=True, n_candidates=s.n_candidates)
     for name, learner in model.learners.items():
         clone = copy.deepcopy(learner)
         for _ in range(model.settings.adapt_steps):
             terms = []
-            for window, targets, negatives in zip(*(tensor[0] for tensor in support)):
+            for row, (window, targets) in enumerate(zip(support.window[0], support.target[0])):
                 state = clone.states(window[None], features[name])[0]
                 for position in targets.nonzero().flatten():
-                    pair = clone.embed(torch.stack([negatives[position], targets[position]]), features[name])
-                    terms.append(F.softplus(state[position] @ (pair[0] - pair[1])))
+                    others = support.negative if s.n_candidates else support.negative[0, row, position][None]
+                    asked = torch.cat([targets[position][None], others[others != targets[position]]])
+                    gap = clone.embed(asked, features[name]) @ state[position]
+                    terms.append(F.cross_entropy(gap, torch.tensor(0)))  # with one other, BPR
             if not terms:
                 break
             local = [p for n, p in clone.named_parameters() if n.startswith("encoder.") or clone_all(model)]
@@ -159,7 +162,15 @@ def clone_all(model):
 
 
 @pytest.mark.parametrize(
-    "options", [{"adapt_steps": 3}, {"adapt_steps": 0}, {"adapt_steps": 2, "adapt_scope": "all"}], ids=str
+    "options",
+    [
+        {"adapt_steps": 3},
+        {"adapt_steps": 2, "n_candidates": 20},
+        {"adapt_steps": 0},
+        {"adapt_steps": 2, "adapt_scope": "all"},
+        {"adapt_steps": 3, "task_loss": "bpr"},
+    ],
+    ids=str,
 )
 def test_ranking_is_the_plain_loop(options):
     built = tiny(**options)

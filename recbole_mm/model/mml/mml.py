@@ -28,8 +28,8 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
 
     Three stages, each freezing what the earlier ones have learned:
 
-    *meta*. One learner on item embeddings and one per modality on projected features :math:`W f_i + b`, all SASRec
-    with BPR. The ID learner's attention logits get :math:`\epsilon_f \langle P f_i, P f_j \rangle`. The encoder is
+    *meta*. One learner on item embeddings and one per modality on projected features :math:`W f_i + b`, all SASRec.
+    For the first ``warmup_epochs`` they are trained on all instances of all users, as SASRec is. The ID learner's attention logits get :math:`\epsilon_f \langle P f_i, P f_j \rangle`. The encoder is
     local (:math:`\theta_l`), the rest global (:math:`\theta_g`); with a user's last ``query_size`` training instances
     as query :math:`Q` (the authors': one) and the earlier ones as support :math:`S`,
 
@@ -64,7 +64,8 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
 
     Options:
         embedding_size, n_layers, n_heads, inner_size, hidden_dropout_prob, attn_dropout_prob, feature_attention,
-        train_features, instances, max_support, query_size, meta_batch_size, meta_order, inner_steps,
+        train_features, instances, max_support, query_size, meta_batch_size, task_loss, n_candidates,
+        warmup_epochs, meta_order, inner_steps,
         inner_learning_rate, feature_learning_rate, adapt_steps, adapt_learning_rate, adapt_scope, task_memory_mb,
         knn_k, generate_rate, generator_features, generator_epochs, generator_learning_rate, fusion_method,
         fusion_hidden_size, fusion_score_affine, fusion_user_rate, fusion_epochs, fusion_stopping_step,
@@ -79,7 +80,9 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
         of steps is fixed and dropout is off). States at padded positions enter the fusion as zeros. Attributes are
         the modalities side by side, which is our reading of the figure. Items without any feature keep the embedding
         that was drawn for them and are nobody's neighbour. While the generator trains, the learner is a constant and
-        has no dropout. ``instances: windows`` and ``max_support`` bound the cost and are ours, as is
+        has no dropout. The paper's loss is BPR with one negative (``task_loss: bpr``) from the first step on
+        (``warmup_epochs: 0``); so trained, its learners stay behind a SASRec that is trained with cross entropy, and
+        adaptation has little to start from. ``instances: windows`` and ``max_support`` bound the cost and are ours, as is
         ``contrastive_weight``.
 
     Example:
@@ -190,6 +193,12 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
                 adapted = straight_through(learner.parameters_of("local"), adapted)
             losses.append(learner.losses(adapted, query, feature).mean())
         return (*losses, *self._contrast(query.target.flatten()))
+
+    def plain_losses(self, batch: TaskBatch) -> tuple[Tensor, ...]:
+        """Losses of every learner on a batch of users, nobody adapted, and the modality contrast."""
+        batch = self.move(batch)
+        losses = [self.learners[name].plain_loss(batch, feature) for name, feature in self.learner_features.items()]
+        return (*losses, *self._contrast(batch.target.flatten()))
 
     def generator_loss(self, support: TaskBatch, query: TaskBatch) -> Tensor:
         """Query loss of the generator after its inner loop, averaged over the tasks; the ID learner is constant."""

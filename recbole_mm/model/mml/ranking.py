@@ -60,7 +60,8 @@ class AdaptiveRanking:
         """
 
         def adapt_users(ids: Tensor) -> Adapted:
-            batch = self.move(self.support.batch(ids, torch.arange(1, self.n_items), fixed=True))
+            everything = torch.arange(1, self.n_items)
+            batch = self.move(self.support.batch(ids, everything, fixed=True, n_candidates=self.settings.n_candidates))
             with torch.no_grad():
                 return self.learners.adapt(batch, self.learner_features)
 
@@ -76,7 +77,8 @@ class AdaptiveRanking:
         s, length = self.settings, table.length
         # Measured: what autograd keeps of a layer and of the input, per position.
         layer = 28 * s.embedding_size + 8 * s.inner_size + 10 * s.n_heads * length
-        window = 4 * length * (s.n_layers * layer + 12 * s.embedding_size + 2 * length)
+        scores = 4 * min(s.n_candidates or 0, self.n_items)
+        window = 4 * length * (s.n_layers * layer + 12 * s.embedding_size + 2 * length + scores)
         largest = max(
             sum(value.numel() for value in learner.parameters_of(s.adapt_scope).values())
             for learner in self.learners.values()

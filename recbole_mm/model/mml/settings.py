@@ -10,7 +10,9 @@ from recbole_mm.nn.meta.learner import SCOPES
 from recbole_mm.nn.meta.score_fusion import FUSION_METHODS
 from recbole_mm.nn.meta.tasks import INSTANCES
 
-__all__ = ["MMLSettings"]
+__all__ = ["TASK_LOSSES", "MMLSettings"]
+
+TASK_LOSSES = ("cross_entropy", "bpr")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class MMLSettings:
     max_support: int | None
     query_size: int
     meta_batch_size: int
+    task_loss: str
+    n_candidates: int | None
+    warmup_epochs: int
     meta_order: str
     inner_steps: int
     inner_learning_rate: float
@@ -65,6 +70,8 @@ class MMLSettings:
             ValueError: A value of the wrong type or out of range.
         """
         rates: dict[str, Any] = {"kind": "number", "minimum": 0, "unused": names}
+        task_loss = options.choice("task_loss", TASK_LOSSES)
+        n_candidates = options.integer("n_candidates", minimum=1)
         return cls(
             embedding_size=options.integer("embedding_size", minimum=1),
             n_layers=options.integer("n_layers", minimum=1),
@@ -78,6 +85,9 @@ class MMLSettings:
             max_support=options.optional_integer("max_support", minimum=1),
             query_size=options.integer("query_size", minimum=1),
             meta_batch_size=options.integer("meta_batch_size", minimum=1),
+            task_loss=task_loss,
+            n_candidates=None if task_loss == "bpr" else n_candidates,
+            warmup_epochs=options.integer("warmup_epochs", minimum=0),
             meta_order=options.choice("meta_order", ("first", "second")),
             inner_steps=options.integer("inner_steps", minimum=0),
             inner_learning_rate=options.number("inner_learning_rate", minimum=0),

@@ -13,7 +13,7 @@ from recbole_mm.nn.attention.sequence import INITIAL_SCALE, SequenceEncoder, cau
 from recbole_mm.nn.meta.maml import adapt, task_losses
 from recbole_mm.nn.meta.tasks import TaskBatch
 
-__all__ = ["SCOPES", "FeatureLearner", "IdLearner", "Learner", "instance_bpr"]
+__all__ = ["SCOPES", "FeatureLearner", "IdLearner", "Learner", "instance_bpr", "instance_cross_entropy"]
 
 SCOPES = ("local", "all")
 _LOCAL = "encoder."
@@ -37,8 +37,42 @@ def instance_bpr(gap: Tensor, counted: Tensor) -> Tensor:
     return loss.masked_fill(~counted, 0).sum() / counted.sum().clamp_min(1)
 
 
+def instance_cross_entropy(state: Tensor, positive: Tensor, target: Tensor, rows: Tensor, candidates: Tensor) -> Tensor:
+    r"""Cross entropy of the instances of a task, each positive against the same candidates.
+
+    .. math:: -s_{pos} + \ln\!\Bigl(e^{s_{pos}} + \sum_{c \in C,\; c \ne pos} e^{s_c}\Bigr), \qquad s_i = h^\top e_i
+
+    With all items as candidates this is the softmax over the catalogue.
+
+    Args:
+        state: :math:`h`. Shape ``(..., dim)``.
+        positive: Vectors of the next items, shaped as ``state``.
+        target: Their ids, 0 where there is no instance. Shape ``(...)``.
+        rows: Vectors of the candidates. Shape ``(K, dim)``.
+        candidates: Their ids, distinct. Shape ``(K,)``.
+
+    Returns:
+        The mean over the instances, 0 if there are none. A scalar.
+
+    Example:
+        >>> zero, target = torch.zeros(1, 2), torch.tensor([3])
+        >>> instance_cross_entropy(zero, zero, target, torch.zeros(4, 2), torch.tensor([1, 2, 3, 4])).exp()
+        tensor(4.0000)
+    """
+    own = (state * positive).sum(dim=-1, keepdim=True)
+    others = (state @ rows.T).masked_fill(target.unsqueeze(-1).eq(candidates), -torch.inf)
+    scores = torch.cat([own, others], dim=-1)
+    scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+    counted = target.ne(0)
+    loss = (scores.logsumexp(dim=-1) - scores[..., 0]).masked_fill(~counted, 0)
+    return loss.sum() / counted.sum().clamp_min(1)
+
+
 class Learner(nn.Module):
     """One meta-learner: ``encoder`` holds its local parameters, which tasks adapt; all others are global.
+
+    A batch whose negatives are one per instance is learned by BPR; one whose negatives are a list of candidates that
+    all instances share, by cross entropy.
 
     The feature table is an argument of every method rather than a part of the module, since all learners of a model
     share the model's tables.
@@ -61,19 +95,38 @@ class Learner(nn.Module):
         state = self.encoder(self.embed(windows, feature), self.attention_bias(windows, feature))
         return state.masked_fill(windows.eq(0).unsqueeze(-1), 0)
 
-    def prepare(self, batch: TaskBatch, feature: Tensor) -> tuple[Tensor, ...]:
-        """The global half of the loss: inputs, attention term, score directions and which positions count."""
-        positive, negative = self.embed(torch.stack([batch.target, batch.negative]), feature)
-        window = self.embed(batch.window, feature)
-        return window, self.attention_bias(batch.window, feature), negative - positive, batch.target.ne(0)
+    def prepare(self, batch: TaskBatch, feature: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The global half of the loss.
 
-    def local_loss(self, embedded: Tensor, bias: Tensor, direction: Tensor, counted: Tensor) -> Tensor:
-        """Loss of one task as a function of the encoder, from :meth:`prepare`."""
-        return instance_bpr((self.encoder(embedded, bias) * direction).sum(dim=-1), counted)
+        Returns:
+            What differs between tasks, and what they share. For BPR inputs, attention term, score directions and which
+            positions count, and nothing; for cross entropy inputs, attention term, positives and their ids, and the
+            candidates with their ids.
+        """
+        window, bias = self.embed(batch.window, feature), self.attention_bias(batch.window, feature)
+        if batch.negative.dim() == 1:
+            positive, rows = self.embed(batch.target, feature), self.embed(batch.negative, feature)
+            return (window, bias, positive, batch.target), (rows, batch.negative)
+        positive, negative = self.embed(torch.stack([batch.target, batch.negative]), feature)
+        return (window, bias, negative - positive, batch.target.ne(0)), ()
+
+    def local_loss(self, embedded: Tensor, bias: Tensor, *rest: Tensor) -> Tensor:
+        """Loss of one task as a function of the encoder, from both parts of :meth:`prepare`."""
+        state = self.encoder(embedded, bias)
+        if len(rest) == 2:
+            direction, counted = rest
+            return instance_bpr((state * direction).sum(dim=-1), counted)
+        return instance_cross_entropy(state, *rest)
 
     def task_loss(self, window: Tensor, target: Tensor, negative: Tensor, feature: Tensor) -> Tensor:
         """Loss of one task as a function of all parameters."""
-        return self.local_loss(*self.prepare(TaskBatch(window, target, negative), feature))
+        own, shared = self.prepare(TaskBatch(window, target, negative), feature)
+        return self.local_loss(*own, *shared)
+
+    def plain_loss(self, batch: TaskBatch, feature: Tensor) -> Tensor:
+        """Mean loss of all instances of a batch of users, nobody adapted. A scalar."""
+        flat = TaskBatch(*(part if part.dim() == 1 else part.flatten(0, 1) for part in batch))
+        return self.task_loss(*flat, feature)
 
     def scores(self, state: Tensor, feature: Tensor) -> Tensor:
         """Scores of all items from states ``(..., dim)``: ``(..., n_items)``."""
@@ -127,9 +180,12 @@ class Learner(nn.Module):
         self, batch: TaskBatch, feature: Tensor, scope: str, differentiable: bool
     ) -> tuple[_Call, Sequence[Tensor], Sequence[Tensor]]:
         if scope == "all":
-            return _Call(self, "task_loss"), batch, (feature,)
+            window, target, negative = batch
+            if negative.dim() == 1:
+                negative = negative.expand(len(window), -1)
+            return _Call(self, "task_loss"), (window, target, negative), (feature,)
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-            return _Call(self, "local_loss"), self.prepare(batch, feature), ()
+            return _Call(self, "local_loss"), *self.prepare(batch, feature)
 
 
 class IdLearner(Learner):

@@ -10,18 +10,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["INSTANCES", "Rows", "TaskBatch", "TaskTable", "other_items"]
+__all__ = ["INSTANCES", "Rows", "TaskBatch", "TaskTable", "candidates", "other_items"]
 
 INSTANCES = ("windows", "prefixes")
 DRAW_SEED = 0  # of the negatives of evaluation: fixed, so that the same parameters always score the same
 
 
 class TaskBatch(NamedTuple):
-    """Padded windows of some users, each ``(T, W, length)``; a target of 0 is no instance."""
+    """Padded windows of some users, each ``(T, W, length)``; a target of 0 is no instance.
+
+    ``negative`` has an item for every instance, or is a list ``(K,)`` of candidates that all of them share.
+    """
 
     window: Tensor
     target: Tensor
     negative: Tensor
+
+    def of(self, index: Tensor) -> TaskBatch:
+        """The tasks of some of the users; candidates that all share stay."""
+        shared = self.negative.dim() == 1
+        return TaskBatch(self.window[index], self.target[index], self.negative if shared else self.negative[index])
 
 
 @dataclass(frozen=True)
@@ -98,13 +106,15 @@ class TaskTable:
         """Users who have an instance, ascending."""
         return torch.from_numpy(np.flatnonzero(self.count))
 
-    def batch(self, users: Tensor, pool: Tensor, fixed: bool = False) -> TaskBatch:
-        """Windows and instances of some users, with one sampled negative each, on the CPU.
+    def batch(self, users: Tensor, pool: Tensor, fixed: bool = False, n_candidates: int | None = None) -> TaskBatch:
+        """Windows and instances of some users, with one sampled negative each or candidates for all, on the CPU.
 
         Args:
             users: User ids, ``(T,)``; a user without instances gets an empty window.
             pool: Items to sample negatives from, sorted.
             fixed: Use the table's own draws, the same every time and for any composition of the batch.
+            n_candidates: Draw this many distinct items of the pool for all instances together (all of it, where there
+                are no more) instead of one negative for each.
 
         Returns:
             Tensors of shape ``(T, W, l)``: ``W`` is the most windows that one of the users has, ``l`` the longest of
@@ -115,15 +125,18 @@ class TaskTable:
         width = max(int(count.max(initial=0)), 1)
         place = np.arange(width)
         there = torch.from_numpy(place < count[:, None])
+        shared = None if n_candidates is None else candidates(pool, n_candidates, fixed)
         if len(self.window) == 0:
             empty = torch.zeros(len(ids), width, self.length, dtype=torch.long)
-            return TaskBatch(empty, empty, empty)
+            return TaskBatch(empty, empty, empty if shared is None else shared)
         index = torch.from_numpy(np.where(there.numpy(), self.start[ids][:, None] + place, 0))
         window, target = (
             torch.where(there.unsqueeze(-1), table[index], 0).long() for table in (self.window, self.target)
         )
         longest = max(int(window.ne(0).sum(dim=-1).max()), 1)
         window, target = window[..., :longest].contiguous(), target[..., :longest].contiguous()
+        if shared is not None:
+            return TaskBatch(window, target, shared)
         draw = self.draw[index][..., :longest] if fixed else torch.rand(target.shape)
         return TaskBatch(window, target, other_items(target, pool, draw))
 
@@ -149,6 +162,27 @@ class TaskTable:
 
     def __deepcopy__(self, memo: dict) -> TaskTable:
         return self  # nothing ever writes to it
+
+
+def candidates(pool: Tensor, number: int, fixed: bool = False) -> Tensor:
+    """Distinct items of a pool, drawn uniformly; all of them, in order, where ``number`` is as large.
+
+    Args:
+        pool: Distinct item ids, ``(n,)``.
+        number: How many.
+        fixed: The same ones every time.
+
+    Returns:
+        Item ids, ``(min(number, n),)``.
+
+    Example:
+        >>> candidates(torch.tensor([1, 2, 5]), 10)
+        tensor([1, 2, 5])
+    """
+    if number >= len(pool):
+        return pool
+    generator = torch.Generator().manual_seed(DRAW_SEED) if fixed else None
+    return pool[torch.randperm(len(pool), generator=generator)[:number]]
 
 
 def other_items(target: Tensor, pool: Tensor, draw: Tensor) -> Tensor:

@@ -69,7 +69,10 @@ def make_learner(kind, attention=0.5, dropout=0.0, seed=0):
     return learner, feature
 
 
-def make_batch(n_tasks=3, n_windows=2, seed=1):
+CANDIDATES = torch.tensor([4, 1, 7, 2])
+
+
+def make_batch(n_tasks=3, n_windows=2, seed=1, shared=False):
     generator = torch.Generator().manual_seed(seed)
     window = torch.randint(1, N_ITEMS, (n_tasks, n_windows, LENGTH), generator=generator)
     size = torch.randint(1, LENGTH + 1, (n_tasks, n_windows, 1), generator=generator)
@@ -77,17 +80,21 @@ def make_batch(n_tasks=3, n_windows=2, seed=1):
     target, negative = torch.randint(1, N_ITEMS, (2, *window.shape), generator=generator)
     target = target * window.ne(0) * (torch.rand(window.shape, generator=generator) < 0.8)
     target[0] = 0  # a user without instances
-    return TaskBatch(window, target, negative)
+    return TaskBatch(window, target, CANDIDATES if shared else negative)
 
 
 def plain_loss(learner, batch, feature, user):
-    """BPR of one user's instances, one window and position at a time."""
+    """BPR or cross entropy of one user's instances, one window and position at a time."""
     terms = []
     for row, window in enumerate(batch.window[user]):
         state = learner.states(window[None], feature)[0]
-        for position, (target, negative) in enumerate(zip(batch.target[user, row], batch.negative[user, row])):
-            if target > 0:
-                vectors = learner.embed(torch.stack([target, negative]), feature)
+        for position, target in enumerate(batch.target[user, row]):
+            if target > 0 and batch.negative.dim() == 1:
+                asked = torch.cat([target[None], CANDIDATES[CANDIDATES != target]])
+                scores = learner.embed(asked, feature) @ state[position]
+                terms.append(F.cross_entropy(scores, torch.tensor(0)))
+            elif target > 0:
+                vectors = learner.embed(torch.stack([target, batch.negative[user, row, position]]), feature)
                 terms.append(F.softplus(state[position] @ (vectors[1] - vectors[0])))
     return torch.stack(terms).mean() if terms else 0.0 * sum(p.sum() for p in learner.parameters())
 
@@ -107,12 +114,13 @@ def plain_adapt(learner, batch, feature, user, steps, rate, scope):
     return clone
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["bpr", "cross entropy"])
 @pytest.mark.parametrize("scope", ["local", "all"])
 @pytest.mark.parametrize("kind", ["id", "text"])
-def test_vectorised_adaptation_is_the_loop_over_users(kind, scope):
+def test_vectorised_adaptation_is_the_loop_over_users(kind, scope, shared):
     learner, feature = make_learner(kind)
     before = copy.deepcopy(learner.state_dict())
-    batch, query = make_batch(), make_batch(seed=2)
+    batch, query = make_batch(shared=shared), make_batch(seed=2, shared=shared)
     adapted = learner.adapt(batch, feature, 3, 0.1, scope)
     losses = learner.losses(adapted, query, feature, scope)
     states = learner.adapted_states(adapted, query.window, feature)
@@ -136,6 +144,15 @@ def test_adaptation_changes_local_parameters_only_where_there_is_support():
         if "norm_bias" in name:
             assert not torch.equal(values[1], learner.get_parameter(name))
             assert not torch.equal(values[1], values[2])
+
+
+def test_plain_loss_is_the_mean_over_all_instances():
+    learner, feature = make_learner("id")
+    for shared in (False, True):
+        batch = make_batch(shared=shared)
+        count = batch.target.ne(0).sum(dim=(1, 2))
+        expected = sum(n * plain_loss(learner, batch, feature, user) for user, n in enumerate(count)) / count.sum()
+        torch.testing.assert_close(learner.plain_loss(batch, feature), expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", ["id", "text"])

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_mm.nn.meta.tasks import Rows, TaskTable, other_items
+from recbole_mm.nn.meta.tasks import Rows, TaskTable, candidates, other_items
 
 LENGTH = 4
 
@@ -129,6 +129,14 @@ def test_chunks_hold_every_user_once_and_respect_the_budget():
         widest = max(int(table.count[chunk].max()), 1)
         assert len(chunk) == 1 or len(chunk) * (widest * 10 + 5) <= 50
     assert len(list(table.chunks(users, 10, 5, 1e9))) == 1
+
+
+def test_candidates_are_distinct_items_of_the_pool():
+    pool = torch.arange(10, 40, 2)
+    drawn = candidates(pool, 6)
+    assert len(drawn.unique()) == 6 and torch.isin(drawn, pool).all()
+    assert torch.equal(candidates(pool, 6, fixed=True), candidates(pool, 6, fixed=True))
+    assert torch.equal(candidates(pool, 15), pool)
 
 
 def test_other_items_are_uniform_over_the_rest():
