@@ -29,7 +29,8 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
     Three stages, each freezing what the earlier ones have learned:
 
     *meta*. One learner on item embeddings and one per modality on projected features :math:`W f_i + b`, all SASRec.
-    For the first ``warmup_epochs`` they are trained on all instances of all users, as SASRec is. The ID learner's attention logits get :math:`\epsilon_f \langle P f_i, P f_j \rangle`. The encoder is
+    For the first ``warmup_epochs`` they are trained on all instances of all users, as SASRec is. The ID learner's
+    attention logits get :math:`\epsilon_f \langle P f_i, P f_j \rangle`. The encoder is
     local (:math:`\theta_l`), the rest global (:math:`\theta_g`); with a user's last ``query_size`` training instances
     as query :math:`Q` (the authors': one) and the earlier ones as support :math:`S`,
 
@@ -82,8 +83,8 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
         that was drawn for them and are nobody's neighbour. While the generator trains, the learner is a constant and
         has no dropout. The paper's loss is BPR with one negative (``task_loss: bpr``) from the first step on
         (``warmup_epochs: 0``); so trained, its learners stay behind a SASRec that is trained with cross entropy, and
-        adaptation has little to start from. ``instances: windows`` and ``max_support`` bound the cost and are ours, as is
-        ``contrastive_weight``.
+        adaptation has little to start from. ``instances: windows`` and ``max_support`` bound the cost and are ours, as
+        is ``contrastive_weight``.
 
     Example:
         >>> import recbole_mm

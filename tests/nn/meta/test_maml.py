@@ -90,7 +90,7 @@ def plain_loss(learner, batch, feature, user):
         state = learner.states(window[None], feature)[0]
         for position, target in enumerate(batch.target[user, row]):
             if target > 0 and batch.negative.dim() == 1:
-                asked = torch.cat([target[None], CANDIDATES[CANDIDATES != target]])
+                asked = torch.cat([target[None], CANDIDATES[CANDIDATES.ne(target)]])
                 scores = learner.embed(asked, feature) @ state[position]
                 terms.append(F.cross_entropy(scores, torch.tensor(0)))
             elif target > 0:
