@@ -15,7 +15,7 @@ a model, of all stages of MML. Options of RecBole and of MML are ``--key=value``
 from __future__ import annotations
 
 import argparse
-import json
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -31,9 +31,12 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
-from recbole_mm.trainer.checkpoint import read_checkpoint
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.rows import append, read  # noqa: E402
+from recbole_mm.trainer.checkpoint import read_checkpoint  # noqa: E402
+
 STAGES = {"meta": "MML, meta-learners", "generator": "MML, and generator", "fusion": "MML, and fusion"}
 BASELINES = ("SASRec", "GRU4Rec")
 NEW_USERS = {"entity": "user", "by": "ratio", "ratio": 0.2, "evaluate": "cold", "seed": 2020}
@@ -43,78 +46,81 @@ def main() -> None:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--dataset", default="ml-100k")
+    parser.add_argument("--models", default="SASRec,GRU4Rec,MML")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=30, help="at most, of the baselines")
     parser.add_argument("--support", default="all", help="interactions of a new user that are known, or all")
     parser.add_argument("--output", type=Path, default=Path("new_users"))
     arguments, rest = parser.parse_known_args()
     sys.argv = sys.argv[:1] + rest  # RecBole reads --key=value itself
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    given = dict(argument.removeprefix("--").split("=", 1) for argument in rest)
     file = arguments.output / f"{arguments.dataset}.jsonl"
     for seed in range(2020, 2020 + arguments.seeds):
-        for model in (*BASELINES, "MML"):
-            known = read(file)
-            if len(known) and ((known["run"] == model) & (known["seed"] == seed)).any():
+        for model in arguments.models.split(","):
+            run = {"dataset": arguments.dataset, "run": model, "seed": seed}
+            if any(run.items() <= known.items() for known in read(file)):
                 continue
-            rows = [{"run": model, "seed": seed, **row} for row in measure(model, seed, arguments)]
-            with file.open("a") as stream:
-                stream.writelines(json.dumps(row) + "\n" for row in rows)
-            print(*rows, sep="\n", flush=True)
+            rows = list(measure(model, seed, arguments))  # all of a run or none, so that what is missing is run again
+            for row in rows:
+                print(append(file, {**run, **row}, given), flush=True)
     print(table(read(file)))
 
 
-def measure(model: str, seed: int, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Train a model and test it with every size of support; MML after every stage."""
-    sizes = [None if size == "all" else int(size) for size in arguments.support.split(",")]
+def options_of(model: str, seed: int, arguments: argparse.Namespace, support: str) -> dict[str, Any]:
+    """The options of a run for a size of support."""
     options = {
         "seed": seed, "metrics": ["Recall", "NDCG", "MRR"], "topk": [10, 20], "valid_metric": "NDCG@10",
         "checkpoint_dir": str(arguments.output / "saved"), "show_progress": False, "state": "ERROR",
-        "cold_start": {**NEW_USERS, "support": sizes[0]},
+        "cold_start": {**NEW_USERS, "support": None if support == "all" else int(support)},
         "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
     }  # fmt: skip
     if model in BASELINES:
         options |= {"epochs": arguments.epochs, "stopping_step": 3, "train_neg_sample_args": None}
+    return options
+
+
+def measure(model: str, seed: int, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Train a model and test it with every size of support; MML after every stage."""
+    sizes = arguments.support.split(",")
     start = time.process_time()
-    found = recbole_mm.run(model, arguments.dataset, config_dict=options)
-    seconds = time.process_time() - start
-    base = found["checkpoint"].rsplit("-", 1)[0]
+    found = recbole_mm.run(model, arguments.dataset, config_dict=options_of(model, seed, arguments, sizes[0]))
+    seconds = round(time.process_time() - start, 1)
     stages = {model: found["checkpoint"]}
     if model == "MML":
+        base = found["checkpoint"].rsplit("-", 1)[0]
         stages = {label: f"{base}-{stage}.pth" for stage, label in STAGES.items()}
     for size in sizes:
-        options["cold_start"]["support"] = size
+        options = options_of(model, seed, arguments, size)
         config = Config(model=model, dataset=arguments.dataset, config_dict=options)
         init_seed(seed, True)
         train, _, test = data_preparation(config, create_dataset(config))
         for label, file in stages.items():
-            for result in tested(label, file, config, train.dataset, test):
-                yield {"support": size or "all", "cpu_seconds": seconds, **result}
+            for variant, metrics in tested(file, config, train.dataset, test):
+                metrics["cpu_seconds"] = seconds
+                yield {"model": label + variant, "protocol": f"support {size}", "metrics": metrics}
 
 
-def tested(label: str, file: str, config: Any, dataset: Any, test: Any) -> Iterator[dict[str, Any]]:
+def tested(file: str, config: Any, dataset: Any, test: Any) -> Iterator[tuple[str, dict[str, float]]]:
     """Results of the parameters in a file; of MML with and without adaptation."""
     network = get_model(config["model"])(config, dataset)
     network.load_state_dict(read_checkpoint(file)["state_dict"])
-    for steps in (network.settings.adapt_steps, 0) if config["model"] == "MML" else (None,):
+    variants: dict[str, int | None] = {"": None}
+    if config["model"] == "MML":
+        variants = {", adapted": network.settings.adapt_steps, ", not adapted": 0}
+    for variant, steps in variants.items():
         if steps is not None:
             network.learners.steps = steps
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
         with torch.no_grad():
-            result = trainer.evaluate(test, load_best_model=False, show_progress=False)
-        yield {"model": label, "adapt_steps": steps, **result}
+            yield variant, dict(trainer.evaluate(test, load_best_model=False, show_progress=False))
 
 
-def read(file: Path) -> pd.DataFrame:
-    """The results so far."""
-    return pd.read_json(file, lines=True) if file.exists() else pd.DataFrame()
-
-
-def table(rows: pd.DataFrame) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """Mean and standard deviation over the seeds."""
-    metrics = [name for name in rows.columns if "@" in name]
-    groups = rows.groupby(["support", "model", "adapt_steps"], dropna=False, sort=False)
-    text = groups[metrics].mean().map("{:.4f}".format) + " ± " + groups[metrics].std().map("{:.4f}".format)
-    return text.assign(seeds=groups["seed"].nunique(), cpu_seconds=groups["cpu_seconds"].mean().round()).to_string()
+    frame = pd.json_normalize(rows)
+    metrics = [name for name in frame.columns if "@" in name]
+    groups = frame.groupby(["protocol", "model"], sort=False)[metrics]
+    return groups.agg(lambda values: f"{values.mean():.4f} ± {statistics.pstdev(values):.4f}").to_string()
 
 
 if __name__ == "__main__":
