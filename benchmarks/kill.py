@@ -56,7 +56,7 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 STAGED: dict[str, dict[str, Any]] = {
     "MCPTR": {"pretrain_epochs": 4, "epochs": 4},
-    "MML": {"epochs": 2, "generator_epochs": 2, "fusion_epochs": 2},
+    "MML": {"epochs": 1, "warmup_epochs": 1, "generator_epochs": 2, "fusion_epochs": 2},
     "UniSRec": {"train_stage": "both", "pretrain_epochs": 4, "epochs": 4},
 }
 #: What keeps a model from taking minutes, or what RecBole needs beside it.

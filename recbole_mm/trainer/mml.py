@@ -55,10 +55,11 @@ class MMLTrainer(StagedTrainer):
         self._make_tasks(train_data.dataset)
         meta, generator, fusion = self.stage_names
         fusion_epochs = s.fusion_epochs if s.fusion_method == "attention" else 0
+        meta_epochs = s.warmup_epochs + self.config["epochs"] if self.config["epochs"] else 0
         return (
             Stage(
                 meta,
-                self.config["epochs"],
+                meta_epochs,
                 self._enter_meta,
                 self._meta_epoch,
                 self._rank_validation,

@@ -43,7 +43,7 @@ CASES: dict[str, tuple[str, dict[str, Any], set[bool]]] = {
     "contrast": ("MMGCL", {}, {False}),
     "softmax": ("SASRec", {"train_neg_sample_args": None, "n_layers": 1, **STILL}, {True}),
     "two stages": ("MCPTR", {"pretrain_epochs": 1}, {True, False}),
-    "meta": ("MML", {"generator_epochs": 0, "fusion_epochs": 2, **TINY, **STILL}, set()),
+    "meta": ("MML", {"warmup_epochs": 1, "generator_epochs": 0, "fusion_epochs": 2, **TINY, **STILL}, set()),
 }  # fmt: skip
 
 

@@ -29,7 +29,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "GRU4Rec": {"train_neg_sample_args": None, "embedding_size": 8, "hidden_size": 8},
     "MML": {
         "embedding_size": 8, "n_layers": 1, "inner_size": 8, "MAX_ITEM_LIST_LENGTH": 8, "fusion_hidden_size": 4,
-        "modalities": ["text"], "generator_epochs": 1, "fusion_epochs": 1, "adapt_steps": 1, "inner_steps": 1,
+        "modalities": ["text"], "warmup_epochs": 1, "generator_epochs": 1, "fusion_epochs": 1, "adapt_steps": 1,
+        "inner_steps": 1,
     },
 }  # fmt: skip
 SEQUENTIAL = {"SASRec", "GRU4Rec", "MML"}

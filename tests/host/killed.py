@@ -22,8 +22,8 @@ OPTIONS = {**QUICK, "epochs": 3, "train_batch_size": 1024, "embedding_size": 16}
 SMALL: dict[str, dict[str, Any]] = {
     "MCPTR": {"pretrain_epochs": 2, "epochs": 2},
     "MML": {
-        "epochs": 2, "generator_epochs": 2, "fusion_epochs": 2, "inner_steps": 1, "adapt_steps": 1, "max_support": 10,
-        "query_size": 5, "meta_batch_size": 64, "inner_size": 32, "n_layers": 1,
+        "epochs": 1, "warmup_epochs": 1, "generator_epochs": 2, "fusion_epochs": 2, "inner_steps": 1, "adapt_steps": 1,
+        "max_support": 10, "query_size": 5, "meta_batch_size": 64, "inner_size": 32, "n_layers": 1,
     },
     "CMBF": {"n_image_layers": 1, "n_text_layers": 1, "n_cross_layers": 1, "epochs": 2},
     "UVCAN": {"epochs": 2},

@@ -27,7 +27,7 @@ from tests.model.tiny import tiny_model
 
 # Every modality of MML has a sequence model of its own: with its default sizes the contract takes three times as long.
 SMALLER = {"MML": {"MAX_ITEM_LIST_LENGTH": 10, "n_layers": 1, "inner_size": 64, "query_size": 5, "meta_batch_size": 64}}
-SMALLER["MML"].update(inner_steps=2, adapt_steps=2, max_support=10)
+SMALLER["MML"].update(warmup_epochs=1, inner_steps=2, adapt_steps=2, max_support=10)
 # And a step still takes several times as long as another model's.
 STEPS = {"MML": 50}
 # BM3 has no negatives: a step tells where positives belong, never what is less liked, so that items come apart only as

@@ -23,6 +23,7 @@ TINY = {
     "fusion_hidden_size": 6,
     "meta_batch_size": 40,
     "query_size": 1,
+    "warmup_epochs": 0,
     "modalities": ["image", "text"],
     "epochs": 2,
     "eval_step": 1,
@@ -329,8 +330,8 @@ def test_chunks_of_a_meta_batch_add_up(order, monkeypatch):
     table = type(trainer_for(**options)[1].model.support)
     original = table.batch
 
-    def same_negatives(self, users, pool, fixed=False):
-        return original(self, users, pool, fixed=True)
+    def same_negatives(self, users, pool, fixed=False, n_candidates=None):
+        return original(self, users, pool, fixed=True, n_candidates=n_candidates)
 
     monkeypatch.setattr(table, "batch", same_negatives)
     results = [gradients(*trainer_for(**options, task_memory_mb=memory)) for memory in (4096.0, 1.0)]
@@ -390,6 +391,33 @@ def test_fusion_stops_by_the_cross_entropy_of_the_queries_and_keeps_the_best():
     trainer.fit(built.train_data, built.valid_data)
     assert 2 < len(values) < 30
     assert validate(None, False)[0] == pytest.approx(min(values), rel=1e-5)
+
+
+def test_warm_up_comes_first_and_asks_every_instance(monkeypatch):
+    trainer, built = trainer_for(warmup_epochs=2, epochs=1, generator_epochs=0, fusion_epochs=0, learning_rate=0.01)
+    asked, stages = [], []
+    for name in ("plain_losses", "meta_losses"):
+        method = getattr(built.model, name)
+
+        def watch(*tasks, method=method, name=name):
+            stages.append(name)
+            asked.append(int(tasks[-1].target.ne(0).sum()))
+            return method(*tasks)
+
+        monkeypatch.setattr(built.model, name, watch)
+    trainer.fit(built.train_data, None)
+    warm = stages.count("plain_losses")
+    assert stages == ["plain_losses"] * warm + ["meta_losses"] * (len(stages) - warm) and 0 < warm < len(stages)
+    assert sum(asked[: warm // 2]) == len(built.train_data.dataset.inter_feat)
+
+
+def test_warm_up_lowers_the_cross_entropy_of_every_learner():
+    trainer, built = trainer_for(warmup_epochs=1, learning_rate=0.01)
+    trainer.stages(built.train_data, None)
+    trainer.optimizer = trainer._enter_meta()
+    built.model.train()
+    losses = torch.tensor([trainer._warmup_epoch(epoch, False) for epoch in range(6)])
+    assert (losses[-1] < 0.97 * losses[0]).all()
 
 
 def test_second_order_and_full_scope_train_end_to_end():
