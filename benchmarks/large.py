@@ -1,9 +1,9 @@
 """Graph models on large **synthetic** data, whole graph against sampled neighbours: ``python benchmarks/large.py``.
 
 Users, items and pairs in the proportion of 192,000 x 63,000 x 1.3 million with planted taste: items belong to groups, a
-group's features lie around its centre (of rank 92), and users choose from two groups of theirs and sometimes from all. One pair of
-every user is held out for validation. The data set is made in memory, so that no time goes into files. Every model and size is a
-process with one thread, in which sampled steps come first; seconds are CPU seconds of a step, memory is the peak of the
+group's features lie around its centre, and users choose from two groups of theirs and sometimes from all; one pair of
+every user is held out for validation. The data set is made in memory, so that no time goes into files. A process with
+one thread measures a model at a size, sampled steps first; seconds are CPU seconds of a step, memory is the peak of the
 process so far, data and libraries included. ``--train`` trains for as many CPU seconds from the same start and gives
 Recall@20 of 4,000 users on the way, as (seconds, steps, recall).
 Linux only (``/proc``).
