@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -73,10 +74,10 @@ class DualGNN(SamplesGraph, MultimodalRecommender):
         knn_k = self.options.integer("knn_k", minimum=1)
 
         self.graph = self.interaction_graph()
-        self.set_up_sampling(config, self.n_layers)
         neighbours, beta = neighbour_table(cooccurrence(self.interactions, knn_k), aggregation)
         self.register_buffer("neighbours", neighbours, persistent=False)
         self.register_buffer("beta", beta, persistent=False)
+        self.set_up_sampling(config, self.n_layers)
 
         weight = torch.tensor([self.features.weight[m] for m in self.features], dtype=torch.float64)
         self.register_buffer("fusion_weight", weight.view(1, -1, 1), persistent=False)
@@ -120,9 +121,7 @@ class DualGNN(SamplesGraph, MultimodalRecommender):
             users = add_peers(self._fuse(states, tables.alpha), self.neighbours, self.beta, user)
             return users, F.embedding(item, items), part._replace(user=user, item=item), tables
         asked, place = torch.unique(user, return_inverse=True)
-        slots, beta = sample_peers(self.beta[asked], self.fanout[0])
-        # Where fewer peers are drawn, the user stands for them with weight 0.
-        peers = torch.where(beta > 0, self.neighbours[asked].gather(1, slots), asked.unsqueeze(1))
+        peers, beta = self._draw_peers(asked, self.fanout)
         part = self.neighbourhood(torch.cat([asked, peers.flatten()]), item)
         tables = self._tables(part)
         states, items = self._propagate(part, tables)
@@ -130,6 +129,18 @@ class DualGNN(SamplesGraph, MultimodalRecommender):
         fused = self._fuse(states, tables.alpha)
         users = F.embedding(own, fused) + sum_peers(fused, of_peers.view_as(peers), beta)
         return F.embedding(place, users), F.embedding(part.item, items), part._replace(user=own[place]), tables  # type: ignore[arg-type]
+
+    def _draw_peers(
+        self, user: Tensor, fanout: Sequence[int], generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Some peers of users and their weights, ``(n, k)``; where fewer are drawn the user stands in with weight 0."""
+        most = fanout[0] if fanout else self.neighbours.shape[1]  # without layers there is no limit, nor a need of one
+        slots, beta = sample_peers(self.beta[user], most, generator)
+        return torch.where(beta > 0, self.neighbours[user].gather(1, slots), user.unsqueeze(1)), beta
+
+    def last_users(self, user: Tensor, fanout: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
+        """The users and their sampled peers."""
+        return torch.cat([user, self._draw_peers(user.unique(), fanout, generator)[0].flatten()])
 
     def _add_modalities(self, stacked: Tensor) -> Tensor:
         parts = stacked.chunk(len(self.features), dim=1)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from logging import getLogger
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from recbole_mm.config import ModelOptions
 from recbole_mm.config.graph_batch import fanouts
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
 from recbole_mm.nn.graph.sampling import Neighbourhood, sample_neighbourhood
 
-__all__ = ["SamplesGraph", "cheaper_sampled", "sampled_work"]
+__all__ = ["SamplesGraph", "StepSize", "cheaper_sampled"]
 
 
 class SamplesGraph:
@@ -27,6 +28,8 @@ class SamplesGraph:
     samples_graph = True
 
     graph: BipartiteGraph
+    options: ModelOptions
+    features: Any
     training: bool
     fanout: list[int] | None
 
@@ -45,11 +48,14 @@ class SamplesGraph:
             return
         fanout = fanouts(config["fanout"], n_hops, type(self).__name__)
         if mode == "auto":
-            sampled, whole = self._work(fanout, int(config["train_batch_size"]))
-            chosen = cheaper_sampled(sampled, whole)
+            sampled, whole = self._sizes(fanout, int(config["train_batch_size"]))
+            width = self.options.integer("embedding_size", minimum=1) * len(self.features)
+            costs = [size.cost(width, sum(self.features.dims.values())) for size in (sampled, whole)]
+            chosen = cheaper_sampled(*costs)
             getLogger().info(
-                f"graph_batch: auto - a step touches about {sampled:,} of {whole:,} edges and rows with sampled "
-                f"neighbours (fanout {fanout}): {'sampled' if chosen else 'full'}."
+                f"graph_batch: auto - with fanout {fanout} a step touches about {sampled.edges:,} of {whole.edges:,} "
+                f"edges and {sampled.items:,} of {whole.items:,} items, {costs[0] / 1e6:,.0f} of {costs[1] / 1e6:,.0f} "
+                f"million numbers: {'sampled' if chosen else 'full'}."
             )
             if not chosen:
                 return
@@ -61,39 +67,54 @@ class SamplesGraph:
             return Neighbourhood((self.graph,) * self.n_hops, None, None, user, item)
         return sample_neighbourhood(self.graph, user, item, self.fanout, self.routes)
 
-    def _work(self, fanout: Sequence[int], batch: int) -> tuple[int, int]:
-        """Edges and rows of a step on sampled neighbours, and on the whole graph."""
-        return sampled_work(self.graph, fanout, batch, self.routes), whole_work(self.graph, self.n_hops)
+    def last_users(self, user: Tensor, fanout: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
+        """Users that the last layer has to give for those of a batch: these, and whom a model adds to them."""
+        return user
+
+    def _sizes(self, fanout: Sequence[int], batch: int) -> tuple[StepSize, StepSize]:
+        """What a step on sampled neighbours touches, counted on a random batch of pairs, and one on the whole graph.
+
+        A generator of its own draws the batch: what training draws later stays the same.
+        """
+        graph, device = self.graph, self.graph.to_user.col.device
+        edges = (2 * self.n_hops + self.routes) * graph.n_edges
+        whole = StepSize(edges, graph.n_users, graph.n_items)
+        if graph.n_edges == 0:
+            return whole, whole
+        generator = torch.Generator(device)
+        generator.manual_seed(0)
+
+        def draw(size: int) -> Tensor:
+            return torch.randint(size, (batch,), generator=generator, device=device)
+
+        pairs = draw(graph.n_edges)
+        item = torch.cat((graph.to_user.col[pairs], draw(graph.n_items)))
+        user = self.last_users(graph.to_user.row[pairs], fanout, generator)
+        part = sample_neighbourhood(graph, user, item, fanout, self.routes, generator)
+        edges = sum(hop.to_user.n_edges + hop.to_item.n_edges for hop in part.hops)
+        edges += 0 if part.routes is None else part.routes.pattern.n_edges
+        return StepSize(edges, len(part.users), len(part.items)), whole  # type: ignore[arg-type]
 
 
-def sampled_work(graph: BipartiteGraph, fanout: Sequence[int], batch: int, routes: bool = False) -> int:
-    """Edges and rows that one step on sampled neighbours touches, counted on a random batch of pairs.
+class StepSize(NamedTuple):
+    """What a training step touches."""
 
-    A generator of its own draws the batch: what training draws later stays the same.
-    """
-    if graph.n_edges == 0:
-        return 0
-    generator = torch.Generator(graph.to_user.col.device)
-    generator.manual_seed(0)
-    device = graph.to_user.col.device
+    edges: int
+    users: int
+    items: int
 
-    def draw(size: int) -> Tensor:
-        return torch.randint(size, (batch,), generator=generator, device=device)
+    def cost(self, width: int, features: int) -> int:
+        """Numbers that are read: a state of ``width`` an edge and a user, a vector of ``features`` besides an item.
 
-    pairs = draw(graph.n_edges)
-    item = torch.cat((graph.to_user.col[pairs], draw(graph.n_items)))
-    part = sample_neighbourhood(graph, graph.to_user.row[pairs], item, fanout, routes, generator)
-    edges = sum(hop.to_user.n_edges + hop.to_item.n_edges for hop in part.hops)
-    return edges + len(part.users) + len(part.items)  # type: ignore[arg-type]
-
-
-def whole_work(graph: BipartiteGraph, n_hops: int) -> int:
-    """Edges and rows that one step on the whole graph touches."""
-    return 2 * n_hops * graph.n_edges + graph.n_users + graph.n_items
+        Example:
+            >>> StepSize(edges=10, users=2, items=3).cost(width=4, features=100)
+            360
+        """
+        return (self.edges + self.users + self.items) * width + self.items * features
 
 
 def cheaper_sampled(sampled: int, whole: int) -> bool:
-    """The rule of ``auto``: neighbours are sampled where a step then touches less than half as many edges and rows.
+    """The rule of ``auto``: neighbours are sampled where a step then reads less than half as many numbers.
 
     Half, because a sampled edge costs about twice as much as one of a graph that stays: it is drawn, renumbered and
     turned round anew in every step.

@@ -9,7 +9,7 @@ import torch
 from recbole.quick_start import run_recbole
 
 from recbole_mm.host.registry import registered_models
-from recbole_mm.model.sampled_graph import cheaper_sampled, sampled_work, whole_work
+from recbole_mm.model.sampled_graph import cheaper_sampled
 from tests.model.conftest import build, stirred, total_loss
 
 SAMPLING = sorted(name for name, cls in registered_models().items() if cls.samples_graph)
@@ -19,7 +19,11 @@ CASES = [(name, {}) for name in SAMPLING]
 CASES += [("GRCN", {"weight_mode": "mean", "pruning": "hard", "edge_dropout": 0.3}), ("GRCN", {"pruning": "none"})]
 CASES += [("GRCN", {"n_layers": 0, "contrastive_weight": 0.1}), ("MMGCN", {"concat": False, "n_layers": 1})]
 CASES += [("MGAT", {"n_layers": 2, "gate_degree": "target"}), ("MGAT", {"gate": "none", "contrastive_weight": 0.1})]
-CASES += [("DualGNN", {"user_fusion": "concat"}), ("DualGNN", {"user_fusion": "mean", "normalize_tables": True})]
+CASES += [
+    ("DualGNN", {"n_layers": 0}),
+    ("DualGNN", {"user_fusion": "concat"}),
+    ("DualGNN", {"user_fusion": "mean", "normalize_tables": True}),
+]
 CASES += [("MMGCL", {"mask_mode": "node_dropout", "edge_drop_scope": "one_modality"}), ("MMGCL", {"n_layers": 0})]
 
 
@@ -109,10 +113,15 @@ def test_auto_takes_what_touches_less(caplog):
     assert "full" in caplog.text and "sampled" in caplog.text
 
 
-def test_the_rule_of_auto_counts_edges_and_rows():
-    graph = build("GRCN").model.graph
+@pytest.mark.parametrize("name", SAMPLING)
+def test_the_rule_of_auto_counts_what_a_step_touches(name):
+    model = build(name).model
     state = torch.get_rng_state()
-    work = sampled_work(graph, [EVERYONE], 64)
-    assert torch.equal(state, torch.get_rng_state())
-    assert work < whole_work(graph, 1) == 2 * graph.n_edges + graph.n_users + graph.n_items
+    sampled, whole = model._sizes([1] * model.n_hops, 4)
+    assert torch.equal(state, torch.get_rng_state()), "training draws what it would have drawn"
+    hops = 2 * model.n_hops + (name == "GRCN")  # whose users route besides
+    assert whole == (hops * model.graph.n_edges, model.n_users, model.n_items)
+    assert all(0 < part < all_of_it for part, all_of_it in zip(sampled, whole))
+    peers = name == "DualGNN"  # 4 users, 8 items, and a peer each
+    assert sampled.users > 4 and sampled.items > 8 and (not peers or sampled.users > 8)
     assert cheaper_sampled(49, 100) and not cheaper_sampled(50, 100)
