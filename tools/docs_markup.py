@@ -8,12 +8,12 @@ from __future__ import annotations
 import html
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from latex2mathml.converter import convert
 
-__all__ = ["cell", "docstring", "mathml", "render", "sections", "table"]
+__all__ = ["cell", "docstring", "mathml", "render", "sections", "shown", "table"]
 
 _ROLE = r":(?:class|func|meth|attr|mod|data):<code>~?(?:[\w.]*\.)?(\w+)</code>"
 _BLOCK = re.compile(r"^\.\. math::(.*(?:\n(?:[ \t]+\S.*))*(?:\n\n(?:[ \t]+\S.*\n?)+)?)", flags=re.MULTILINE)
@@ -88,3 +88,23 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def shown(output: Mapping[str, Any]) -> str:
+    """What a cell of a notebook showed, as Markdown: a table, a picture or text.
+
+    Args:
+        output: An output in the format of notebooks.
+    """
+    data = output.get("data") or {"text/plain": output.get("text", "")}
+    texts = {kind: text if isinstance(text, str) else "".join(text) for kind, text in data.items()}
+    if "image/png" in texts:
+        picture = texts["image/png"].replace("\n", "")
+        return f'<p class="shown"><img alt="What the cell above shows" src="data:image/png;base64,{picture}"></p>'
+    if "text/html" in texts:
+        plain = re.sub(r' (?:border|class|style)="[^"]*"', "", texts["text/html"])
+        found = re.search(r"<table>.*</table>", plain, flags=re.DOTALL)
+        if found:
+            compact = re.sub(r">\s+<", "><", found[0])
+            return f'<div class="shown">{compact}</div>'
+    return f"```{{.text .shown}}\n{texts.get('text/plain', '').rstrip()}\n```"

@@ -14,7 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-from docs_markup import cell, docstring, sections, table
+from docs_markup import cell, docstring, sections, shown, table
 
 import recbole_mm
 from recbole_mm.cli.catalogue import Option, experiments, read_options_file, shared_options
@@ -269,11 +269,12 @@ def data_sets_page() -> str:
 
 
 def notebook_page(file: Path) -> str:
-    """A notebook as a page: its texts and its code, and a link to the file."""
+    """A notebook as a page: its texts, its code and what that showed, and a link to the file."""
     lines = []
     for entry in json.loads(file.read_text(encoding="utf-8"))["cells"]:
         source = "".join(entry["source"])
         lines.append(source if entry["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        lines += [shown(output) for output in entry.get("outputs", ())]
     return "\n\n".join([*lines, f"[This page as a notebook]({file.name}); the tests run it."]) + "\n"
 
 

@@ -95,6 +95,7 @@ def run(request: Request) -> int:
     if flags.get("layout") == "unisrec":
         return _unisrec(request)
     vectors, types = _pairs(flags.get("vectors", ""), "vectors"), _pairs(flags.get("types", ""), "types")
+    from recbole_mm.data.convert.columns import WEB_ADDRESSES
     from recbole_mm.data.convert.layouts import import_layout
     from recbole_mm.data.convert.published import Found
     from recbole_mm.data.convert.tables import import_tables
@@ -123,7 +124,8 @@ def run(request: Request) -> int:
         report, found = import_tables(flags["NAME"], **arguments, duplicates=duplicates), Found({})
     print(report)
     place = [f"--data_path={folder}"] if "data_path" in flags else []
-    texts = [column.name for column in report.columns.get("item", ()) if column.kind == "text"]
+    items = report.columns.get("item", ())
+    texts = [column.name for column in items if column.kind == "text" and column.reason != WEB_ADDRESSES]
     content = [f"--text={','.join(texts)}"] if texts else []
     content += [f"--image={found.pictures}"] if found.pictures else []
     if content:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,9 @@ import pandas as pd
 
 from recbole_mm.config.names import suggest
 
-__all__ = ["Content", "files_content", "read_rows", "text_content"]
+__all__ = ["Content", "files_content", "plain_text", "read_rows", "text_content"]
+
+_TAG = re.compile(r"<(?:/?[A-Za-z][^<>]*|!--.*?--)>", flags=re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -74,22 +78,34 @@ def _interactions(folder: Path, name: str) -> pd.DataFrame:
 
 
 def text_content(rows: pd.DataFrame, columns: Sequence[str]) -> Content:
-    """Texts of one or several columns, joined with their names where there are several.
+    """Texts of one or several columns, without tags of HTML, joined with their names where there are several.
 
     Raises:
         KeyError: A column is not there.
     """
     for column in columns:
         _check_column(column, rows)
-    cells = rows[list(columns)].astype(str)
+    cells = rows[list(columns)].astype(str).map(plain_text)
     if len(columns) == 1:
-        texts = cells[columns[0]].str.strip()
+        texts = cells[columns[0]]
     else:
-        named = [cells[c].str.strip().map(lambda text, c=c: f"{c}: {text}" if text else "") for c in columns]
+        named = [cells[c].map(lambda text, c=c: f"{c}: {text}" if text else "") for c in columns]
         texts = pd.Series([". ".join(filter(None, parts)) for parts in zip(*named)], index=rows.index)
     failed = dict.fromkeys(rows.index[texts == ""], "no text")
     texts = texts[texts != ""]
     return Content(list(texts.index), list(texts), failed, str, f"text of {', '.join(columns)}")
+
+
+def plain_text(text: str) -> str:
+    """A text as a browser shows it: descriptions of shops are often HTML, whose tags an encoder would read as words.
+
+    Example:
+        >>> plain_text("<p>Mug &amp; <b>saucer</b></p> 3 < 4")
+        'Mug & saucer 3 < 4'
+    """
+    if "<" in text:
+        text = _TAG.sub(" ", text)
+    return " ".join((html.unescape(text) if "&" in text else text).split())
 
 
 def files_content(rows: pd.DataFrame, pattern: str, entity: str, read: Callable[[Path], Any], base: Path) -> Content:
@@ -125,7 +141,10 @@ def files_content(rows: pd.DataFrame, pattern: str, entity: str, read: Callable[
         )
     ids = [index for index, exists in zip(rows.index, there) if exists]
     inputs = [path for path, exists in zip(paths, there) if exists]
-    failed = {index: "no such file" for index, exists in zip(rows.index, there) if not exists}
+    stems = {folder: {file.stem for file in folder.glob("*")} for folder in {path.parent for path in paths}}
+    missing = [(index, path) for index, path, exists in zip(rows.index, paths, there) if not exists]
+    other = "no file of this suffix, but of another one: write .* for any"
+    failed = {index: other if path.stem in stems[path.parent] else "no such file" for index, path in missing}
     return Content(ids, inputs, failed, read, f"files {pattern}")
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from recbole_mm.data.convert.tables import import_tables
 from recbole_mm.data.features.files import discover
+from recbole_mm.extract.content import plain_text, text_content
 from recbole_mm.extract.encoders import make_encoder
 from recbole_mm.extract.extract import extract
 from recbole_mm.extract.pictures import read_picture
@@ -81,11 +82,14 @@ def test_what_fails_is_a_missing_row_and_a_line(shop):
     pictures = shop / "pictures"
     (pictures / "1e5.png").write_bytes(b"no picture")
     (pictures / "ö.png").unlink()
+    (pictures / "a b.png").rename(pictures / "a b.jpg")
     whole = (pictures / "new.png").read_bytes()
     (pictures / "new.png").write_bytes(whole[: len(whole) // 2])
     (made,) = own(batch_size=1)
-    assert features(shop, "image")[0] == ["007", "a b"]
-    assert set(made.failed) == {"1e5", "ö", "new"} and "no such file" in str(made) and "not a picture" in str(made)
+    assert features(shop, "image")[0] == ["007"] and "another one: write .*" in made.failed["a b"]
+    assert (
+        set(made.failed) == {"1e5", "ö", "new", "a b"} and "no such file" in str(made) and "not a picture" in str(made)
+    )
     assert set(json.loads((shop / "dataset/shop/shop.item.image.json").read_text())["failed"]) == set(made.failed)
 
 
@@ -306,3 +310,11 @@ def test_texts_of_like_length_share_a_batch_and_keep_their_ids(shop, monkeypatch
     assert seen == sorted(seen, reverse=True) and len(set(seen)) > 1
     ids, vectors = features(shop, "text")
     assert dict(zip(ids, vectors[:, 0].tolist())) == {i: len(f"Title {i}") for i in ids}
+
+
+def test_tags_of_html_are_no_words():
+    shown = plain_text("<p class='x'>Mug &amp; <b>saucer</b>&nbsp;2</p><!-- a\nb --> 3 < 4 > 1")
+    assert shown == "Mug & saucer 2 3 < 4 > 1"
+    rows = pd.DataFrame({"a": ["<br/>", "x<br>y"], "b": ["", "&lt;i&gt;"]}, index=["1", "2"])
+    content = text_content(rows, ["a", "b"])
+    assert content.ids == ["2"] and content.inputs == ["a: x y. b: <i>"] and content.failed == {"1": "no text"}

@@ -11,7 +11,7 @@ import pandas as pd
 
 from recbole_mm.config.names import suggest
 
-__all__ = ["KINDS", "ROLES", "Column", "classify", "find_roles", "in_kind"]
+__all__ = ["KINDS", "ROLES", "WEB_ADDRESSES", "Column", "classify", "find_roles", "in_kind", "written_numbers"]
 
 #: Usual names of columns by role, the most telling first; case, blanks, ``_`` and ``:type`` do not count.
 ROLES: dict[str, tuple[str, ...]] = {
@@ -47,7 +47,13 @@ ROLES: dict[str, tuple[str, ...]] = {
 KINDS = ("token", "token_seq", "float", "float_seq", "text", "drop")
 """What a column may become; ``text`` is kept for encoders beside the atomic files, ``drop`` nowhere."""
 
+WEB_ADDRESSES = "web addresses"
+"""Reason of a column that is text and yet nothing for an encoder of texts."""
+
 _REQUIRED = ("user", "item")
+_UNIT = r"[€$£¥]|EUR|USD|GBP|CHF"
+_AMOUNT = re.compile(rf"^(?P<before>{_UNIT})?\s*(?P<number>[-+]?\d[\d.,]*)\s*(?P<after>{_UNIT})?$")
+_ADDRESS = re.compile(r"(?:https?:)?//\S+$")
 _LEADING_ZERO = re.compile(r"[-+]?0\d+")
 _LIST = re.compile(r"\s*[|,]\s*")
 # From here on, values say something about one item rather than about a group of items.
@@ -143,6 +149,10 @@ def classify(name: str, cells: pd.Series, kind: str | None = None) -> Column:
     numeric = pd.to_numeric(filled, errors="coerce")
     if np.isfinite(numeric).all() and not filled.str.fullmatch(_LEADING_ZERO).any():
         return Column(name, "float", "numbers")
+    if written_numbers(filled) is not None:
+        return Column(name, "float", f"numbers such as {filled.iloc[0]}")
+    if filled.str.match(_ADDRESS).mean() > 0.9:
+        return Column(name, "text", WEB_ADDRESSES)
     distinct = filled.nunique() / len(filled)
     if filled.str.contains("|", regex=False).mean() > 0.2:
         return Column(name, "token_seq", "lists separated by |")
@@ -155,6 +165,31 @@ def classify(name: str, cells: pd.Series, kind: str | None = None) -> Column:
     if distinct > _DISTINCT_SHARE and len(filled) >= _MANY_ROWS:
         return Column(name, "text", "differs from row to row")
     return Column(name, "token", f"{filled.nunique():,} values")
+
+
+def written_numbers(filled: pd.Series) -> pd.Series | None:
+    """Amounts as people write them (``1.299,00``, ``12,5 €``, ``$1,299.00``) in the form of Python's numbers.
+
+    All of them must be written in one way, with one unit, and at least one must tell the decimal mark from that of
+    thousands: ``1,299`` alone could be either.
+
+    Args:
+        filled: Texts without blanks around them, none of them empty.
+
+    Returns:
+        The numbers as text, or ``None`` where this is not what they are.
+    """
+    parts = filled.str.extract(_AMOUNT)
+    unit = parts["before"].fillna("") + parts["after"].fillna("")
+    if parts["number"].isna().any() or unit.nunique() != 1:
+        return None
+    numbers = parts["number"]
+    for mark, thousands in ((",", "."), (".", ",")):
+        style = rf"[-+]?(?:\d+|\d{{1,3}}(?:\{thousands}\d{{3}})+)(?:\{mark}\d+)?"
+        telling = rf".*\{mark}(?:\d{{1,2}}|\d{{4,}})|.*\{thousands}.*\{mark}\d+"
+        if numbers.str.fullmatch(style).all() and numbers.str.fullmatch(telling).any():
+            return numbers.str.replace(thousands, "", regex=False).str.replace(mark, ".", regex=False)
+    return None
 
 
 def in_kind(column: Column, cells: pd.Series, where: str) -> pd.Series:
@@ -170,6 +205,11 @@ def in_kind(column: Column, cells: pd.Series, where: str) -> pd.Series:
         return entries.map(lambda row: " ".join("_".join(str(entry).split()) for entry in row))
     text = cells.map(lambda cell: " ".join(str(cell).split()))
     if column.kind == "float":
+        there = text.ne("").to_numpy()
+        written = written_numbers(text[there])
+        if written is not None:
+            text = text.copy()
+            text.iloc[np.flatnonzero(there)] = written.to_numpy()
         wrong = np.flatnonzero((text != "") & ~np.isfinite(pd.to_numeric(text, errors="coerce")))
         if len(wrong):
             shown = ", ".join(f"{text.iloc[row]!r} of {cells.index[row]!r}" for row in wrong[:5])
