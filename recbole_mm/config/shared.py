@@ -205,6 +205,8 @@ SHARED_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "graph_batch": _choice(GRAPH_BATCHES),
     "fanout": check_fanout,
     "optimizer_fused": _choice(("auto", "never")),
+    "amp_dtype": lambda key, value: value is None or _choice(("float16", "bfloat16"))(key, value),
+    "compile": _check_truth,
     "process_batch": _choice(("auto", "split", "whole")),
     "cold_start": lambda key, value: read_cold_start(value, key),
 }

@@ -7,6 +7,7 @@ from typing import Any
 from recbole.trainer import Trainer
 
 from recbole_mm import processes
+from recbole_mm.host.compiled import compiled
 from recbole_mm.host.editing import edit
 from recbole_mm.host.health.monitor import monitor_of
 from recbole_mm.host.sharing import SharedLoss, total
@@ -29,13 +30,15 @@ def install() -> None:
         original: Any, self: Any, train_data: Any, epoch_idx: int, loss_func: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         self.training_place, monitor = [epoch_idx, -1], monitor_of(self)
+        loss = loss_func or self.model.calculate_loss
+        loss_func = compiled(self, loss)
         if processes.world() > 1:
             processes.same_random_state()
-            loss_func = SharedLoss(self, loss_func or self.model.calculate_loss, getattr(train_data, "times", 1))
+            loss_func = SharedLoss(self, loss, getattr(train_data, "times", 1), loss_func)
         try:
             if monitor is None:
                 return total(original(self, train_data, epoch_idx, loss_func, *args, **kwargs))
-            watched = monitor.watched(loss_func or self.model.calculate_loss, epoch_idx)
+            watched = monitor.watched(loss_func, epoch_idx)
             losses = total(original(self, train_data, epoch_idx, watched, *args, **kwargs))
             monitor.epoch_done(epoch_idx, losses)
             return losses

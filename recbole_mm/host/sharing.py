@@ -26,6 +26,7 @@ from recbole_mm import processes
 from recbole_mm.host.editing import edit
 from recbole_mm.host.wrapping import wrap
 from recbole_mm.plain import from_plain
+from recbole_mm.trainer.precision import amp_dtype
 from recbole_mm.trainer.state import random_state, set_random_state
 
 __all__ = ["SharedLoss", "evaluated_here", "install", "same_names", "total"]
@@ -40,10 +41,13 @@ def install() -> None:
     """Let RecBole's trainers work in several processes; calling it again does nothing."""
     if "_recbole_mm_add" in vars(recbole_trainers):
         return
-    vars(recbole_trainers).update(_recbole_mm_add=processes.add_gradients, _recbole_mm_here=evaluated_here)
+    vars(recbole_trainers).update(
+        _recbole_mm_add=processes.add_gradients, _recbole_mm_here=evaluated_here, _recbole_mm_dtype=amp_dtype
+    )
     backward = "scaler.scale(loss + sync_loss).backward()"
     added = f"{backward}; _recbole_mm_add(self.model.parameters())"
-    edit(Trainer._train_epoch, {backward: added})
+    casts = "enabled=self.enable_amp"
+    edit(Trainer._train_epoch, {backward: added, casts: f"{casts}, dtype=_recbole_mm_dtype(self.config)"})
     batches = "enumerate(iter_data)"
     edit(Trainer.evaluate, {batches: "enumerate(_recbole_mm_here(self, eval_data, iter_data))"})
     wrap(Config, "_init_device", _init_device)
@@ -62,10 +66,14 @@ class SharedLoss:
         trainer: The trainer.
         function: The loss of an interaction: a number or a tuple of parts.
         times: How often the loader repeats the rows of a batch, once for each negative.
+        run: What computes it, if not the function itself: what a compiler has made of it.
     """
 
-    def __init__(self, trainer: Any, function: Callable[[Any], Any], times: int) -> None:
+    def __init__(
+        self, trainer: Any, function: Callable[[Any], Any], times: int, run: Callable[[Any], Any] | None = None
+    ) -> None:
         self._trainer, self._function, self._times = trainer, function, times
+        self._run = run or function
         known = vars(trainer).setdefault("_sharing", {})
         self._known: dict[Any, bool] = known
         self._key = (getattr(function, "__name__", ""), getattr(trainer, "stage_name", None))
@@ -73,10 +81,10 @@ class SharedLoss:
     def __call__(self, interaction: Any) -> Any:
         """The loss of this process's part, weighted so that the sum over the processes is that of the batch."""
         if not self._divides(interaction):
-            return _scaled(self._function(interaction), 1 / processes.world())
+            return _scaled(self._run(interaction), 1 / processes.world())
         processes.same_random_state()  # a part may have drawn more numbers than another
         part, weight = self._part(interaction, processes.rank())
-        return _scaled(self._function(part), weight)
+        return _scaled(self._run(part), weight)
 
     def _divides(self, interaction: Any) -> bool:
         if self._key not in self._known:

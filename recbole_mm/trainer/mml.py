@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from recbole_mm import processes
 from recbole_mm.nn.meta.tasks import TaskTable
 from recbole_mm.trainer.fusion_data import FusionData
+from recbole_mm.trainer.precision import amp_dtype
 from recbole_mm.trainer.stages import Stage, StagedTrainer
 
 __all__ = ["MMLTrainer"]
@@ -179,7 +180,7 @@ class MMLTrainer(StagedTrainer):
                     table.batch(chunk, self.pool, n_candidates=n_candidates).of(index)
                     for table in (self.support, self.query)
                 )
-                with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
+                with torch.autocast(self.device.type, amp_dtype(self.config), self.enable_amp):
                     parts = torch.stack([loss.float() for loss in losses(support, query)]) * (counted / len(batch))
                 parts.sum().backward()
                 total = parts.detach() if total is None else total + parts.detach()
