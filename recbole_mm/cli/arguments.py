@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from recbole_mm.cli.request import CommandLineError, Flag
 
-__all__ = ["EXPERIMENT", "GENERAL", "KEEP", "MODEL", "SEARCH", "TRUST", "check_use", "describe"]
+__all__ = ["BRIEF", "EXPERIMENT", "GENERAL", "KEEP", "MODEL", "SEARCH", "TRUST", "check_use", "describe"]
 
 MODEL = {"model": Flag("the model, ours or one of RecBole's", "NAME")}
 
@@ -30,6 +30,9 @@ GENERAL = {
     "malloc": Flag("keep: memory that a step frees is kept for the next; default: as the system has it", "HOW", "keep"),
     "help": Flag("print this text; with --model=NAME the options of that model"),
 }
+
+#: Of a command that trains nothing.
+BRIEF = {name: GENERAL[name] for name in ("debug", "help")}
 
 KEEP = {
     "save_model": Flag("write the trained model as a folder for recbole_mm.load, which needs no data", "DIR"),

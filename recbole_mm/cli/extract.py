@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from recbole_mm.cli.arguments import GENERAL
+from recbole_mm.cli.arguments import BRIEF
 from recbole_mm.cli.request import CommandLineError, Flag, Request, program
 
 __all__ = ["EXAMPLE", "FLAGS", "HELP", "OPTIONS", "POSITIONAL", "USAGE", "run"]
@@ -37,7 +37,7 @@ FLAGS = {
         "data_path": Flag("folder of data sets (default: dataset)", "FOLDER", "dataset"),
         "replace": Flag("overwrite feature files that are there"),
     },
-    "General": {name: GENERAL[name] for name in ("debug", "help")},
+    "General": BRIEF,
 }
 #: It has no options of RecBole, and one word of its own.
 OPTIONS = False

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recbole_mm.cli.arguments import GENERAL
+from recbole_mm.cli.arguments import BRIEF
 from recbole_mm.cli.request import CommandLineError, Flag, Request, program
 
 __all__ = ["EXAMPLE", "FLAGS", "HELP", "OPTIONS", "POSITIONAL", "USAGE", "run"]
@@ -62,7 +62,7 @@ FLAGS = {
         "data_path": Flag("folder of data sets; FOLDER/NAME is written (default: dataset)", "FOLDER", "dataset"),
         "replace": Flag("overwrite a data set of this name"),
     },
-    "General": {name: GENERAL[name] for name in ("debug", "help")},
+    "General": BRIEF,
 }
 #: It has no options of RecBole, and one word of its own.
 OPTIONS = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from recbole_mm.cli.arguments import GENERAL
+from recbole_mm.cli.arguments import BRIEF
 from recbole_mm.cli.request import CommandLineError, Flag, Request
 
 __all__ = ["EXAMPLE", "FLAGS", "HELP", "OPTIONS", "POSITIONAL", "USAGE", "run"]
@@ -27,7 +27,7 @@ FLAGS = {
         "format": Flag("text, with the page, or json for machines (default: text)", "FORMAT", "text"),
         "strict": Flag("exit with status 1 where something looks wrong"),
     },
-    "General": {name: GENERAL[name] for name in ("debug", "help")},
+    "General": BRIEF,
 }
 #: It has no options of RecBole, and one word of its own.
 OPTIONS = False

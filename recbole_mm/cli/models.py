@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recbole_mm.cli.arguments import GENERAL, entry
+from recbole_mm.cli.arguments import BRIEF, entry
 from recbole_mm.cli.catalogue import experiments, model_names
 from recbole_mm.cli.request import Request, sibling
 
@@ -10,7 +10,7 @@ __all__ = ["EXAMPLE", "FLAGS", "HELP", "OPTIONS", "list_names", "run"]
 
 HELP = "List the models, ours and RecBole's, with what they can do, and the files of options for special purposes."
 EXAMPLE = "models"
-FLAGS = {"General": {name: GENERAL[name] for name in ("debug", "help")}}
+FLAGS = {"General": BRIEF}
 OPTIONS = False
 
 

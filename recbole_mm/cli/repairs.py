@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from recbole_mm.cli.arguments import GENERAL, entry
+from recbole_mm.cli.arguments import BRIEF, entry
 from recbole_mm.cli.request import Request
 
 __all__ = ["EXAMPLE", "FLAGS", "HELP", "OPTIONS", "run"]
 
 HELP = "List the repairs of RecBole 1.2.1, and which of them the libraries installed here make necessary."
 EXAMPLE = "repairs"
-FLAGS = {"General": {name: GENERAL[name] for name in ("debug", "help")}}
+FLAGS = {"General": BRIEF}
 OPTIONS = False
 
 

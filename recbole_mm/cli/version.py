@@ -8,14 +8,14 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
 
-from recbole_mm.cli.arguments import GENERAL
+from recbole_mm.cli.arguments import BRIEF
 from recbole_mm.cli.request import Request
 
 __all__ = ["EXAMPLE", "FLAGS", "HELP", "OPTIONS", "run"]
 
 HELP = "Print the version of this program, and of what it runs on."
 EXAMPLE = "version"
-FLAGS = {"General": {name: GENERAL[name] for name in ("debug", "help")}}
+FLAGS = {"General": BRIEF}
 OPTIONS = False
 
 

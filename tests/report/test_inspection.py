@@ -79,7 +79,7 @@ def test_new_items_and_unmatched_rows_are_counted(planted):
     folder, vectors, write = planted
     write("image", ids=[*(f"i{k}" for k in range(79)), "new"])
     with (folder / "planted.item").open("w") as stream:
-        stream.write("item_id:token\ttitle:token\n" + "".join(f"i{k}\tTitle {k}\n" for k in range(80)) + "new\tNew\n")
+        stream.write("item_id:token\tTitle:token\n" + "".join(f"i{k}\tTitle {k}\n" for k in range(80)) + "new\tNew\n")
     found = inspect("planted")
     assert found.interactions["new_items_with_features"] == 1 and found.modalities["image"]["without"] == 1
     assert found.titles["new"] == "New"

@@ -213,7 +213,8 @@ def _histogram(counts: np.ndarray, bounds: list[int]) -> dict[str, int]:
 
 
 def _titles(rows: Any) -> dict[str, str]:
-    column = next((name for name in ("title", "movie_title", "name") if name in rows.columns), None)
+    columns = {str(column).lower(): column for column in reversed(rows.columns)}
+    column = next((columns[name] for name in ("title", "movie_title", "name") if name in columns), None)
     return {} if column is None else {token: text for token, text in rows[column].items() if text}
 
 
