@@ -25,7 +25,8 @@ def append(file: Path, row: Mapping[str, Any], options: Mapping[str, Any], devic
 
     Args:
         file: A file of JSON lines; made where it is missing.
-        row: ``model``, ``dataset`` and ``metrics`` at least; ``seed``, ``split`` and ``protocol`` where there are any.
+        row: ``model``, ``dataset`` and ``metrics`` at least; ``variant``, ``seed``, ``split`` and ``protocol`` where
+            there are any.
         options: The options that are not defaults.
         device: What it was measured on.
 

@@ -88,7 +88,9 @@ def main() -> None:
     file = arguments.output / f"{arguments.dataset}-{arguments.protocol}.jsonl"
     for seed in range(2020, 2020 + (1 if arguments.protocol == "time" else arguments.seeds)):
         for name in names:
-            row = {"model": name, "seed": seed, "dataset": arguments.dataset, "protocol": arguments.protocol}
+            model = RUNS[name][0]
+            row = {"model": model, "variant": "" if name == model else name.removeprefix(f"{model}-"), "seed": seed}
+            row |= {"dataset": arguments.dataset, "protocol": arguments.protocol}
             if any(row.items() <= known.items() for known in read(file)):
                 continue
             start = time.process_time()

@@ -41,6 +41,7 @@ def measured(tmp_path: Path) -> Callable[..., Path]:
                     "recall@20[tail_items]": value, "recall@20[tail_items,random]": 0.0625, "cases[tail_items]": 3,
                 }  # fmt: skip
                 row = {"model": model, "dataset": name, "seed": seed, "split": "abc", "protocol": "own"}
+                row["variant"] = "wide" if model == "B" else ""
                 append(file, {**row, "metrics": metrics}, {"seed": seed, "epochs": 3, "data_path": "/somewhere"})
         return file
 
@@ -59,7 +60,7 @@ def test_seeds_become_a_row_with_an_interval_and_the_floor_a_row_of_its_own(
     assert table["recall@20_high"][0] == pytest.approx(0.5 + half, rel=1e-4) and pd.isna(table["recall@20_high"][2])
     assert table["seeds"][0] == "2020 2021" and table["options"][0] == '{"epochs": 3}'
     lines = tool.markdown("toy columns=model,recall@20[tail_items] where=dataset:toy").splitlines()
-    assert lines[0] == "| model | Recall@20, tail items |" and lines[3].startswith("| B | **.5000**")
+    assert lines[0] == "| model | Recall@20, tail items |" and lines[3].startswith("| B, wide | **.5000**")
     assert lines[4] == "| random ranking | .0625 |" and "split abc" in lines[-1]
 
 

@@ -16,11 +16,11 @@ from recbole_mm.report.statistics import summarize
 _RANDOM = re.compile(r"(?P<metric>.+)\[(?P<part>.+),random\]")
 _NEVER_IN_A_TABLE = re.compile(r"(cases|positives)\[")
 #: What says which rows are repetitions of each other; the seed is what differs.
-_SAME = ("model", "dataset", "protocol", "split", "options")
+_SAME = ("model", "variant", "dataset", "protocol", "split", "options")
 
 
 def rows_of(files: Sequence[Path]) -> pd.DataFrame:
-    """A row a model, data set, protocol and options: mean and 95 % interval over its seeds, as a comparison has them.
+    """A row a model (or variant of it), data set, protocol and options: mean and 95 % interval over its seeds.
 
     A protocol whose results have slices gets a row ``random ranking`` besides: what a random order of the same
     candidates is expected to score.
@@ -55,7 +55,14 @@ def _lines(file: Path) -> list[dict[str, Any]]:
         if missing:
             raise ValueError(f"{file.name}, line {number}: no measurement, it lacks {', '.join(sorted(missing))}.")
         options = {key: value for key, value in row["options"].items() if key != "seed"}
-        row = {"protocol": "", "split": "none", "seed": "none", **row, "options": json.dumps(options, sort_keys=True)}
+        row = {
+            "variant": "",
+            "protocol": "",
+            "split": "none",
+            "seed": "none",
+            **row,
+            "options": json.dumps(options, sort_keys=True),
+        }
         key = tuple(row[name] for name in (*_SAME, "seed"))
         if key in seen:
             raise ValueError(f"{file.name}, line {number}: {row['model']} with seed {row['seed']} is there twice.")
@@ -74,7 +81,8 @@ def _summary(about: Mapping[str, str], group: Sequence[Mapping[str, Any]]) -> di
         values[name] = found.mean
         if "@" in name and not _NEVER_IN_A_TABLE.match(name):
             values |= {f"{name}_std": found.std, f"{name}_low": found.low, f"{name}_high": found.high}
-    return {"model": about["model"], "variant": "", "runs": len(group), **values, **_provenance(about, group)}
+    named = {"model": about["model"], "variant": about["variant"], "runs": len(group)}
+    return {**named, **values, **_provenance(about, group)}
 
 
 def _floor(group: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
