@@ -44,8 +44,10 @@ export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}
 if [ ! -f "$OUTPUT/data/$NAME/$NAME.yaml" ]; then
     "$PYTHON" -m recbole_mm.data.convert mmrec "$DATA/$NAME" "$OUTPUT/data" --name "$NAME" "${FEATURES[@]}"
 fi
+TRIALS=${TRIALS:-${DEFAULTS[0]}}
+[ "$TRIALS" = 0 ] || EXTRA+=("--trials=$TRIALS") # without a search the option is left out
 "$PYTHON" "$ROOT/run_recbole_mm.py" \
-    --models="${MODELS:-${DEFAULTS[2]}}" --trials="${TRIALS:-${DEFAULTS[0]}}" --epochs="${EPOCHS:-${DEFAULTS[1]}}" \
+    --models="${MODELS:-${DEFAULTS[2]}}" --epochs="${EPOCHS:-${DEFAULTS[1]}}" \
     --baseline="${BASELINE:-LightGCN}" --seeds="${SEEDS:-3}" --jobs="${JOBS:-2}" \
     --dataset="$NAME" --data_path="$OUTPUT/data" --config_files="$OUTPUT/data/$NAME/$NAME.yaml" --output="$OUTPUT" \
     --eval_step=5 --stopping_step=3 --metrics="['Recall', 'NDCG']" --topk='[10, 20]' --valid_metric=Recall@20 \
