@@ -55,7 +55,7 @@ def taste(users: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return keys // items + 1, keys % items + 1, group
 
 
-def data_set(users: int, widths: dict[str, int]) -> tuple[Any, np.ndarray]:
+def data_set(users: int, widths: dict[str, int], dtype: torch.dtype) -> tuple[Any, np.ndarray]:
     """What a model asks of a data set, and the held-out pairs ``(n, 2)``, one a user with two pairs or more."""
     user, item, group = taste(users)
     first = np.zeros(len(user), dtype=bool)
@@ -69,7 +69,7 @@ def data_set(users: int, widths: dict[str, int]) -> tuple[Any, np.ndarray]:
         shares = torch.cat((own, torch.zeros(n_items, GROUPS)), dim=1)
         shares[torch.arange(1, n_items), OWN + torch.from_numpy(group)] = 1.0
         shares[0] = 0
-        feature = shares @ torch.randn(OWN + GROUPS, width, generator=generator)
+        feature = (shares @ torch.randn(OWN + GROUPS, width, generator=generator)).to(dtype)
         tables[modality] = FeatureTable(modality, "item", feature, torch.arange(n_items) > 0)
     sizes = {"user_id": users + 1, "item_id": n_items}
     return SimpleNamespace(
@@ -98,7 +98,8 @@ def build(options: argparse.Namespace) -> tuple[Any, Any, np.ndarray]:
     given = {"state": "ERROR", "use_gpu": False, "train_batch_size": options.batch, "graph_batch": "sampled"}
     given |= {"fanout": config_fanout(options), **options.options}
     config = Config(model=options.model, dataset="mm-toy", config_dict=given)
-    data, held_out = data_set(options.users, {"image": options.image_width, "text": 384})
+    widths = {"image": options.image_width, "text": 384}
+    data, held_out = data_set(options.users, widths, getattr(torch, options.feature_dtype))
     init_seed(options.seed, True)
     return get_model(options.model)(config, data), data, held_out
 
@@ -139,6 +140,7 @@ def measure(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()  # as our commands do
     model, data, held_out = build(options)
+    built = round(_status("VmHWM"))
     fanout, start = model.fanout, {key: value.clone() for key, value in model.state_dict().items()}
     for mode in sorted(options.modes.split(","), reverse=True):
         model.load_state_dict(start)
@@ -148,7 +150,7 @@ def measure(options: argparse.Namespace) -> None:
         step = float(np.median(seconds[1:]))
         row = {"model": options.model, "mode": mode, "users": options.users, "items": data.num("item_id") - 1}
         row |= {"pairs": len(data.inter_feat), "fanout": model.fanout, "step": round(step, 3), "steps": epoch}
-        row |= {"epoch": round(epoch * step, 1), "mb": round(_status("VmHWM")), "curve": curve}
+        row |= {"epoch": round(epoch * step, 1), "built_mb": built, "mb": round(_status("VmHWM")), "curve": curve}
         print(json.dumps(row), flush=True)
 
 
@@ -181,6 +183,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--train", type=float, default=0, help="CPU seconds to train for, instead of steps")
     parser.add_argument("--image_width", type=int, default=4096)
+    parser.add_argument("--feature_dtype", default="float32", choices=("float32", "float16"))
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=2020)
     parser.add_argument("--options", type=json.loads, default={}, help="options of the models, a JSON object")
@@ -192,7 +195,7 @@ def main() -> int:
         options.model, options.users = options.models, int(options.sizes)
         measure(options)
         return 0
-    names = ("modes", "batch", "steps", "train", "image_width", "learning_rate", "seed")
+    names = ("modes", "batch", "steps", "train", "image_width", "feature_dtype", "learning_rate", "seed")
     shared = [f"--{key}={getattr(options, key)}" for key in names]
     shared += [f"--{key}={json.dumps(getattr(options, key))}" for key in ("fanout", "options")]
     for users in options.sizes.split(","):
