@@ -14,6 +14,7 @@ import re
 import sys
 from pathlib import Path
 
+from docs_broken import broken_page
 from docs_markup import cell, docstring, sections, shown, table
 
 import recbole_mm
@@ -47,6 +48,7 @@ def pages() -> dict[str, str]:
     made["changelog.md"] = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     made["contributing.md"] = _elsewhere((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
     made["data-sets.md"] = data_sets_page()
+    made["reference/broken-files.md"] = broken_page()
     for file in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
         made[f"notebooks/{file.stem}.md"] = notebook_page(file)
     return made

@@ -98,6 +98,14 @@ def test_the_page_of_options_lists_every_shared_one_with_its_default(pages):
     assert set(defaults) == set(SHARED_OPTIONS)
 
 
+def test_the_page_of_broken_files_has_every_case_of_the_test(pages):
+    from tests.robustness.test_broken_files import BESIDE, PICTURES, RIGHT, WRONG
+
+    text = pages.broken_page()
+    assert text.count("\n| ") - 6 == len(RIGHT) + len(WRONG) + len(BESIDE) + len(PICTURES) > 70
+    assert "| leading zeros | 007, 7 |" in text and "| zero bytes | zero bytes |" in text and "| cmyk | read |" in text
+
+
 def test_result_files_reach_the_pages_of_their_models(pages, monkeypatch, tmp_path):
     (tmp_path / "toy.csv").write_text(
         "# how\nmodel,dataset,recall@20,recall@20_low\nGRCN,toy,.42,.41\nBPR,toy,.40,.39\n"
