@@ -333,3 +333,10 @@ def test_clusters_are_at_work_after_training():
         assert sizes > 0.8 and rows < 0.8, (sizes, rows)
     shared = [len(set(a) & set(b)) / 12 for a, b in zip(*(ids.tolist() for ids in lists))]
     assert np.mean(shared) < 0.98
+
+
+def test_diagnostics_see_the_item_clusters_that_the_convolution_uses():
+    model = tiny_model("HCGCN", PAIRS, FEATURES, **SMALL).eval()
+    with torch.no_grad():
+        used = model._item_clusters(model._fused_content(model._projected()))[model._clustered_items()]
+        assert torch.equal(model.diagnostics()["the clustering of items"].values, used)

@@ -66,7 +66,9 @@ class CMBF(MultimodalRecommender):
         the scored item where the pair is one of training. ``predict`` gives probabilities (log loss needs
         them), and ``full_sort_predict`` their logits: the same order without ties at 0 and 1. Full ranking is
         exact: the image tower runs once per item, and users' and items' first projections once each; the rest
-        is per pair, in chunks.
+        is per pair, in chunks. The log loss calibrates clicks, which is what the paper measures; for lists
+        ``loss: bpr`` is the better choice: on lfm2k thinned to 1 to 3 pairs for most users, Recall@20 among
+        100 sampled items is .330 with the log loss, .352 with BPR and .361 for LightGCN (one seed, 30 epochs).
     """
 
     input_type = InputType.POINTWISE
