@@ -171,7 +171,7 @@ def share(n: int) -> tuple[Tensor, int]:
         Their places, and how many of them count: a process that none is left for gets the first row, which counts
         nothing, so that its loss is a number and its gradient has a place in the sum.
     """
-    index = torch.arange(rank() if world() > 1 else 0, n, world())
+    index = torch.arange(min(rank(), n) if world() > 1 else 0, n, world())
     return (index, len(index)) if len(index) else (torch.zeros(1, dtype=torch.long), 0)
 
 

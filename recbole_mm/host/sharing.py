@@ -102,7 +102,7 @@ class SharedLoss:
     def _part(self, interaction: Any, rank: int) -> tuple[Any, float]:
         """A process's rows, and their share of the batch; negatives stay with their positives."""
         n, world = _rows(interaction, self._times), processes.world()
-        own = torch.arange(rank, n, world)
+        own = torch.arange(min(rank, n), n, world)
         index = own if len(own) else torch.zeros(1, dtype=torch.long)
         times = len(interaction) // n
         places = (torch.arange(times)[:, None] * n + index).flatten()

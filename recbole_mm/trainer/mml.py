@@ -146,7 +146,7 @@ class MMLTrainer(StagedTrainer):
             index, counted = processes.share(len(batch))
             task = whole.of(index)
             weight = (task.target.ne(0).sum() / whole.target.ne(0).sum()).item() if counted else 0.0
-            with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
+            with torch.autocast(self.device.type, amp_dtype(self.config), self.enable_amp):
                 parts = torch.stack([loss.float() for loss in model.plain_losses(task)]) * weight
             parts.sum().backward()
             total = parts.detach() if total is None else total + parts.detach()
