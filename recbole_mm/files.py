@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
+import shutil
+import socket
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-__all__ = ["WriteError", "replacing", "sync", "whole_file", "write_atomically", "writing"]
+__all__ = ["WriteError", "owner", "remove_abandoned", "replacing", "sync", "whole_file", "write_atomically", "writing"]
+
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-\w+\.tmp(?:\.\w+)?(?:-\w+)?")
+_looked_into: set[tuple[int, str]] = set()
 
 
 class WriteError(OSError):
@@ -37,7 +44,8 @@ def replacing(file: str | os.PathLike[str], remedy: str = "") -> Iterator[Path]:
         WriteError: The disk is full, or the folder cannot be written to.
     """
     target = Path(file)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}-{secrets.token_hex(3)}.tmp{target.suffix}")
+    remove_abandoned(target.parent)
+    temporary = target.with_name(f".{target.stem}.{owner()}-{secrets.token_hex(3)}.tmp{target.suffix}")
     try:
         with writing(target, temporary, remedy):
             yield temporary
@@ -46,6 +54,48 @@ def replacing(file: str | os.PathLike[str], remedy: str = "") -> Iterator[Path]:
         _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def owner() -> str:
+    """What names of temporary files and folders have of the process that writes them: machine and number."""
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}-{os.getpid()}"
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what processes of this machine that are gone left in a folder, killed while they wrote.
+
+    Their temporary files and folders are called ``.NAME.MACHINE-PROCESS-x.tmp``, with the ending of the file. A process
+    looks once into every folder that it writes to.
+
+    Args:
+        folder: The folder, which need not exist.
+    """
+    key = (os.getpid(), str(folder.absolute()))
+    if key in _looked_into:
+        return
+    _looked_into.add(key)
+    here, alive = owner().partition("-")[0], {}
+    for path in folder.glob(".*.tmp*"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None or found[1] != here:
+            continue
+        process = int(found[2])
+        if process not in alive:
+            alive[process] = _is_alive(process)
+        if not alive[process]:
+            with suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    import psutil
+
+    try:
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:  # of another user
+        return True
 
 
 def write_atomically(file: str | os.PathLike[str], content: str | bytes) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from recbole_mm.files import sync, writing
+from recbole_mm.files import owner, remove_abandoned, sync, writing
 
 __all__ = ["replacing_folder"]
 
@@ -35,7 +35,8 @@ def replacing_folder(target: Path, force: bool, report: list[str], option: str =
         raise FileExistsError(f"{target} is not empty; remove it or pass {option} to overwrite its files.")
     with writing(target, target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        remove_abandoned(target.parent)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.{owner()}-", suffix=".tmp", dir=target.parent))
     try:
         with writing(target, folder):
             yield folder

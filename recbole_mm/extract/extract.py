@@ -27,7 +27,7 @@ from recbole_mm.extract.encoders import Encoder, make_encoder
 from recbole_mm.extract.partial import Partial
 from recbole_mm.extract.pictures import read_picture
 from recbole_mm.extract.sounds import read_sound
-from recbole_mm.files import sync, write_atomically, writing
+from recbole_mm.files import owner, remove_abandoned, sync, write_atomically, writing
 
 __all__ = ["Extracted", "extract"]
 
@@ -256,7 +256,9 @@ def _vectors(model: Encoder, inputs: list[Any], done: int, total: int) -> np.nda
 
 def _write(stem: Path, ids: np.ndarray, matrix: np.ndarray, entity: str) -> Path:
     """The feature file, whole or not at all, in the place of one in another format."""
-    with tempfile.TemporaryDirectory(prefix=f".{stem.name}.new-", dir=stem.parent) as folder:
+    remove_abandoned(stem.parent)
+    prefix = f".{stem.name}.{owner()}-"
+    with tempfile.TemporaryDirectory(dir=stem.parent, prefix=prefix, suffix=".tmp") as folder:
         with writing(stem, Path(folder)):
             written = write_vectors(Path(folder) / stem.name, ids, matrix, entity)
             new = sorted(Path(folder).iterdir())
