@@ -262,3 +262,67 @@ def test_recboles_own_functions_read_its_pickles_and_say_so(tmp_path: Path, capl
     assert "old.pth is read as a pickle, which runs the code" in caplog.text
     assert (tmp_path / FLAG).exists()
     (tmp_path / FLAG).rmdir()
+
+
+def planted_study(file: Path) -> str:
+    """The database of a search that goes on, with code in every column that holds a text, as its owner could put it."""
+    import json
+    import sqlite3
+
+    from recbole_mm.search.storage import open_storage
+    from recbole_mm.search.trials import Trials
+
+    url = f"sqlite:///{file}"
+    Trials(open_storage(url), "study", True, 1, budget=6).run(objective, 3)
+    text, pickle_of = EXPRESSIONS[0], pickle.dumps(Planted()).hex()
+    choices = {"name": "CategoricalDistribution", "attributes": {"choices": [text, pickle_of]}}
+    with sqlite3.connect(file) as connection:
+        study, trial = (connection.execute(f"SELECT {key} FROM {table}").fetchone()[0]
+                        for key, table in (("study_id", "studies"), ("trial_id", "trials")))  # fmt: skip
+        for table, owner, number in (("study_system_attributes", "study_id", study),
+                                     ("study_user_attributes", "study_id", study),
+                                     ("trial_system_attributes", "trial_id", trial),
+                                     ("trial_user_attributes", "trial_id", trial)):  # fmt: skip
+            for key in ("cma:optimizer", "cma:optimizer:0", "fixed_params", "options", "beat", "note"):
+                connection.execute(f"DELETE FROM {table} WHERE {owner} = ? AND key = ?", (number, key))
+                value = json.dumps(pickle_of if "cma" in key else {"x": text, "y": EXPRESSIONS[1]})
+                connection.execute(f"INSERT INTO {table} ({owner}, key, value_json) VALUES (?, ?, ?)",
+                                   (number, key, value))  # fmt: skip
+        connection.execute("UPDATE trial_params SET distribution_json = ?, param_value = 0 WHERE param_name = 'kind'",
+                           (json.dumps(choices),))  # fmt: skip
+    return url
+
+
+def objective(trial: Any) -> float:
+    trial.suggest_categorical("kind", ["a", "b"])
+    return float(trial.suggest_float("x", 0, 1))
+
+
+def test_the_database_of_a_search_is_data(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    from recbole_mm.search.storage import check_storage, open_storage
+    from recbole_mm.search.trials import Trials, settled_trials
+
+    url = planted_study(tmp_path / "mine.db")
+    check_storage(url, "study")
+    search = Trials(open_storage(url), "study", True, 1, budget=6)
+    assert EXPRESSIONS[0] in [trial.params["kind"] for trial in search.finished()]
+    search.run(objective, 6)
+    done = settled_trials(open_storage(url), "study")
+    assert len(done) == 6 and search.best() is not None
+    assert done[0].user_attrs["options"] == {"x": EXPRESSIONS[0], "y": EXPRESSIONS[1]}, "texts they were and are"
+
+
+def test_what_optuna_unpickles_is_not_used() -> None:
+    """The state of CMA-ES and snapshots of journals are pickles; a search has its own sampler and SQL alone."""
+    import optuna
+
+    root, found = Path(optuna.__file__).parent, []
+    for file in sorted(root.rglob("*.py")):
+        if "pickle.load" in file.read_text(encoding="utf-8") and "testing" not in file.parts:
+            found.append(file.relative_to(root).as_posix())
+    assert found == ["samplers/_cmaes.py", "storages/journal/_storage.py"]
+    import recbole_mm.search
+
+    for file in Path(recbole_mm.search.__file__).parent.glob("*.py"):
+        assert not any(word in file.read_text(encoding="utf-8") for word in ("CmaEs", "Journal", "load_study")), file
