@@ -108,7 +108,7 @@ def _in_python(key: str, text: str) -> str:
     if text == "~":
         return "None"
     if not text.startswith(("[", "{")):
-        return text
+        return repr(text) if key == "gpu_id" and "," in text else text  # 0,1 would be a tuple, and no device
     try:
         literal(text)
         return text
@@ -118,7 +118,21 @@ def _in_python(key: str, text: str) -> str:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
+    _check_blanks(key, text, value)
     return repr(_plain(value)) if isinstance(value, (list, dict)) else text
+
+
+def _check_blanks(key: str, text: str, value: Any) -> None:
+    """Without a blank behind its colon ``image:2`` is a name with no value."""
+    for entry, given in value.items() if isinstance(value, dict) else ():
+        if given is None and isinstance(entry, str) and ":" in entry:
+            name, _, rest = entry.partition(":")
+            shown = f"{name}: {rest or 'VALUE'}"
+            raise CommandLineError(
+                f"--{key}: {entry!r} lacks a blank behind the colon: {shown}. Put the whole value in quotes, as in "
+                f"--{key}='{{{shown}}}'."
+            )
+        _check_blanks(key, text, given)
 
 
 def _plain(value: Any) -> Any:

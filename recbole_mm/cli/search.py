@@ -57,8 +57,8 @@ def run(request: Request) -> int:
     spaces = search_spaces(request) or {}
     if "search_spaces" in request.flags and name not in spaces:
         raise CommandLineError(
-            f"--search_spaces={request.flags['search_spaces']} has no space for {name}; it has {', '.join(spaces)}. "
-            f"Write {name}: and below it, indented, the options."
+            f"--search_spaces={request.flags['search_spaces']} has no space for {name}; it has "
+            f"{', '.join(map(str, spaces))}. Write {name}: and below it, indented, the options."
         )
     output = Path(request.flag("output") or Path("comparison") / dataset)
     with arguments_of(experiment) as options:

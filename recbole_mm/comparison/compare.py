@@ -182,8 +182,16 @@ def _names(models: Sequence[str | type]) -> list[str]:
     return names
 
 
+_MOST_SEEDS = 1000
+
+
 def _seeds(seeds: int | Sequence[int], first: int) -> list[int]:
     whole = isinstance(seeds, int) and not isinstance(seeds, bool)
+    if whole and seeds > _MOST_SEEDS:  # type: ignore[operator]
+        raise ValueError(
+            f"seeds: expected a number of runs up to {_MOST_SEEDS:,}, got {seeds:,}; seeds by name are a list, such as "
+            "[2020, 2021] (--seeds=2020,2021)."
+        )
     chosen = [first + step for step in range(seeds)] if whole else list(seeds)  # type: ignore[arg-type]
     if not chosen or len(set(chosen)) != len(chosen) or not all(isinstance(seed, int) for seed in chosen):
         raise ValueError(f"seeds: expected a positive number of seeds, or a list of different integers, got {seeds!r}.")

@@ -43,6 +43,7 @@ def check_config(
         logger.warning(message)
     check_shared({**internal, **external})
     check_ranges(external)
+    _check_fields({**internal, **external}, external)
     if model_class is not None:
         sampling = {**internal, **external}.get("graph_batch")
         refuse_sampling(sampling, model_class.__name__, getattr(model_class, "samples_graph", False))
@@ -54,6 +55,19 @@ def check_config(
         if key in ours or key in command_line:
             raise ValueError(problem)
         logger.warning(problem)
+
+
+def _check_fields(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Two roles of one column would be read as one, or written over each other."""
+    roles = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "LABEL_FIELD")
+    names: dict[str, str] = {}
+    for role in roles if any(role in given for role in roles) else ():
+        name = options.get(role)
+        if name is not None and str(name) in names:
+            raise ValueError(
+                f"{role}={name}: {names[str(name)]} names that column, too; give each a column of its own."
+            )
+        names[str(name)] = role
 
 
 def check_command_line(keys: Mapping[str, Any] | set[str], model_class: Any = None) -> None:

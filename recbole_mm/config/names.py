@@ -37,6 +37,25 @@ OptionLoader.add_implicit_resolver(
     ),
     list("-+0123456789."),
 )
+
+
+class _StrictLoader(OptionLoader):
+    """For a caller's files: of a key that stands there twice yaml keeps the last without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """As yaml does, once no key is there twice."""
+        lines: dict[str, int] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"{key.value} is there twice, in line {lines[key.value]} and in line {line}; keep one"
+                    )
+                lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser reads RecBole's hundred files in 0.1 s, not 0.6
 _CONFIG_ACCESS = re.compile(r"""config(?:\.final_config_dict)?(?:\.get\(|\[)\s*["'](\w+)["']""")
 _MEMBERSHIP = re.compile(r"""["'](\w+)["'] (?:not )?in (?:self\.)?config\b""")
@@ -77,9 +96,11 @@ def read_options(file: str | Path) -> dict[str, Any]:
     if not Path(file).is_file():
         raise FileNotFoundError(f"There is no option file {str(file)!r} in {Path.cwd()}.")
     try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8-sig"), Loader=OptionLoader)
+        content = yaml.load(Path(file).read_text(encoding="utf-8-sig"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not yaml: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{file} holds no options: its brackets are nested too deeply.") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no options but {content!r}; expected lines of the form key: value.")
     return content

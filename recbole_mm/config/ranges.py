@@ -148,6 +148,12 @@ def _mapping(example: str) -> Check:
     return check
 
 
+def _devices(key: str, value: Any) -> None:
+    """RecBole hides every device from torch that the text does not name, so that a slip trains on the CPU."""
+    if value is not None and not re.fullmatch(r"(?:\s*(?:-1|\d+|(?:GPU|MIG)-[\w/-]+)\s*(?:,|$))*", str(value)):
+        _refuse(key, "numbers of devices such as 0 or '0,1', or '' for none", value)
+
+
 _FILES = ("inter", "user", "item", "kg", "link", "net")
 
 
@@ -200,6 +206,7 @@ _CHECKS: dict[str, Check] = {
     "split_seed": _integer(0, 2**32 - 1),
     "reproducibility": _truth,
     "use_gpu": _truth,
+    "gpu_id": _devices,
     "worker": _integer(0),
     "show_progress": _truth,
     "save_dataset": _truth,

@@ -127,6 +127,13 @@ def _set_alias(original: Callable[..., Any], dataset: Any, alias_name: str, defa
     history would be other items.
     """
     original(dataset, alias_name, default_value)
+    for name in dataset.alias[alias_name]:
+        if name not in dataset.field2type:
+            known = [field for field, kind in dataset.field2type.items() if "token" in kind.value]
+            raise ValueError(
+                f"alias_of_{alias_name} names {name}, and no loaded column has this name.{suggest(str(name), known)} "
+                f"Loaded are {', '.join(known)}; see load_col."
+            )
     column = f"{dataset.iid_field}{dataset.config['LIST_SUFFIX'] or '_list'}"
     if alias_name != "item_id" or dataset.field2type.get(column) != FeatureType.TOKEN_SEQ:
         return

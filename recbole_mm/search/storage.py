@@ -76,8 +76,11 @@ def open_storage(url: str) -> Any:
     for attempt in range(5):
         try:
             return optuna.storages.RDBStorage(url, engine_kwargs=options)
-        except ImportError:
-            raise
+        except ImportError as error:
+            raise ImportError(
+                f"storage: {without_password(url)} needs a package for its kind of database ({error}): pip install it, "
+                "such as psycopg2-binary for postgresql, or leave --storage out for a file in the output folder."
+            ) from error
         except Exception as error:
             # Two processes that start together may both create the tables; the second then finds them.
             if attempt == 4 or any(word in str(error) for word in _DAMAGED[:2]):

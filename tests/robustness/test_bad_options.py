@@ -19,6 +19,8 @@ VALUES: list[tuple[str, Any, str]] = [
     ("val_interval", {"rating": "[5,1]"}, "val_interval[rating]"),
     ("val_interval", {"rating": "[3,inf"}, "val_interval[rating]"),
     ("user_inter_num_interval", "[5,2)", "user_inter_num_interval"),
+    ("gpu_id", "0;1", "gpu_id: expected numbers of devices"),
+    ("gpu_id", "cpu", "'' for none"),
     ("load_col", {"user": None}, "load_col[user]: expected a list of columns, or '*' for all"),
     ("load_col", {"intr": ["user_id"]}, "there is no file 'intr'. Did you mean 'inter'"),
     ("learning_rate", 0, "learning_rate: expected a finite number above 0, got 0"),
