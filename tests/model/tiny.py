@@ -71,7 +71,8 @@ def assert_same_function(actual: torch.Tensor, expected: torch.Tensor, model: to
 
 
 def tiny_model(model: str, pairs: list[tuple[int, int]], features: Mapping[str, Any], **options: Any) -> Any:
-    """``model`` built on :func:`tiny_dataset`."""
+    """``model`` built on :func:`tiny_dataset`; it ranks items without a training interaction as its paper does."""
+    options = {"new_item_neighbours": 0, **options}
     config, dataset = tiny_dataset(model, pairs, features, **options)
     init_seed(config["seed"], True)
     built = get_model(model)(config, dataset)
