@@ -7,7 +7,7 @@ import os
 import pickle
 import signal
 import socket
-import threading
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -182,8 +182,9 @@ def _child(
     pipe.send(answer)
     pipe.close()
     if answer[0] != "result":
-        # Threads of a broken connection may never end; what was to be said is said.
-        threading.Timer(_PATIENCE, os._exit, (1,)).start()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # threads of a broken connection may never end; what was to be said is said
 
 
 def _once(number: int, frame: Any) -> None:

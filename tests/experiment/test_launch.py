@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -173,3 +174,27 @@ def test_a_process_that_does_not_answer_is_ended_with_the_others() -> None:
     with pytest.raises(ValueError, match="expected another value"):
         forked(lambda: refuse() if processes.rank() == 1 else stuck())
     assert time.monotonic() - begin < 30
+
+
+def long() -> Any:
+    return recbole_mm.run("BPR", "mm-toy", config_dict={**OPTIONS, "epochs": 10_000, "stopping_step": 10_000})
+
+
+def test_ctrl_c_names_the_checkpoint() -> None:
+    """As of one process; the signal comes to this one only, as SIGTERM does."""
+
+    pressed: list[float] = []
+
+    def press() -> None:
+        end = time.monotonic() + 60
+        while not list(Path("saved").glob("BPR-*.pth")) and time.monotonic() < end:
+            time.sleep(0.05)
+        pressed.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(recbole_mm.Interrupted) as caught:
+        forked(long)
+    assert time.monotonic() - pressed[0] < 30
+    assert Path(str(caught.value.checkpoint)).is_file()
+    assert not multiprocessing.active_children()
