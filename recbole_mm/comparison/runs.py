@@ -18,7 +18,7 @@ from recbole_mm.experiment.job import Job, versions
 from recbole_mm.experiment.processes import Children, error_text, is_of_machine, run_in_child
 from recbole_mm.experiment.remaining import duration
 from recbole_mm.experiment.split import why_other_split
-from recbole_mm.experiment.store import Store, digest, neutral_settings
+from recbole_mm.experiment.store import Store, digest
 from recbole_mm.host.registry import registered_models
 from recbole_mm.report.table import Row
 from recbole_mm.search.search import SearchResult, free_space, make_plan, search
@@ -269,10 +269,7 @@ class Runs:
         return replace(job, permute=permute, split=known.get("hash"), candidates=known.get("candidates"))
 
     def _digest(self, job: Job) -> str:
-        what = {**asdict(job), "settings": neutral_settings(job.settings), "data": self.protocol.fingerprint}
-        for key in ("split", "candidates"):  # known or not, they do not change what is computed
-            del what[key]
-        return digest(what)
+        return digest(job.identity(self.protocol.fingerprint))
 
     def _add_permuted(self, name: str, seed: int, record: Mapping[str, Any], users: Mapping[str, Any]) -> None:
         for modality, test in record["permuted"].items():

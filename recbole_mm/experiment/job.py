@@ -27,9 +27,11 @@ from recbole_mm.experiment.observe import Curve, peak_memory, per_user_metrics
 from recbole_mm.experiment.prepared import Prepared
 from recbole_mm.experiment.resume import go_on_in_place
 from recbole_mm.experiment.split import describe_split, mask_seen_items
+from recbole_mm.experiment.store import neutral_settings
 from recbole_mm.host.checkpoint import no_pickles
 from recbole_mm.host.health.monitor import health_report
 from recbole_mm.host.loaders import dataset_of
+from recbole_mm.host.registry import defaults_of
 from recbole_mm.host.session import session_of, spent
 from recbole_mm.slicing.result import split_result
 
@@ -61,6 +63,19 @@ class Job:
     permute: bool = False
     split: str | None = None
     candidates: str | None = None
+
+    def identity(self, data: str) -> dict[str, Any]:
+        """What decides the result, and so by what a stored result is found again.
+
+        The defaults belong to it: results of another version's defaults are not those of this one. Whether the split
+        is known yet does not.
+
+        Args:
+            data: Hash of the files of the data set.
+        """
+        what = {**asdict(self), "settings": neutral_settings(self.settings), "data": data}
+        del what["split"], what["candidates"]
+        return {**what, "defaults": defaults_of(self.model)}
 
 
 @no_pickles()

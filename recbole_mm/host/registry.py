@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.machinery import ModuleSpec
+from importlib.metadata import version
 from logging import getLogger
 from pathlib import Path
 from types import ModuleType
@@ -46,7 +47,7 @@ from recbole_mm.host import (
 from recbole_mm.host.names import recbole_model_files, recbole_models, registered
 from recbole_mm.paths import dataset_atomic_dir, properties_dir
 
-__all__ = ["DATASET_OPTIONS", "install", "properties_of", "register", "registered_models"]
+__all__ = ["DATASET_OPTIONS", "defaults_of", "install", "properties_of", "register", "registered_models"]
 
 Properties = Union[str, "os.PathLike[str]", Mapping[str, Any]]
 Model = TypeVar("Model", bound=type)
@@ -169,6 +170,13 @@ def registered_models() -> dict[str, type]:
 def properties_of(name: str) -> Mapping[str, Any]:
     """Default options that a registered model was given, or those of its file in this package."""
     return _read(_model_properties(name, properties_dir()), OptionLoader)
+
+
+def defaults_of(name: str) -> dict[str, Any]:
+    """What decides the options that a run does not name: the defaults of a registered model, or RecBole's version."""
+    if name not in registered:
+        return {"recbole": version("recbole")}
+    return {**_read(properties_dir() / "overall.yaml", OptionLoader), **properties_of(name)}
 
 
 def _check_model(model: Any) -> None:

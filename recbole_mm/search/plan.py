@@ -10,7 +10,7 @@ from typing import Any
 from recbole_mm.config import known_keys, suggest
 from recbole_mm.config.protocol import PROTOCOL_OPTIONS
 from recbole_mm.experiment.job import Job
-from recbole_mm.experiment.store import digest, neutral_settings, to_json
+from recbole_mm.experiment.store import digest, to_json
 from recbole_mm.search.space import Space, read_space
 
 __all__ = ["Plan", "free_space", "make_plan"]
@@ -80,5 +80,5 @@ def make_plan(job: Job, fingerprint: str, space: Space, trials: int, storage: st
     for key in sorted(set(space) - known_keys()):
         raise ValueError(f"Search space of {job.model}: there is no option {key!r}.{suggest(key, known_keys())}")
     content = to_json({name: asdict(dimension) for name, dimension in space.items()})
-    what = {**asdict(job), "settings": neutral_settings(job.settings), "space": content, "data": fingerprint}
+    what = {**job.identity(fingerprint), "space": content}
     return Plan(job, content, trials, storage, f"{job.dataset}-{job.model}-{digest(what)}")
