@@ -10,7 +10,8 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_mm.model.base import FeatureBank, MultimodalModelMixin
+from recbole_mm.model.base import MultimodalModelMixin
+from recbole_mm.model.feature_bank import FeatureBank
 from recbole_mm.nn.mixture import modality_shares
 from recbole_mm.nn.rows import unit_rows
 from recbole_mm.nn.table_nce import table_nce_loss

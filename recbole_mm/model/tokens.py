@@ -11,7 +11,8 @@ from recbole.utils import FeatureType
 from torch import Tensor, nn
 
 from recbole_mm.config.shared import MISSING_FEATURES
-from recbole_mm.model.base import FeatureBank, MultimodalRecommender
+from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.model.feature_bank import FeatureBank
 from recbole_mm.nn.attention.coattention import Tokens
 from recbole_mm.nn.attention.softmax import masked_mean
 

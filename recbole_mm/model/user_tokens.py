@@ -7,7 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from recbole_mm.model.base import FeatureBank, MultimodalRecommender
+from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.model.feature_bank import FeatureBank
 from recbole_mm.model.tokens import SideFields, assemble, one_vector, select_rows
 from recbole_mm.nn.attention.coattention import Tokens, take_rows
 from recbole_mm.nn.graph.bipartite import BipartiteGraph

@@ -17,7 +17,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 
 from recbole_mm.data.features.table import FeatureTable
-from recbole_mm.model.base import FeatureBank
+from recbole_mm.model.feature_bank import FeatureBank
 
 __all__ = ["MixedRows", "read_training_part", "stack_features"]
 

@@ -13,7 +13,7 @@ from recbole.data.interaction import Interaction
 from torch.nn import functional as F
 
 from recbole_mm.data.features.store import FeatureStore, InteractionFeatures
-from recbole_mm.model.base import FeatureBank
+from recbole_mm.model.feature_bank import FeatureBank
 from recbole_mm.model.mcptr.encoders import homogeneous_graph
 from recbole_mm.model.mcptr.mcptr import MCPTR
 from tests.model.conftest import build, total_loss, train_steps

@@ -11,7 +11,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_mm.data.features.prepare import mean_cosine, prepare, scale_warning
 from recbole_mm.data.features.table import FeatureTable
-from recbole_mm.model.base import FeatureBank
+from recbole_mm.model.feature_bank import FeatureBank
 from tests.model.tiny import tiny_model
 
 RANDOM = np.random.default_rng(0)

@@ -10,8 +10,9 @@ from recbole.model.init import xavier_normal_initialization
 from recbole.utils import InputType
 from torch import Tensor, nn
 
-from recbole_mm.model.base import FeatureBank, MultimodalRecommender
+from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.model.cmbf.tokens import ImageTokens, ItemFields, image_branch
+from recbole_mm.model.feature_bank import FeatureBank
 from recbole_mm.model.tokens import SideFields, present_rows
 from recbole_mm.model.user_tokens import UserTokens, user_files
 from recbole_mm.nn.attention.coattention import Tokens, take_rows

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_mm.config.names import suggest
-from recbole_mm.model.base import FeatureBank
+from recbole_mm.model.feature_bank import FeatureBank
 from recbole_mm.model.tokens import SideFields, one_vector, select_rows
 from recbole_mm.nn.attention.coattention import Tokens
 from recbole_mm.nn.attention.cross_modal import ScalarTokens

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.data.cooccurrence import cooccurrence
-from recbole_mm.model.base import FeatureBank
+from recbole_mm.model.feature_bank import FeatureBank
 from recbole_mm.model.mcptr.reviews import ReviewTable
 from recbole_mm.nn.attention.aggregation import InterModalAttention, IntraModalAttention
 from recbole_mm.nn.graph.graph_encoder import GraphEncoder, WeightedGraph

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_mm.model.base import FeatureBank
+from recbole_mm.model.feature_bank import FeatureBank
 from recbole_mm.model.next_item import content_shares
 from recbole_mm.nn.attention.sequence import INITIAL_SCALE
 

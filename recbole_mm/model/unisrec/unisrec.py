@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.data.features.table import FeatureTable
-from recbole_mm.model.base import FeatureBank
+from recbole_mm.model.feature_bank import FeatureBank
 from recbole_mm.model.next_item import NextItemModel, content_shares
 from recbole_mm.model.unisrec.adaptor import ExpertAdaptor, random_projection
 from recbole_mm.nn.attention.sequence import INITIAL_SCALE, SequenceEncoder, causal_bias

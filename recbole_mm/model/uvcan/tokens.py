@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from recbole_mm.model.base import FeatureBank
+from recbole_mm.model.feature_bank import FeatureBank
 from recbole_mm.model.tokens import SideFields, assemble, select_rows
 from recbole_mm.nn.attention.coattention import AdditiveAttention, Tokens
 from recbole_mm.nn.attention.softmax import attention_pool
