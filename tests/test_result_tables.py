@@ -111,3 +111,15 @@ def test_a_table_of_other_measurements_has_its_own_columns(elsewhere: Any) -> No
     assert lines[-1].startswith("Commit abc; CPU (2 threads); 2026-01-02.") and "eeds" not in lines[-1]
     with pytest.raises(ValueError, match="unknown seconds"):
         elsewhere.markdown("way-in columns=seconds")
+
+
+def test_a_table_of_kills_shows_differences_however_small(elsewhere: Any) -> None:
+    """Work x moment, as ``benchmarks/kill.py --csv`` writes it."""
+    rows = [("train:BPR", moment, gap) for moment, gap in ((1, "0"), (2, "1e-09"))] + [("export", 1, "0")]
+    about = dict.fromkeys(elsewhere.PROVENANCE, "x")
+    table = pd.DataFrame([{"work": work, "moment": moment, "difference": gap, **about} for work, moment, gap in rows])
+    elsewhere.RESULTS.mkdir(parents=True)
+    table.to_csv(elsewhere.RESULTS / "kill.csv", index=False)
+    shown = elsewhere.markdown("kill rows=work across=moment value=difference").split("\n")
+    assert shown[0] == "| work | 1 | 2 |"
+    assert shown[2:4] == ["| train:BPR | 0 | 1e-09 |", "| export | 0 |  |"]

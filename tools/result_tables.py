@@ -214,6 +214,8 @@ def _cell(row: pd.Series, column: str, best: float | None, spread: bool = True) 
         return f"{value}, {variant}" if isinstance(variant, str) and variant else str(value)
     if pd.isna(value):
         return ""
+    if column == "difference":  # 0 is the same to the last bit, and 1e-9 is not
+        return f"{value:g}"
     if column in _COUNTS or isinstance(value, str):
         return f"{value:,}" if not isinstance(value, str) else value
     if f"{column}_low" not in row.index:
