@@ -150,7 +150,9 @@ def _mapping(example: str) -> Check:
 
 def _devices(key: str, value: Any) -> None:
     """RecBole hides every device from torch that the text does not name, so that a slip trains on the CPU."""
-    if value is not None and not re.fullmatch(r"(?:\s*(?:-1|\d+|(?:GPU|MIG)-[\w/-]+)\s*(?:,|$))*", str(value)):
+    # RecBole reads the text 0,1 as a tuple.
+    text = ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+    if value is not None and not re.fullmatch(r"(?:\s*(?:-1|\d+|(?:GPU|MIG)-[\w/-]+)\s*(?:,|$))*", text):
         _refuse(key, "numbers of devices such as 0 or '0,1', or '' for none", value)
 
 
