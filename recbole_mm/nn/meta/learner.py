@@ -57,7 +57,7 @@ def instance_cross_entropy(state: Tensor, positive: Tensor, target: Tensor, rows
     Example:
         >>> zero, target = torch.zeros(1, 2), torch.tensor([3])
         >>> instance_cross_entropy(zero, zero, target, torch.zeros(4, 2), torch.tensor([1, 2, 3, 4])).exp()
-        tensor(4.0000)
+        tensor(4.)
     """
     own = (state * positive).sum(dim=-1, keepdim=True)
     others = (state @ rows.T).masked_fill(target.unsqueeze(-1).eq(candidates), -torch.inf)
