@@ -30,7 +30,10 @@ FLAGS = {
     },
     "Running": {
         "jobs": Flag("runs of a comparison at a time (default: 1)", "N", "1"),
-        "worker": Flag("share the runs with other processes on the same --output, on this or other machines"),
+        # RecBole's option of this name is the number of processes of a loader.
+        "worker": Flag(
+            "share the runs with other processes on the same --output, on this or other machines", option=True
+        ),
         "keep_checkpoints": Flag("keep the trained models of a comparison"),
         "output": Flag("folder of a comparison or search (default: comparison/DATASET)", "FOLDER"),
     },

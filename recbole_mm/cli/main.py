@@ -160,19 +160,19 @@ def _without_word(request: Request) -> int:
     return int(COMMANDS[word].run(request))
 
 
-#: Flags of a command that are options of RecBole's elsewhere: ``worker`` is the number of processes of a loader.
-_ALSO_OPTIONS = {"worker"}
-
-
 def _with_word(word: str, command: ModuleType, known: Mapping[str, Flag], request: Request) -> int:
     if "help" in request.flags:
         return model_help(request) if "model" in request.flags else command_help(word, command)
     if "list-models" in request.flags:
         return int(COMMANDS["models"].list_names())
-    for name in set(request.options) - _ALSO_OPTIONS:
+    for name in request.options:
         # An option of RecBole's may also be an argument of a command that takes no options: --data_path of import.
         takers = {other: module for other, module in COMMANDS.items() if _takes_options(module)}
-        owners = [other for other, module in takers.items() if any(name in group for group in module.FLAGS.values())]
+        owners = [
+            other
+            for other, module in takers.items()
+            if any(name in group and not group[name].option for group in module.FLAGS.values())
+        ]
         if owners and _takes_options(command):
             raise CommandLineError(f"--{name} is no argument of {word}; it belongs to {', '.join(owners)}.")
     if request.options and not _takes_options(command):

@@ -31,12 +31,14 @@ class Flag:
         value: What stands for the value in ``--help``; ``None`` for a switch without one.
         default: Value when it is not given; ``None`` for none.
         many: Whether it may be repeated; its values are put together with a blank between them.
+        option: Whether a switch has the name of an option of RecBole's, which is meant where it is given a value.
     """
 
     help: str
     value: str | None = None
     default: str | None = None
     many: bool = False
+    option: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,23 +114,26 @@ def parse(
                 "A list or several words need quotes, such as --config_files='a.yaml b.yaml' or --topk='[10, 20]'."
             )
         key, equals, value = argument[2:].partition("=")
-        if key in known and known[key].value is None:
+        flag = known.get(key)
+        if flag is not None and flag.option and equals:
+            flag = None
+        if flag is not None and flag.value is None:
             if equals:
                 raise CommandLineError(f"--{key} takes no value, got {value!r}.")
         elif not equals:
             if not pending or pending[0].startswith("--"):
                 raise CommandLineError(f"--{key} needs a value: write --{key}=VALUE.")
             value = pending.pop(0)
-        if not value.strip() and (key not in known or known[key].value is not None) and key != "gpu_id":
+        if not value.strip() and (flag is None or flag.value is not None) and key != "gpu_id":
             raise CommandLineError(
                 f"--{key}= has no value (is it a shell variable that is not set?); give one or leave it out."
             )
-        target = flags if key in known else options
-        if key in known and known[key].many and key in flags:
+        target = options if flag is None else flags
+        if flag is not None and flag.many and key in flags:
             value = f"{flags.pop(key)} {value}"
         if target.setdefault(key, value) != value:
             raise CommandLineError(f"--{key} is given twice, as {target[key]!r} and as {value!r}; give it once.")
-    defaults = {name: flag.default for name, flag in known.items() if flag.default is not None}
+    defaults = {name: entry.default for name, entry in known.items() if entry.default is not None}
     return Request(flags, options, defaults, word, tuple(arguments))
 
 

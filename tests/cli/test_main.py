@@ -13,6 +13,7 @@ from recbole.trainer import Trainer
 from recbole_mm import registered_models
 from recbole_mm.cli import training as cli_train
 from recbole_mm.cli.main import FLAGS, CommandLineError, main, parse
+from recbole_mm.cli.request import Flag
 from recbole_mm.experiment.quick_start import Interrupted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +78,13 @@ class TestParse:
     def test_nothing_is_dropped(self, arguments, message):
         with pytest.raises(CommandLineError, match=message):
             parse(arguments)
+
+    def test_a_switch_with_the_name_of_an_option_is_the_option_where_it_has_a_value(self):
+        known = {"worker": Flag("", option=True)}
+        request = parse(["--worker", "--epochs=3"], known)
+        assert (request.flags, request.options) == ({"worker": ""}, {"epochs": "3"})
+        assert parse(["--worker=2"], known).options == {"worker": "2"}
+        assert parse(["--worker", "--worker=2"], known).flags == {"worker": ""}
 
 
 class TestAnswersWithoutTraining:
