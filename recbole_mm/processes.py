@@ -161,17 +161,19 @@ def summed(numbers: Sequence[float]) -> list[float]:
     return [float(number) for number in total]
 
 
-def share(n: int) -> tuple[Tensor, int]:
-    """The rows that this process takes of ``n``: every ``world``-th.
+def share(n: int, of: int | None = None) -> tuple[Tensor, int]:
+    """The rows that a process takes of ``n``: every ``world``-th.
 
     Args:
         n: Number of rows, at least 1.
+        of: Number of the process; this one if not given.
 
     Returns:
         Their places, and how many of them count: a process that none is left for gets the first row, which counts
         nothing, so that its loss is a number and its gradient has a place in the sum.
     """
-    index = torch.arange(min(rank(), n) if world() > 1 else 0, n, world())
+    first = 0 if world() == 1 else rank() if of is None else of
+    index = torch.arange(min(first, n), n, world())
     return (index, len(index)) if len(index) else (torch.zeros(1, dtype=torch.long), 0)
 
 

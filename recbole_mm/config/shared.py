@@ -172,7 +172,12 @@ def _check_truth(key: str, value: Any) -> None:
         raise ValueError(f"{key}: expected True or False (without quotes), got {value!r}.")
 
 
-def _check_count(key: str, value: Any) -> None:
+def check_count(key: str, value: Any) -> None:
+    """Refuse what is no whole number of at least 0.
+
+    Raises:
+        ValueError: With what was expected and what was got.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{key}: expected a whole number of at least 0, got {value!r} ({type(value).__name__}).")
 
@@ -200,7 +205,7 @@ SHARED_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "cold_features": _choice(COLD_FEATURES),
     "negative_items": lambda key, value: value is None or _choice(NEGATIVE_ITEMS)(key, value),
     "new_items": _check_truth,
-    "new_item_neighbours": _check_count,
+    "new_item_neighbours": check_count,
     "dense_backend": _choice(DENSE_BACKENDS),
     "graph_batch": _choice(GRAPH_BATCHES),
     "fanout": check_fanout,

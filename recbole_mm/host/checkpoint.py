@@ -215,43 +215,40 @@ def check_prepared(config: Any, train_data: Any, valid_data: Any) -> None:
 
 
 @contextmanager
-def checking(fingerprint: Mapping[str, Any] | None) -> Iterator[None]:
-    """While it lasts, RecBole's code reads checkpoints of data with this fingerprint only."""
-    token = _checked.set(fingerprint)
+def _holding(variable: contextvars.ContextVar[Any], value: Any) -> Iterator[None]:
+    token = variable.set(value)
     try:
         yield
     finally:
-        _checked.reset(token)
+        variable.reset(token)
+
+
+@contextmanager
+def checking(fingerprint: Mapping[str, Any] | None) -> Iterator[None]:
+    """While it lasts, RecBole's code reads checkpoints of data with this fingerprint only."""
+    with _holding(_checked, fingerprint):
+        yield
 
 
 @contextmanager
 def nothing_executed() -> Iterator[None]:
     """While it lasts, a model that is made reads no pickle, whatever its options name."""
-    token = _only_plain.set(True)
-    try:
+    with _holding(_only_plain, True):
         yield
-    finally:
-        _only_plain.reset(token)
 
 
 @contextmanager
 def no_pickles() -> Iterator[None]:
     """While it lasts, RecBole's code reads no pickle that could run code, unless the caller trusts it."""
-    token = _ours.set(True)
-    try:
+    with _holding(_ours, True):
         yield
-    finally:
-        _ours.reset(token)
 
 
 @contextmanager
 def with_defaults(options: Mapping[str, Any] | None) -> Iterator[None]:
     """While it lasts, a Config takes these options where its caller sets nothing: those of a run that goes on."""
-    token = _defaults.set(options or {})
-    try:
+    with _holding(_defaults, options or {}):
         yield
-    finally:
-        _defaults.reset(token)
 
 
 def defaults() -> Mapping[str, Any]:

@@ -101,12 +101,11 @@ class SharedLoss:
 
     def _part(self, interaction: Any, rank: int) -> tuple[Any, float]:
         """A process's rows, and their share of the batch; negatives stay with their positives."""
-        n, world = _rows(interaction, self._times), processes.world()
-        own = torch.arange(min(rank, n), n, world)
-        index = own if len(own) else torch.zeros(1, dtype=torch.long)
+        n = _rows(interaction, self._times)
+        index, counted = processes.share(n, rank)
         times = len(interaction) // n
         places = (torch.arange(times)[:, None] * n + index).flatten()
-        return interaction[places], len(own) / n
+        return interaction[places], counted / n
 
     def _why_not(self, interaction: Any) -> str | None:
         """Why the batch cannot be divided; ``None`` where it can."""

@@ -40,8 +40,8 @@ class GRCN(SamplesGraph, MultimodalRecommender):
         z = \textstyle\sum_{l=0}^{L} A_w^l\, E,
 
     with the confidence :math:`K` of the source node and degrees :math:`d`; ``hard`` pruning takes
-    :math:`\mathrm{ReLU}(w)`. Scores are inner
-    products of :math:`[z \,\|\, w_1 c^1 \,\|\, w_2 c^2 \dots]`; :math:`w_m` is ``modality_weight`` (1 in the paper).
+    :math:`\mathrm{ReLU}(w)`. Scores are inner products of
+    :math:`[z \,\|\, w_1 c^1 \,\|\, w_2 c^2 \dots]`; :math:`w_m` is ``modality_weight`` (1 in the paper).
     Loss: BPR + ``reg_weight`` * half the squared length of the batch's ID embeddings and of its users' preferences.
 
     Reference:

@@ -9,6 +9,7 @@ import torch
 from recbole.trainer import PretrainTrainer
 
 from recbole_mm import processes
+from recbole_mm.config.shared import check_count
 from recbole_mm.data.features.pretrained import write_pretrained
 from recbole_mm.model.mcptr.finetune import FinetuneConfig
 from recbole_mm.trainer.stages import Stage, StagedTrainer
@@ -32,9 +33,7 @@ class MCPTRTrainer(StagedTrainer, PretrainTrainer):
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
         for key in ("pretrain_epochs", "save_step"):
-            value = config[key]
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{key}: expected a whole number of at least 0, got {value!r}.")
+            check_count(key, config[key])
 
     def stages(self, train_data: Any, valid_data: Any) -> Sequence[Stage]:
         """The two stages."""

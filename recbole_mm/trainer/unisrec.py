@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from recbole.trainer import Trainer
 
+from recbole_mm.config.shared import check_count
 from recbole_mm.trainer.pretraining_data import MixedRows, read_training_part, stack_features
 from recbole_mm.trainer.split import check_split
 from recbole_mm.trainer.stages import Stage, StagedTrainer
@@ -33,10 +34,8 @@ class UniSRecTrainer(StagedTrainer):
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
-        epochs = config["pretrain_epochs"]
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
-            raise ValueError(f"pretrain_epochs: expected a whole number of at least 0, got {epochs!r}.")
-        self.pretrain_epochs: int = epochs
+        check_count("pretrain_epochs", config["pretrain_epochs"])
+        self.pretrain_epochs: int = config["pretrain_epochs"]
         self._mixed: MixedRows | None = None
         self._same_data = True
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 from recbole.data.interaction import Interaction
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from tests.model.conftest import build, total_loss
+from tests.model.largest import LargestTensor
 from tests.model.tiny import tiny_model
 
 MODELS = ("MMGCN", "GRCN", "DualGNN", "MMGCL", "MGAT", "BM3", "SLMRec", "LGMRec", "DRAGON", "SMORE")
@@ -77,21 +76,6 @@ def test_an_evaluation_changes_nothing_in_training(name):
             optimizer.step()
             losses.append(loss.item())
     assert losses[:3] == losses[3:]
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the number of elements of the largest dense tensor that any operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided:
-                self.elements = max(self.elements, leaf.numel())
-        return result
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -7,11 +7,10 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import ModelType, get_model, init_seed
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from recbole_mm.nn.graph import knn
 from tests.model.conftest import total_loss
+from tests.model.largest import LargestTensor
 from tests.model.tiny import tiny_dataset
 
 N_USERS, N_ITEMS = 12, 300
@@ -20,21 +19,6 @@ CASES = [
     ("SMORE", {}), ("HCGCN", {}), ("ItemKNNCBF", {}), ("ItemKNNCBF", {"neighbours_of": "history"}),
     ("ItemKNNCBF", {"knn_k": None}),
 ]  # fmt: skip
-
-
-class Largest(TorchDispatchMode):
-    """Remembers the most numbers of a dense tensor that an operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.numbers = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided:
-                self.numbers = max(self.numbers, leaf.untyped_storage().nbytes() // leaf.element_size())
-        return result
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +35,7 @@ def test_no_matrix_of_items_by_items(name, options, world, monkeypatch):
     narrow = {"knn_k": 4} if name == "ItemKNNCBF" else {"knn_k": 4, "embedding_size": 4}
     config, dataset = tiny_dataset(name, *world, **{**narrow, **options})
     init_seed(config["seed"], True)
-    with Largest() as largest:
+    with LargestTensor() as largest:
         model = get_model(name)(config, dataset)
         user = torch.arange(1, 9)
         batch = Interaction({"user_id": user, "item_id": user, "neg_item_id": user + 8})
@@ -59,10 +43,10 @@ def test_no_matrix_of_items_by_items(name, options, world, monkeypatch):
             total_loss(model.train(), batch).backward()
         with torch.no_grad():
             model.eval().full_sort_predict(batch[:4])
-    assert largest.numbers < N_ITEMS**2 // 4, f"a tensor of {largest.numbers:,} numbers"
+    assert largest.stored < N_ITEMS**2 // 4, f"a tensor of {largest.stored:,} numbers"
 
 
 def test_the_measure_sees_such_a_matrix():
-    with Largest() as largest:
+    with LargestTensor() as largest:
         torch.zeros(N_ITEMS, 3) @ torch.zeros(3, N_ITEMS)
-    assert largest.numbers >= N_ITEMS**2
+    assert largest.stored >= N_ITEMS**2
