@@ -24,6 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.rows import append  # noqa: E402
 from benchmarks.workload import recbole_options, synthetic_pairs  # noqa: E402
 
 MODELS = "UVCAN,CMBF"
@@ -42,13 +43,13 @@ def main() -> int:
     parser.add_argument("--pair-users", type=int, default=20, help="users of the pair-by-pair path")
     parser.add_argument("--options", type=json.loads, default={}, help="options of the model, a JSON object")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--rows", type=Path, help="append the figures to this file, with commit and machine")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
         print(json.dumps(measure(**options.job)))
         return 0
-    rows, agree = [], True
+    agree = True
     print(
         f"{'model':8} {'catalogue':10} {'users':>6} {'items':>6} {'full sort s':>11} {'us/pair':>8} {'MB':>6} "
         f"{'pairs s':>9} {'us/pair':>8} {'MB':>6} {'ratio':>6} {'max diff':>9}"
@@ -66,7 +67,12 @@ def main() -> int:
                 seconds = pairs["seconds"] * total / (pairs["users"] * pairs["items"])
                 same = pairs["difference"] <= TOLERANCE * max(1.0, pairs["largest"])
                 agree &= same
-                rows.append({**common, "full": full, "pairs": pairs, "pairs_seconds": seconds, "agree": same})
+                if options.rows:
+                    metrics = {"ranking_seconds": full["seconds"], "peak_mib": full["peak_mb"]}
+                    metrics |= {"microseconds_a_pair": 1e6 * full["seconds"] / total, "pair_by_pair_seconds": seconds}
+                    metrics |= {"times_faster": seconds / full["seconds"], "difference": pairs["difference"]}
+                    row = {"model": model, "dataset": f"{shape}, {full['users']:,} x {full['items']:,}"}
+                    append(options.rows, {**row, "metrics": metrics}, options.options, options.device)
                 print(
                     f"{model:8} {shape:10} {full['users']:6} {full['items']:6} {full['seconds']:11.2f} "
                     f"{1e6 * full['seconds'] / total:8.2f} {full['peak_mb']:6.0f} {seconds:9.1f} "
@@ -74,8 +80,6 @@ def main() -> int:
                     f"{pairs['difference']:9.1e}" + ("" if same else "   SCORES DIFFER"),
                     flush=True,
                 )
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return int(not agree)
 
 

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import recbole_mm  # noqa: E402,F401
 from benchmarks.measure import _status  # noqa: E402
+from benchmarks.rows import append  # noqa: E402
 from recbole_mm.cli.malloc import keep_freed_memory  # noqa: E402
 from recbole_mm.data.features.table import FeatureStore, FeatureTable  # noqa: E402
 
@@ -148,9 +149,11 @@ def measure(options: argparse.Namespace) -> None:
         seconds, curve = train(model, data, held_out, options)
         epoch = math.ceil(len(data.inter_feat) / options.batch)
         step = float(np.median(seconds[1:]))
-        row = {"model": options.model, "mode": mode, "users": options.users, "items": data.num("item_id") - 1}
-        row |= {"pairs": len(data.inter_feat), "fanout": model.fanout, "step": round(step, 3), "steps": epoch}
-        row |= {"epoch": round(epoch * step, 1), "built_mb": built, "mb": round(_status("VmHWM")), "curve": curve}
+        metrics = {"users": options.users, "pairs": len(data.inter_feat), "step_seconds": round(step, 3)}
+        metrics |= {"epoch_seconds": round(epoch * step, 1), "built_mib": built, "peak_mib": round(_status("VmHWM"))}
+        metrics |= {f"recall@20 at {spent} s": value for spent, _, value in curve}
+        row = {"model": options.model, "variant": mode, "metrics": metrics, "fanout": model.fanout}
+        row["dataset"] = f"{options.users:,} x {data.num('item_id') - 1:,}"
         print(json.dumps(row), flush=True)
 
 
@@ -187,7 +190,7 @@ def main() -> int:
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=2020)
     parser.add_argument("--options", type=json.loads, default={}, help="options of the models, a JSON object")
-    parser.add_argument("--json", type=Path, help="append every row to this file")
+    parser.add_argument("--rows", type=Path, help="append the figures to this file, with commit and machine")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     sys.argv = sys.argv[:1]  # RecBole takes them for its own
@@ -203,9 +206,10 @@ def main() -> int:
             command = [sys.executable, __file__, f"--models={model}", f"--sizes={users}", "--child", *shared]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             print(done.stdout, end="", flush=True)
-            if options.json:
-                with options.json.open("a", encoding="utf-8") as stream:
-                    stream.write(done.stdout)
+            for line in done.stdout.splitlines() if options.rows else ():
+                row = json.loads(line)
+                given = {**options.options, "fanout": row.pop("fanout"), "batch": options.batch}
+                append(options.rows, row, {**given, "image_width": options.image_width})
             if done.returncode:
                 print(done.stderr[-2000:], file=sys.stderr)
                 return 1

@@ -17,15 +17,19 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
-from measure import Clock, PeakMemory
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import init_seed
 from torch.nn import functional as F
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.measure import Clock, PeakMemory
+from benchmarks.rows import append
 from recbole_mm import MML
 from recbole_mm.trainer import MMLTrainer
 
@@ -37,6 +41,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=256)
     parser.add_argument("--looped", type=int, default=8)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rows", type=Path, help="append the figures to this file, with commit and machine")
     arguments, rest = parser.parse_known_args()
     sys.argv = sys.argv[:1] + rest  # RecBole reads --key=value itself
     torch.set_num_threads(1)
@@ -60,6 +65,10 @@ def main() -> None:
         step(trainer, few)
         speed[name] = number / (clock() - start)
         print(f"{name:15s} {speed[name]:8.2f} tasks/s, peak memory +{memory.growth():.0f} MB")
+        if arguments.rows:
+            metrics = {"tasks_a_second": speed[name], "peak_mib": memory.growth()}
+            row = {"model": "MML", "variant": name, "dataset": arguments.dataset, "metrics": metrics}
+            append(arguments.rows, row, {"users": number}, arguments.device)
     for name in ("loop over users", "loop row by row"):
         print(f"vectorised is {speed['vectorised'] / speed[name]:.1f} times as fast as the {name}")
 

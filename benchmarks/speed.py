@@ -41,32 +41,26 @@ def main() -> int:
         "--steps", type=int, default=7, help="training steps; the fastest counts, times the steps of an epoch"
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--rows", type=Path, help="append a line a model to this file, with commit and machine")
+    parser.add_argument("--rows", type=Path, help="append the figures to this file, with commit and machine")
     options = parser.parse_args()
-    report: dict[str, Any] = {"device": options.device, "threads": options.threads, "shape": options.shape}
     agree = True
     if options.operators or not options.models:
-        report["operators"], same = operators(options)
-        agree &= same
+        agree &= operators(options)
     if options.models:
         with tempfile.TemporaryDirectory() as folder:
             if options.shape == "baby":
                 write_synthetic(Path(folder))
-            report["models"], same = models(options, folder)
-            agree &= same
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            agree &= models(options, folder)
     return int(not agree)
 
 
-def operators(options: argparse.Namespace) -> tuple[list[dict[str, Any]], bool]:
-    """Measure and print every operator at every width."""
+def operators(options: argparse.Namespace) -> bool:
+    """Measure and print every operator at every width; whether all values agree."""
     print(
         f"\nOperators, forward + backward, both directions, synthetic graph of Amazon Baby's shape ({options.device})"
     )
     print(f"{'operator':10} {'width':>5} {'ours ms':>9} {'PyG ms':>9} {'ratio':>7} {'ours MB':>9} {'PyG MB':>9}")
-    rows, agree = [], True
+    agree = True
     for name in OPERATORS:
         for width in WIDTHS:
             found = {}
@@ -85,19 +79,34 @@ def operators(options: argparse.Namespace) -> tuple[list[dict[str, Any]], bool]:
                 + ("" if same else "   VALUES DIFFER"),
                 flush=True,
             )
-            rows.append({"operator": name, "width": width, "agree": same, **found})
-    return rows, agree
+            if options.rows:
+                keep_operator(name, width, found, options)
+    return agree
 
 
-def models(options: argparse.Namespace, folder: str) -> tuple[list[dict[str, Any]], bool]:
-    """Measure and print every model that was asked for."""
+def keep_operator(name: str, width: int, found: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
+    """Append an operator's figures at a width beside those of PyG: seconds, MiB at the peak."""
+    ours, pyg = found["ours"], found["pyg"]
+    metrics = {
+        "step_seconds": ours["seconds"],
+        "reference_step_seconds": pyg["seconds"],
+        "times_faster": pyg["seconds"] / ours["seconds"],
+        "peak_mib": ours["peak_mb"],
+        "reference_peak_mib": pyg["peak_mb"],
+    }
+    about = {"model": name, "variant": f"width {width}", "dataset": "graph of Amazon Baby's shape"}
+    append(options.rows, {**about, "metrics": metrics}, {}, options.device)
+
+
+def models(options: argparse.Namespace, folder: str) -> bool:
+    """Measure and print every model that was asked for; whether all values agree."""
     shape = "ml-100k" if options.shape == "ml-100k" else "synthetic data of Amazon Baby's shape"
     print(f"\nTraining on {shape}, batch 2048 ({options.device}); seconds of a step")
     print(
         f"{'model':8} {'code':5} {'loader':>7} {'graph':>7} {'dense':>7} {'Adam':>7} {'step':>7} {'epoch s':>8} "
         f"{'ratio':>6} {'graph x':>7} {'forward':>7} {'peak MB':>8}"
     )
-    rows, agree = [], True
+    agree = True
     for name in model_names(options.models):
         common = {"model": name, "shape": options.shape, "folder": folder, "overrides": options.options}
         row: dict[str, Any] = {"model": name}
@@ -129,10 +138,9 @@ def models(options: argparse.Namespace, folder: str) -> tuple[list[dict[str, Any
                 f"{default['peak_mb']:.0f} MB; metrics {'equal' if row['evaluation']['agree'] else 'DIFFER'}",
                 flush=True,
             )
-        rows.append(row)
         if options.rows:
             keep(row, options)
-    return rows, agree
+    return agree
 
 
 def keep(row: dict[str, Any], options: argparse.Namespace) -> None:
@@ -145,7 +153,11 @@ def keep(row: dict[str, Any], options: argparse.Namespace) -> None:
             metrics[f"{prefix}peak_mib"] = row[code]["peak_mb"]
     if "pyg" in row:
         metrics["times_faster"] = row["pyg"]["step_seconds"] / row["ours"]["step_seconds"]
-    append(options.rows, {"model": row["model"], "dataset": options.shape, "metrics": metrics}, options.options)
+    if "evaluation" in row:
+        auto, default = (row["evaluation"][size]["seconds"] for size in ("auto", "4096"))
+        metrics |= {"ranking_seconds": auto, "ranking_default_seconds": default, "ranking_times_faster": default / auto}
+    about = {"model": row["model"], "dataset": options.shape, "metrics": metrics}
+    append(options.rows, about, options.options, options.device)
 
 
 def model_names(text: str) -> list[str]:
