@@ -12,7 +12,7 @@ from recbole_mm.comparison.protocol import Protocol, make_protocol
 from recbole_mm.comparison.runs import Runs
 from recbole_mm.config.ranges import check_ranges
 from recbole_mm.experiment.ablation import CONTENT_MODEL
-from recbole_mm.experiment.processes import model_modules
+from recbole_mm.experiment.children import model_modules
 from recbole_mm.experiment.store import Store
 from recbole_mm.host.names import check_model_name
 from recbole_mm.host.registry import registered_models

@@ -14,9 +14,9 @@ from recbole_mm.config import read_cold_start, read_options
 from recbole_mm.config.metrics import settle_valid_metric
 from recbole_mm.config.protocol import PROTOCOL_OPTIONS, mask_note
 from recbole_mm.experiment.capabilities import capability_notes, linked_items_note
+from recbole_mm.experiment.children import error_text
 from recbole_mm.experiment.fingerprint import fingerprint
 from recbole_mm.experiment.job import without_arguments
-from recbole_mm.experiment.processes import error_text
 from recbole_mm.experiment.quick_start import device_option
 
 __all__ = ["Protocol", "make_protocol"]

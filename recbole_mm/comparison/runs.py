@@ -13,9 +13,9 @@ from recbole_mm.comparison.protocol import Protocol
 from recbole_mm.comparison.tasks import run_task
 from recbole_mm.comparison.workers import ATTEMPTS, work_off
 from recbole_mm.experiment.ablation import CONTENT_MODEL, only_modality, without_modality
+from recbole_mm.experiment.children import Children, error_text, is_of_machine, run_in_child
 from recbole_mm.experiment.claims import Claims
 from recbole_mm.experiment.job import Job, versions
-from recbole_mm.experiment.processes import Children, error_text, is_of_machine, run_in_child
 from recbole_mm.experiment.remaining import duration
 from recbole_mm.experiment.split import why_other_split
 from recbole_mm.experiment.store import Store, digest

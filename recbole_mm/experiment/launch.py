@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from recbole_mm import processes
+from recbole_mm.experiment.children import ChildError, die_with_parent, ended_by
 from recbole_mm.experiment.own_models import import_module
-from recbole_mm.experiment.processes import ChildError, die_with_parent, ended_by
 from recbole_mm.host.terminal import is_quiet, quiet_terminal
 from recbole_mm.processes import Place
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import recbole_mm  # noqa: F401 - makes the models known
-from recbole_mm.experiment.processes import die_with_parent, error_text, is_of_machine
+from recbole_mm.experiment.children import die_with_parent, error_text, is_of_machine
 from recbole_mm.experiment.store import to_json
 from recbole_mm.files import write_atomically
 

@@ -19,7 +19,7 @@ from recbole_mm.cli.request import Request, sibling
 from recbole_mm.comparison import compare as comparison
 from recbole_mm.data.convert.arguments import ROLES, make_parser
 from recbole_mm.data.convert.mmrec_layout import COLUMNS
-from recbole_mm.experiment.processes import model_modules
+from recbole_mm.experiment.children import model_modules
 from recbole_mm.host import names
 from recbole_mm.host.compat import _check_recbole, installed_repairs
 from recbole_mm.host.tags import tags_of

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from recbole_mm.cli.main import main
-from recbole_mm.experiment import processes
-from recbole_mm.experiment.processes import ChildError, run_in_child
+from recbole_mm.experiment import children
+from recbole_mm.experiment.children import ChildError, run_in_child
 from recbole_mm.experiment.store import Store
 
 WAITS = f"#!{sys.executable}\nimport os, time\nprint(os.getpid(), flush=True)\ntime.sleep(100)\n"
@@ -118,6 +118,6 @@ def test_only_what_the_machine_did_goes_on(of_machine, tmp_path):
     checkpoint = store.start("X") / "checkpoint"
     checkpoint.mkdir()
     error = ChildError("the reason", died=False, of_machine=of_machine)
-    store.save("X", {"status": "failed", "goes_on": processes.is_of_machine(error)})
+    store.save("X", {"status": "failed", "goes_on": children.is_of_machine(error)})
     assert (Store(tmp_path).start("X") / "checkpoint").exists() == of_machine
-    assert processes.is_of_machine(OSError("full")) and not processes.is_of_machine(ValueError("wrong"))
+    assert children.is_of_machine(OSError("full")) and not children.is_of_machine(ValueError("wrong"))

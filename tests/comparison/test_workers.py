@@ -18,7 +18,7 @@ import pytest
 from recbole_mm.comparison import runs as runs_module
 from recbole_mm.comparison import workers as workers_module
 from recbole_mm.comparison.compare import compare
-from recbole_mm.experiment import processes
+from recbole_mm.experiment import children
 from recbole_mm.report.summary import Report
 from tests.options import QUICK
 
@@ -116,7 +116,7 @@ def test_a_failed_run_is_not_tried_by_every_worker(
 
     def fails(function: Any, task: Mapping[str, Any], *rest: Any, **more: Any) -> Any:
         tried.append(task["name"])
-        raise processes.ChildError("it failed", died=False, of_machine=of_machine)
+        raise children.ChildError("it failed", died=False, of_machine=of_machine)
 
     monkeypatch.setattr(runs_module, "run_in_child", fails)
     monkeypatch.setattr(workers_module, "POLL_SECONDS", 0)

@@ -19,8 +19,8 @@ import torch
 import recbole_mm
 from recbole_mm import processes
 from recbole_mm.experiment import launch as launching
+from recbole_mm.experiment.children import ChildError
 from recbole_mm.experiment.launch import free_port, launch
-from recbole_mm.experiment.processes import ChildError
 from recbole_mm.host import sharing
 from recbole_mm.processes import Place
 from tests.options import QUICK

@@ -34,7 +34,7 @@ GIVEN = {
     "serving/folder.py": {"write_ids", "feature_entries"},
     "serving/saved.py": {"_write"},
     "serving/tables.py": {"_parquet_topk", "_csv_topk", "_npz_topk", "_npz_embeddings", "_parquet_embeddings"},
-    "experiment/processes.py": {"run_in_child"},  # what a process prints, as it prints it
+    "experiment/children.py": {"run_in_child"},  # what a process prints, as it prints it
 }
 WRITERS = {
     "write_text", "write_bytes", "to_csv", "to_parquet", "to_json", "to_pickle", "savefig", "save", "savez",

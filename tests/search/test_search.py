@@ -13,8 +13,8 @@ import pytest
 
 import recbole_mm
 from recbole_mm.comparison.tune import tune
+from recbole_mm.experiment.children import ChildError
 from recbole_mm.experiment.job import Job
-from recbole_mm.experiment.processes import ChildError
 from recbole_mm.experiment.store import Store
 from recbole_mm.paths import dataset_atomic_dir
 from recbole_mm.search import search as module

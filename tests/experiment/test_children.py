@@ -15,7 +15,7 @@ import pytest
 import recbole_mm
 from recbole_mm.comparison.compare import compare
 from recbole_mm.comparison.tasks import run_task
-from recbole_mm.experiment.processes import ChildError, model_modules, run_in_child
+from recbole_mm.experiment.children import ChildError, model_modules, run_in_child
 from tests.options import QUICK
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,7 +98,7 @@ def test_a_process_ends_with_its_parent(tmp_path):
     grandchild = (
         "import os, sys, time\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from recbole_mm.experiment.processes import die_with_parent\n"
+        "from recbole_mm.experiment.children import die_with_parent\n"
         "die_with_parent(int(sys.argv[1]), seconds=0.05)\n"
         "print(os.getpid(), flush=True)\n"
         "time.sleep(60)\n"
