@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+import torch
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "kill.py"
+from benchmarks import kill, kill_work
 
 
-@pytest.fixture(scope="module")
-def kill():
-    spec = importlib.util.spec_from_file_location("kill", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.OPTIONS["epochs"] = 4
-    module.STAGED["MCPTR"] = module.SMALL["MCPTR"] = {"pretrain_epochs": 2, "epochs": 2}
-    module.warm_up()
-    return module
+@pytest.fixture(scope="module", autouse=True)
+def short():
+    staged = {"pretrain_epochs": 2, "epochs": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(kill_work.OPTIONS, "epochs", 4)
+        patch.setitem(kill_work.STAGED, "MCPTR", staged)
+        patch.setitem(kill_work.SMALL, "MCPTR", staged)
+        kill_work.warm_up()
+        yield
 
 
 @pytest.mark.parametrize(
     ("work", "count"), [("train:VBPR", 1), ("train:MCPTR", 1), ("compare", 1), ("search", 1), ("export", 1)]
 )
-def test_killed_and_started_again(work, count, kill, tmp_path):
+def test_killed_and_started_again(work, count, tmp_path):
     found = kill.kill_work(work, tmp_path, kill.moments(count, f"quick {work}"))
     assert found["kills"] and set(found["gaps"].values()) == {0.0}, found
 
 
-def test_differences_are_seen(kill):
-    import torch
-
+def test_differences_are_seen():
     one = {"a": [1.0, torch.ones(2)], "time": 1, "text": "x"}
-    assert kill.difference(one, {"a": [1.0, torch.ones(2)], "time": 2, "text": "x"}) == 0
-    assert kill.difference(one, {"a": [1.0, torch.tensor([1.0, 1.25])], "time": 1, "text": "x"}) == 0.25
+    assert kill_work.difference(one, {"a": [1.0, torch.ones(2)], "time": 2, "text": "x"}) == 0
+    assert kill_work.difference(one, {"a": [1.0, torch.tensor([1.0, 1.25])], "time": 1, "text": "x"}) == 0.25
     for other in ({"a": [1.0], "text": "x"}, {"a": [1.0, torch.ones(2)], "text": "y"}, {}):
-        assert kill.difference(one, other) == float("inf")
+        assert kill_work.difference(one, other) == float("inf")
