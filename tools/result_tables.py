@@ -115,9 +115,22 @@ def _read(folder: Path, commit: str | None) -> pd.DataFrame:
                 "commit": joined(record.get("commit") or commit for record in mine),
                 "machine": joined(_machine(record.get("machine") or {}) for record in mine),
                 "date": joined(record.get("date") for record in mine),
+                "validation_fall": max((largest_fall(record) for record in mine), default=None),
             }
         )
     return pd.concat([table, pd.DataFrame(rows, index=table.index)], axis=1)
+
+
+def largest_fall(record: Mapping[str, Any], settled: int = 5) -> float:
+    """By what share the validation score fell from one validation to the next, at most.
+
+    Args:
+        record: Of a run.
+        settled: Falls until this epoch do not count.
+    """
+    metric = record["valid_metric"].lower()
+    scores = [entry["valid"][metric] for entry in record["curve"] if entry["epoch"] > settled]
+    return max((1 - after / before for before, after in zip(scores, scores[1:]) if before > 0), default=0.0)
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

@@ -1,0 +1,71 @@
+"""Which bounds hold on the portfolio: ``python benchmarks/portfolio_bounds.py``, from the table of ``portfolio.sh``.
+
+Reads ``results/portfolio.csv`` and writes ``results/portfolio-bounds.csv``: a row a bound and data set, with how many
+of the models hold it and, of each that does not, its figure. A figure is the mean over the seeds; one below a floor by
+less than chance counts as below.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from recbole_mm.files import write_atomically  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
+FLOORS = ("Pop", "BPR", "LightGCN", "ItemKNNCBF")
+#: Models that score without a graph of users and items, or of items.
+NO_GRAPH = ("VBPR", "UVCAN", "CMBF")
+DENSE, PLANTED, NOISE = ("lfm2k", "ml-latest-small-mm"), "planted-content", "planted-noise"
+METRIC, FALL, TENTH = "recall@20", "validation_fall", 0.1
+PROVENANCE = ["dataset", "split", "seeds", "options", "commit", "machine", "date"]
+
+
+def bounds(table: pd.DataFrame, dataset: str) -> list[dict[str, str]]:
+    """The rows of a data set.
+
+    Args:
+        table: The models on this data set.
+        dataset: Its name.
+    """
+    score = table.set_index("model")[METRIC]
+    ours = [model for model in score.index if model not in FLOORS and pd.notna(score[model])]
+    graph = [model for model in ours if model not in NO_GRAPH]
+
+    def row(bound: str, models: list[str], limit: float, figure: Callable[[str], float], above: bool) -> dict[str, str]:
+        out = [model for model in models if (figure(model) < limit) == above and figure(model) != limit]
+        exceptions = ", ".join(f"{model} {figure(model):.3f}" for model in out)
+        held = f"{len(models) - len(out)} of {len(models)}"
+        return {"bound": bound, "limit": f"{limit:.3f}", "held": held, "exceptions": exceptions or "none"}
+
+    rows = [row("every model at Pop or above", ours, score["Pop"], score.__getitem__, True)]
+    rows.append(row("every graph model at BPR or above", graph, score["BPR"], score.__getitem__, True))
+    if dataset in (*DENSE, PLANTED):
+        rows.append(row("every graph model at LightGCN or above", graph, score["LightGCN"], score.__getitem__, True))
+    if dataset == NOISE:
+        limit = (1 - TENTH) * score["LightGCN"]
+        rows.append(row("no model a tenth below LightGCN", ours, limit, score.__getitem__, True))
+    fall = table.set_index("model")[FALL]
+    rows.append(row("validation never falls by a tenth after epoch 5", ours, TENTH, fall.__getitem__, False))
+    return rows
+
+
+def main() -> None:
+    """Write the table."""
+    table, rows = pd.read_csv(RESULTS / "portfolio.csv", dtype=dict.fromkeys(PROVENANCE, str)), []
+    for dataset, part in table.groupby("dataset", sort=False):
+        about = {key: " ".join(dict.fromkeys(" ".join(part[key]).split())) for key in PROVENANCE if key != "options"}
+        rows += [{**row, **about, "options": "{}"} for row in bounds(part, str(dataset))]
+    found = pd.DataFrame(rows)[["bound", "dataset", "limit", "held", "exceptions", *PROVENANCE[1:]]]
+    write_atomically(RESULTS / "portfolio-bounds.csv", found.to_csv(index=False, lineterminator="\n"))
+    print(found[["bound", "dataset", "limit", "held", "exceptions"]].to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
