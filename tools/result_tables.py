@@ -21,7 +21,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ import pandas as pd  # noqa: E402
 
 from recbole_mm.experiment.store import neutral_settings  # noqa: E402
 from recbole_mm.files import write_atomically  # noqa: E402
+from tools import result_markdown  # noqa: E402
 from tools.result_rows import joined, rows_of  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -43,18 +44,6 @@ PROVENANCE = ("dataset", "split", "seeds", "options", "commit", "machine", "date
 _BLOCK = re.compile(r"<!-- results: (?P<spec>[^>]*?) -->\n.*?<!-- end of results -->", flags=re.DOTALL)
 _DROPPED = re.compile(r"_(difference|difference_low|difference_high|effect|p_t|p_wilcoxon)(_holm)?$")
 _TEXTS = ["variant", "interval", "reference", "params", "failure"]
-_COUNTS = {"runs", "parameters"}
-_COSTS = {"epochs": 0, "epoch_seconds": 2, "train_seconds": 0, "train_cpu_seconds": 0, "test_seconds": 1}
-_COSTS |= {"step_seconds": 3, "reference_step_seconds": 3, "times_faster": 1, "times_sasrec": 2}
-_TITLES = {
-    "epoch_seconds": "s/epoch", "train_seconds": "training s", "memory_mib": "MiB", "params": "chosen",
-    "step_seconds": "s/step", "peak_mib": "MiB", "reference_step_seconds": "plain: s/step",
-    "reference_peak_mib": "plain: MiB", "times_faster": "times faster", "cpu_seconds": "CPU s",
-    "times_sasrec": "of RecBole's SASRec", "graphs_mib": "graphs MiB",
-}  # fmt: skip
-_COSTS |= {"new_recall": 2, "times_random": 1, "new_share": 2, "among_new": 2, "recall": 2, "load": 1}
-_TITLES |= {"cpu_seconds": "CPU s", "seconds": "s", "times_random": "x random", "new_share": "share of the lists"}
-_TITLES |= {"new_recall": "wanted new products", "among_new": "in lists of new products", "recall": "Recall@20"}
 
 
 def add(name: str, folders: Sequence[str | Path], commit: str | None = None) -> Path:
@@ -179,82 +168,9 @@ def markdown(spec: str) -> str:
         column, colon, value = part.partition(":")
         if colon:
             table = table[table[column].astype(str) == value]
-    lines = _pivot(table, asked) if "across" in asked else _rows(table, asked.get("columns", first).split(","))
-    return "\n".join([*lines, "", _measured(table, name)])
-
-
-def _rows(table: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    header = [_TITLES.get(column, _title(column)) for column in columns]
-    lines = [
-        "| " + " | ".join(header) + " |",
-        _rule(not pd.api.types.is_numeric_dtype(table[column]) for column in columns),
-    ]
-    best = {column: table[column].max() for column in columns if f"{column}_low" in table and len(table) > 1}
-    for _, row in table.iterrows():
-        lines.append("| " + " | ".join(_cell(row, column, best.get(column)) for column in columns) + " |")
-    return lines
-
-
-def _pivot(table: pd.DataFrame, asked: Mapping[str, str]) -> list[str]:
-    rows, across, value = asked.get("rows", "model"), asked["across"], asked["value"]
-    columns = list(dict.fromkeys(table[across]))
-    lines = ["| " + " | ".join([rows, *map(str, columns)]) + " |", _rule([True, *(False for _ in columns)])]
-    best = table.groupby(across)[value].max()
-    for label in dict.fromkeys(table[rows]):
-        cells = [str(label)]
-        for column in columns:
-            found = table[(table[rows] == label) & (table[across] == column)]
-            cells.append(_cell(found.iloc[0], value, best[column], spread=False) if len(found) else "")
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def _rule(texts: Iterable[bool]) -> str:
-    return "|" + "|".join("---" if text else "--:" for text in texts) + "|"
-
-
-def _title(column: str) -> str:
-    metric, at, k = column.partition("@")
-    k, _, part = k.rstrip("]").partition("[")
-    k += f", {part.replace('_', ' ')}" if part else ""
-    return f"{ {'ndcg': 'NDCG', 'mrr': 'MRR', 'map': 'MAP'}.get(metric, metric.capitalize()) }@{k}" if at else column
-
-
-def _cell(row: pd.Series, column: str, best: float | None, spread: bool = True) -> str:
-    value = row[column]
-    if column == "model":
-        variant = row.get("variant")
-        return f"{value}, {variant}" if isinstance(variant, str) and variant else str(value)
-    if pd.isna(value):
-        return ""
-    if column == "difference":  # 0 is the same to the last bit, and 1e-9 is not
-        return f"{value:g}"
-    if column in _COUNTS or isinstance(value, str):
-        return f"{value:,}" if not isinstance(value, str) else value
-    if f"{column}_low" not in row.index:
-        return f"{value:,.{_COSTS.get(column, 0)}f}"
-    text = _short(value) if value != best else f"**{_short(value)}**"
-    low, high = row[f"{column}_low"], row[f"{column}_high"]
-    return f"{text} [{_short(low)}, {_short(high)}]" if spread and pd.notna(low) else text
-
-
-def _short(value: float) -> str:
-    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.4f}")
-
-
-def _measured(table: pd.DataFrame, name: str) -> str:
-    """One line on how the table was measured."""
-
-    def all_of(column: str) -> str:
-        return ", ".join(dict.fromkeys(part for value in table[column] for part in str(value).split(" ")))
-
-    trained = f"Seeds {all_of('seeds')}; split {all_of('split')}; c" if set(table["seeds"]) != {"-"} else "C"
-
-    machines = "; ".join(dict.fromkeys(table["machine"]))
-    return (
-        f"{trained}ommit {all_of('commit')}; {machines}; {all_of('date')}. "
-        f"{'Options and costs' if trained != 'C' else 'All columns'}: `benchmarks/results/{name}.csv`."
-    )
+    columns = asked.get("columns", first).split(",")
+    lines = result_markdown.pivot(table, asked) if "across" in asked else result_markdown.rows(table, columns)
+    return "\n".join([*lines, "", result_markdown.measured(table, name)])
 
 
 def documents() -> list[Path]:
