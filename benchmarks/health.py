@@ -1,6 +1,6 @@
 """The check of trainings on ml-100k: is it silent where nothing is wrong, and what does it cost?
 
-    python benchmarks/health.py [--models=BPR,LightGCN,...] [--dataset=ml-100k] [--output=FILE.csv] [--key=value ...]
+    python benchmarks/health.py [--models=BPR,LightGCN,...] [--dataset=ml-100k] [--rows=FILE.jsonl] [--key=value ...]
     python benchmarks/health.py --models=MMGCL --contrast_by_length=False --contrastive_weight=0.4
 
 Every model is trained with its defaults (or the options given) and what was found is printed: the alarms, validation
@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 import recbole_mm  # noqa: E402  it repairs what RecBole needs repaired
 
 # isort: split
-import pandas as pd  # noqa: E402
+from benchmarks.rows import append  # noqa: E402
 
 FAST = "BPR,LightGCN,VBPR,MMGCN,GRCN,DualGNN,MMGCL,LGMRec,FREEDOM,BM3"
 
@@ -33,6 +33,7 @@ def measure(model: str, dataset: str, options: dict[str, Any]) -> dict[str, Any]
     seconds, health = time.perf_counter() - begin, result["health"]
     return {
         "model": model,
+        "split": result["split"],
         "alarms": "; ".join(f"{alarm['name']}: {alarm['text']}" for alarm in health["alarms"]),
         "valid": result["best_valid_score"],
         "pop": health["measures"].get("popularity_score"),
@@ -49,16 +50,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--models", default=FAST)
     parser.add_argument("--dataset", default="ml-100k")
-    parser.add_argument("--output", type=Path, help="CSV of what was found")
+    parser.add_argument("--rows", type=Path, help="append the figures to this file, with commit and machine")
     arguments, rest = parser.parse_known_args()
     sys.argv = sys.argv[:1] + rest  # RecBole reads --key=value itself
     options = {"state": "WARNING", "show_progress": False, "valid_metric": "Recall@10", "topk": [10]}
-    rows = []
+    given = dict(text.removeprefix("--").partition("=")[::2] for text in rest)
     for model in arguments.models.split(","):
-        rows.append(measure(model, arguments.dataset, options))
-        print(*(f"{name} {value}" for name, value in rows[-1].items()), sep=" | ", flush=True)
-    if arguments.output:
-        pd.DataFrame(rows).to_csv(arguments.output, index=False)
+        found = measure(model, arguments.dataset, options)
+        print(*(f"{name} {value}" for name, value in found.items()), sep=" | ", flush=True)
+        if arguments.rows:
+            metrics = {"valid": found["valid"], "valid_of_popularity": found["pop"], "seconds": found["seconds"]}
+            metrics |= {"alarms": found["alarms"].count("; ") + bool(found["alarms"]), "percent": 100 * found["share"]}
+            row = {"model": model, "dataset": arguments.dataset, "split": found["split"], "metrics": metrics}
+            append(arguments.rows, row, {**options, **given})
 
 
 if __name__ == "__main__":
