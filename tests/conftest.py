@@ -16,6 +16,7 @@ import torch
 
 import recbole_mm
 import recbole_mm.host.registry as registry
+from recbole_mm.host import defaults
 from tests.options import QUICK
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +73,7 @@ def fresh_python(tmp_path: Path) -> Callable[..., str]:
 @pytest.fixture
 def clean_registry() -> Iterator[None]:
     """Forget after the test whatever it registers, so that other tests do not find it among the models."""
-    tables = [registry.registered, registry._properties, vars(recbole.trainer), vars(recbole.data.dataset)]
+    tables = [registry.registered, defaults.given, vars(recbole.trainer), vars(recbole.data.dataset)]
     before = [dict(table) for table in tables]
     modules = set(sys.modules)
     yield

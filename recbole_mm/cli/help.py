@@ -76,6 +76,6 @@ def model_help(request: Request) -> int:
 
 def _of_caller(name: str) -> list[Option]:
     """Options of a model that ``--import`` has registered with default options."""
-    registry = sys.modules.get("recbole_mm.host.registry")
-    given = registry.properties_of(name) if registry is not None else {}
+    defaults = sys.modules.get("recbole_mm.host.defaults")
+    given = defaults.properties_of(name) if defaults is not None else {}
     return [Option(key, str(value), type(value).__name__, "") for key, value in given.items()]

@@ -29,9 +29,9 @@ from recbole_mm.experiment.resume import go_on_in_place
 from recbole_mm.experiment.split import describe_split, mask_seen_items
 from recbole_mm.experiment.store import neutral_settings
 from recbole_mm.host.checkpoint import no_pickles
+from recbole_mm.host.defaults import defaults_of
 from recbole_mm.host.health.monitor import health_report
 from recbole_mm.host.loaders import dataset_of
-from recbole_mm.host.registry import defaults_of
 from recbole_mm.host.session import session_of, spent
 from recbole_mm.slicing.result import split_result
 

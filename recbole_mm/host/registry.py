@@ -9,7 +9,6 @@ So every entry point of RecBole, and every pipeline written for it, works with t
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import os
@@ -17,23 +16,21 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.machinery import ModuleSpec
-from importlib.metadata import version
 from logging import getLogger
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar, Union, overload
+from typing import Any, TypeVar, overload
 
-import yaml
 from recbole.config import Config
 from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_mm.config import ColdStartOptions, check_config, resolve_eval_batch_size
-from recbole_mm.config.names import OptionLoader
 from recbole_mm.host import (
     atomic,
     checkpoint,
     cold_start,
+    defaults,
     evaluation,
     finite,
     history_mask,
@@ -44,12 +41,12 @@ from recbole_mm.host import (
     slices,
     watching,
 )
+from recbole_mm.host.defaults import Properties
 from recbole_mm.host.names import recbole_model_files, recbole_models, registered
-from recbole_mm.paths import dataset_atomic_dir, properties_dir
+from recbole_mm.paths import dataset_atomic_dir
 
-__all__ = ["DATASET_OPTIONS", "defaults_of", "install", "properties_of", "register", "registered_models"]
+__all__ = ["DATASET_OPTIONS", "install", "register", "registered_models"]
 
-Properties = Union[str, "os.PathLike[str]", Mapping[str, Any]]
 Model = TypeVar("Model", bound=type)
 
 #: Options that change what a data set holds. RecBole reuses a saved data set by itself when its own options are equal.
@@ -73,8 +70,6 @@ _PACKAGES = {
     ModelType.KNOWLEDGE: "knowledge_aware_recommender",
     ModelType.TRADITIONAL: "general_recommender",
 }
-
-_properties: dict[str, Properties] = {}
 
 
 @overload
@@ -150,9 +145,9 @@ def register(
             delattr(place, entry)
     _alias(model)
     registered[name] = model
-    _properties.pop(name, None)
+    defaults.given.pop(name, None)
     if properties is not None:
-        _properties[name] = properties
+        defaults.given[name] = properties
     return model
 
 
@@ -165,18 +160,6 @@ def registered_models() -> dict[str, type]:
         True
     """
     return dict(sorted(registered.items()))
-
-
-def properties_of(name: str) -> Mapping[str, Any]:
-    """Default options that a registered model was given, or those of its file in this package."""
-    return _read(_model_properties(name, properties_dir()), OptionLoader)
-
-
-def defaults_of(name: str) -> dict[str, Any]:
-    """What decides the options that a run does not name: the defaults of a registered model, or RecBole's version."""
-    if name not in registered:
-        return {"recbole": version("recbole")}
-    return {**_read(properties_dir() / "overall.yaml", OptionLoader), **properties_of(name)}
 
 
 def _check_model(model: Any) -> None:
@@ -259,7 +242,8 @@ def install() -> None:
             load(config, model, model_class, dataset)
         finally:
             del config._update_internal_config_dict
-        merged = _with_ours(layers, model, dataset, config.yaml_loader, _own_settings(config, dataset))
+        own = defaults.own_settings(config, dataset)
+        merged = defaults.merged(layers, model, dataset, config.yaml_loader, own)
         merged.update(checkpoint.defaults())
         merged["MODEL_TYPE"] = model_class.type
         config.internal_config_dict = merged
@@ -267,58 +251,6 @@ def install() -> None:
 
     load_internal_config_dict._recbole_mm = True  # type: ignore[attr-defined]
     Config._load_internal_config_dict = load_internal_config_dict
-
-
-def _own_settings(config: Any, dataset: str) -> Path:
-    """``<dataset>.yaml`` in the data set's folder, which an import or a conversion wrote beside the data."""
-    given = (config.cmd_config_dict, config.variable_config_dict, config.file_config_dict)
-    folder = next((options["data_path"] for options in given if options.get("data_path")), "dataset")
-    return Path(folder) / dataset / f"{dataset}.yaml"
-
-
-def _with_ours(
-    layers: list[tuple[Path, dict[str, Any]]], model: str, dataset: str, loader: Any, own: Path
-) -> dict[str, Any]:
-    """Merge RecBole's defaults with ours, each of our files right after RecBole's file of the same kind.
-
-    RecBole's order is overall, model, ``dataset/sample``, ``dataset/<name>``, then what the kind of model requires (a
-    sequential model's leave-one-out split). Data set files count for every model, so that baselines are comparable.
-    """
-    folder = properties_dir()
-    merged: dict[str, Any] = {}
-    pending = [("model", _model_properties(model, folder)), ("dataset", folder / "dataset" / f"{dataset}.yaml")]
-    pending.append(("dataset", own))
-    if model not in registered:
-        pending = pending[1:]
-    for file, content in layers:
-        kind = file.name if file.parent.name == "properties" else file.parent.name
-        while pending and _ORDER.index(kind) > _ORDER.index(pending[0][0]):
-            merged.update(_read(pending.pop(0)[1], loader))
-        merged.update(content)
-        if kind == "overall.yaml" and model in registered:
-            merged.update(_read(folder / "overall.yaml", loader))
-    for _, source in pending:
-        merged.update(_read(source, loader))
-    return merged
-
-
-_ORDER = ("overall.yaml", "model", "dataset", "quick_start_config")
-
-
-def _model_properties(model: str, folder: Path) -> Properties:
-    return _properties.get(model, folder / "model" / f"{model}.yaml")
-
-
-def _read(source: Properties, loader: Any) -> Mapping[str, Any]:
-    if isinstance(source, Mapping):
-        return copy.deepcopy(source)  # RecBole completes nested options, such as train_neg_sample_args, in place
-    file = Path(source)
-    if not file.is_file():
-        return {}
-    content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
-    if content is not None and not isinstance(content, dict):
-        raise ValueError(f"{file}: expected a mapping of options, got {type(content).__name__}.")
-    return content or {}
 
 
 def _after(cls: type, method: str, then: Callable[[Any], None]) -> None:

@@ -18,7 +18,7 @@ from recbole.utils.argument_list import dataset_arguments
 
 import recbole_mm
 from recbole_mm.data.dataset import MultimodalDataset, MultimodalSequentialDataset
-from recbole_mm.host import registry
+from recbole_mm.host import defaults, registry
 from recbole_mm.host.registry import register, registered_models
 from recbole_mm.model.base import MultimodalSequentialRecommender
 from recbole_mm.paths import dataset_atomic_dir
@@ -208,7 +208,7 @@ class TestOptions:
         (tmp_path / "dataset" / "mm-toy.yaml").write_text(
             "repeatable: False\ntopk: [3]\neval_args: {split: {RS: [8, 1, 1]}}\n"
         )
-        monkeypatch.setattr(registry, "properties_dir", lambda: tmp_path)
+        monkeypatch.setattr(defaults, "properties_dir", lambda: tmp_path)
         found = config("SASRec", train_neg_sample_args=None)
         assert (found["repeatable"], found["topk"]) == (True, [3])
         assert found["eval_args"]["split"] == {"LS": "valid_and_test"}
