@@ -28,6 +28,7 @@ FLOORS = [
     {"config"},
     {"nn"},
     {"folders"},
+    {"locks"},
     {"paths", "files", "plain", "alive", "processes"},
 ]
 LEVEL = {room: len(FLOORS) - floor for floor, rooms in enumerate(FLOORS) for room in rooms}

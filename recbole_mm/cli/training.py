@@ -86,6 +86,7 @@ def _report(model: str, dataset: str, result: Mapping[str, Any]) -> str:
     if sliced:
         lines += ["\ntest by slice, and what a random ranking of the same candidates is expected to score", sliced, ""]
     asked = result.get("config") or {}
+    lines += [f"note: {note}" for note in result.get("unmeasured", ())]
     lines += [f"note: {note}" for note in capability_notes([model], asked.get("cold_start"), asked.get("slices"))]
     return "\n".join([*lines, f"checkpoint: {result['checkpoint'] or '(none written)'}"])
 

@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from logging import getLogger
 from typing import Any
 
@@ -19,8 +20,8 @@ from recbole_mm.config.protocol import mask_note
 from recbole_mm.experiment.capabilities import capability_notes
 from recbole_mm.experiment.launch import free_port, launch, together
 from recbole_mm.experiment.own_models import imported_modules
-from recbole_mm.experiment.resume import AUTO, checkpoint_options, checkpoint_origin, continue_from
-from recbole_mm.experiment.split import describe_split, never_had
+from recbole_mm.experiment.resume import AUTO, alone_on, checkpoint_options, checkpoint_origin, continue_from
+from recbole_mm.experiment.split import describe_split, never_had, unmeasured
 from recbole_mm.host.checkpoint import no_pickles, with_defaults
 from recbole_mm.host.health.monitor import health_report
 from recbole_mm.host.recovery import offer
@@ -93,8 +94,9 @@ def run(
     Returns:
         RecBole's result (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``) and
         ``checkpoint``, the file of the best epoch (``None`` where nothing was saved), ``config``, the options of the
-        run after all defaults, and ``split``, the hash of its split as a comparison prints it, and
-        ``health``, what was found wrong (``alarms``) and measured, ``None`` with ``health: off``.
+        run after all defaults, ``split``, the hash of its split as a comparison prints it, ``unmeasured``, a sentence
+        for each part of the split that is empty, and ``health``, what was found wrong (``alarms``) and measured,
+        ``None`` with ``health: off``.
 
     Raises:
         ChildError: One of several processes died; those that are left are ended.
@@ -156,7 +158,10 @@ def _run_here(
         options = {**config.final_config_dict}
         if options.get("cold_start") is not None:
             options["cold_start"] = dict(options["cold_start"])
-        about.update(config=options, split=describe_split(*loaders)["hash"])
+        split = describe_split(*loaders)
+        about.update(config=options, split=split["hash"], unmeasured=unmeasured(split, options))
+        for text in about["unmeasured"]:
+            getLogger().warning(f"{text[0].upper()}{text[1:]}")
         if options.get("mask_validation") is False and (
             options["repeatable"] or options["MODEL_TYPE"] == ModelType.SEQUENTIAL
         ):
@@ -166,13 +171,15 @@ def _run_here(
             getLogger().warning(note)
 
     def prepare(trainer: Any) -> None:
-        if resume is not None:
-            continue_from(trainer, resume)
+        file = None if resume is None else continue_from(trainer, resume)
+        if file is not None:
+            held.enter_context(alone_on(file))
         same_names(trainer)
 
     known = checkpoint_options(resume) if resume is not None and str(resume) != AUTO else None
     watching = watch_run(data=describe, before=_check_evaluation, after=prepare)
-    with with_defaults(known), no_pickles(), watching as trainers:
+    held = ExitStack()
+    with held, with_defaults(known), no_pickles(), watching as trainers:
         try:
             result = run_recbole(model, dataset, config_file_list, config_dict, saved)
         except KeyboardInterrupt as interrupt:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,19 @@ from recbole.utils import calculate_valid_score
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_mm import processes
+from recbole_mm.alive import is_alive, process_note
 from recbole_mm.config.names import read_keys
 from recbole_mm.host.checkpoint import as_plain, build_config
 from recbole_mm.host.names import recbole_folder
 from recbole_mm.host.resumption import find_unfinished, load_parameters
 from recbole_mm.host.session import best_file, keep_state, notes
+from recbole_mm.locks import InUseError, hold
 from recbole_mm.paths import properties_dir
 from recbole_mm.plain import from_plain
 from recbole_mm.trainer.checkpoint import read_checkpoint
 from recbole_mm.trainer.state import random_state, set_random_state
 
-__all__ = ["AUTO", "checkpoint_options", "checkpoint_origin", "continue_from", "go_on_in_place"]
+__all__ = ["AUTO", "alone_on", "checkpoint_options", "checkpoint_origin", "continue_from", "go_on_in_place"]
 
 #: In place of a checkpoint: the newest unfinished run of the same options, or a new one.
 AUTO = "auto"
@@ -55,7 +58,7 @@ def checkpoint_options(file: str | os.PathLike[str]) -> dict[str, Any]:
     return dict(content.get("options") or {})
 
 
-def continue_from(trainer: Any, file: str | os.PathLike[str]) -> None:
+def continue_from(trainer: Any, file: str | os.PathLike[str]) -> Path | None:
     """Let a fresh trainer go on where a checkpoint was written, exactly as if it had never stopped.
 
     Parameters, optimiser, random generators, epoch, best score and patience are those of the checkpoint, or of the
@@ -66,15 +69,19 @@ def continue_from(trainer: Any, file: str | os.PathLike[str]) -> None:
         file: The checkpoint, or ``auto`` for the newest unfinished run of the same options in ``checkpoint_dir``; where
             there is none the training starts anew.
 
+    Returns:
+        The file that was read; ``None`` where the training starts anew.
+
     Raises:
         FileNotFoundError: There is no such file.
+        InUseError: Another process trains into it.
         ValueError: Not a checkpoint of this model, data set and options, or no epoch is left to train.
     """
     if str(file) == AUTO:
         found = processes.same(find_unfinished(trainer.config) if processes.is_writer() else None)
         if found is None:
             getLogger().info(f"resume: no unfinished run in {trainer.config['checkpoint_dir']}; a new one starts.")
-            return
+            return None
         file = found
     checkpoint = _read(file)
     origin = build_config(checkpoint, os.fspath(file)) if isinstance(checkpoint["config"], dict) else None
@@ -86,7 +93,7 @@ def continue_from(trainer: Any, file: str | os.PathLike[str]) -> None:
     _say_changes(trainer.config, origin, file)
     trainer.resume_checkpoint(str(file))
     if staged:  # a trainer of several stages knows what is left
-        return
+        return Path(file)
     # A run that was killed between its last epoch and the end of its test has still to be tested.
     untested = Path(file).with_suffix(".last").is_file()
     if trainer.start_epoch >= trainer.epochs and not untested:
@@ -97,6 +104,30 @@ def continue_from(trainer: Any, file: str | os.PathLike[str]) -> None:
     other_metrics = any(trainer.config[key] != origin[key] for key in _REPORTED)
     if other_metrics or trainer.best_valid_result is None:
         _rate_best_epoch(trainer, best_file(file))
+    return Path(file)
+
+
+@contextmanager
+def alone_on(file: str | os.PathLike[str]) -> Iterator[None]:
+    """While it lasts, no other process goes on from a checkpoint: two would write one file.
+
+    Raises:
+        InUseError: Another process does, or still trains the run.
+    """
+    path, instead = Path(file), "copy the file and resume the copy"
+    if processes.is_writer():
+        trains: dict[str, Any] | None = None
+        with suppress(FileNotFoundError, ValueError):  # a damaged state was left aside with a warning
+            trains = read_checkpoint(path.with_suffix(".last")).get("process")
+        if trains and trains != process_note() and is_alive(trains):
+            raise InUseError(
+                f"resume: process {trains.get('pid')} on {trains.get('host')} still trains {path}. Wait for it, or end "
+                "it first."
+            )
+        with hold(path.with_name(f".{best_file(path).stem}.lock"), f"resume: {path}", instead):
+            yield
+    else:
+        yield
 
 
 def go_on_in_place(trainer: Any, made_with: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from recbole_mm.data.negatives import seen_items
 from recbole_mm.data.pairs import distinct, target_pairs, training_pairs
 from recbole_mm.host.loaders import dataset_of
 
-__all__ = ["describe_split", "known_pairs", "mask_seen_items", "never_had", "why_other_split"]
+__all__ = ["describe_split", "known_pairs", "mask_seen_items", "never_had", "unmeasured", "why_other_split"]
 
 
 def describe_split(train_data: Any, valid_data: Any, test_data: Any) -> dict[str, Any]:
@@ -56,6 +56,24 @@ def describe_split(train_data: Any, valid_data: Any, test_data: Any) -> dict[str
         "items": dataset.item_num - 1,
         **{name: len(pairs[name][0]) for name in ("train", "valid", "test")},
     }
+
+
+def unmeasured(split: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+    """What a run cannot measure, or choose its epoch by, in sentences.
+
+    Args:
+        split: What :func:`describe_split` says.
+        options: Merged options: ``eval_step`` and ``epochs``.
+    """
+    found = []
+    if not split["valid"] or not options["eval_step"]:
+        why = "there is nothing to validate on (eval_args)" if not split["valid"] else "eval_step is 0"
+        found.append(
+            f"{why}: all {options['epochs']} epochs are trained, without early stopping, and the last one is kept."
+        )
+    if not split["test"]:
+        found.append("there is nothing to test on (eval_args): no metric says how good the model is.")
+    return found
 
 
 def known_pairs(parts: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import shutil
-import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -19,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from recbole_mm.alive import is_alive, process_note
+from recbole_mm.alive import is_alive
 from recbole_mm.experiment.claims import Claims
 from recbole_mm.files import write_atomically
+from recbole_mm.locks import InUseError, hold, holder
 
 __all__ = ["InUseError", "Store", "digest", "neutral_settings", "to_json"]
 
@@ -34,15 +34,6 @@ _WHERE = {
 
 # What the next attempt of an interrupted run goes on with.
 _OF_AN_ATTEMPT = ("checkpoint", "log", "log_tensorboard", "output")
-
-# How long a lock may be empty: its owner, if it lives, is between making it and filling it.
-_EMPTY_SECONDS = 5.0
-
-
-class InUseError(RuntimeError):
-    """Another process writes into the folder."""
-
-    for_caller = True
 
 
 def to_json(value: Any) -> Any:
@@ -180,22 +171,7 @@ class Store:
         Raises:
             InUseError: Another living process holds the folder, or one on another machine does.
         """
-        file = self.folder / ".lock"
-        note = json.dumps(process_note())
-        while True:
-            try:
-                with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY), "w", encoding="utf-8") as stream:
-                    stream.write(note)
-                break
-            except FileExistsError:
-                other = _holder(file)
-                if is_alive(other):
-                    raise InUseError(
-                        f"{self.folder} is in use by process {other.get('pid')} on {other.get('host')}. Wait for it, "
-                        f"choose another output folder, or delete {file} if that machine is gone."
-                    ) from None
-                _remove_dead(file, other)
-        try:
+        with hold(self.folder / ".lock", self.folder, "choose another output folder"):
             holders = self.claims.holders()  # after the lock is there, which workers look for after each claim
             if holders:
                 raise InUseError(
@@ -204,8 +180,6 @@ class Store:
                     f"{self.folder / 'claims'} if they are gone."
                 )
             yield
-        finally:
-            file.unlink(missing_ok=True)
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -224,10 +198,10 @@ class Store:
             InUseError: A living process has locked the folder.
         """
         file = self.folder / ".lock"
-        holder = _holder(file)
-        if is_alive(holder):
+        other = holder(file)
+        if is_alive(other):
             raise InUseError(
-                f"{self.folder} is in use by process {holder.get('pid')} on {holder.get('host')}, which shares it with "
+                f"{self.folder} is in use by process {other.get('pid')} on {other.get('host')}, which shares it with "
                 f"no worker. Wait for it, start it with --worker, too, or delete {file} if that machine is gone."
             )
 
@@ -249,27 +223,3 @@ def _check_record(record: Mapping[str, Any]) -> None:
         raise ValueError("its 'test' has no metrics")
     if not {"hash", "candidates"} <= set(record["split"]) or not isinstance(record["time"].get("total"), (int, float)):
         raise ValueError("its 'split' or 'time' is damaged")
-
-
-def _remove_dead(file: Path, holder: Mapping[str, Any]) -> None:
-    """Remove a lock that nobody holds, but not one that another program has put in its place meanwhile."""
-    aside = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        if not holder and time.time() - file.stat().st_mtime < _EMPTY_SECONDS:
-            time.sleep(0.1)
-            return
-        os.rename(file, aside)
-    except FileNotFoundError:
-        return
-    if is_alive(_holder(aside)):
-        os.rename(aside, file)
-    else:
-        aside.unlink()
-
-
-def _holder(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # gone meanwhile, or killed between making the file and filling it
-        return {}
-    return content if isinstance(content, dict) else {}

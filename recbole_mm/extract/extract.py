@@ -28,6 +28,7 @@ from recbole_mm.extract.partial import Partial
 from recbole_mm.extract.pictures import read_picture
 from recbole_mm.extract.sounds import read_sound
 from recbole_mm.files import owner, remove_abandoned, sync, write_atomically, writing
+from recbole_mm.locks import hold
 
 __all__ = ["Extracted", "extract"]
 
@@ -115,6 +116,7 @@ def extract(
     Raises:
         FileNotFoundError: There is no such data set, or not one file of a pattern.
         FileExistsError: A feature file is there, and not ``replace``.
+        InUseError: Another process makes the same file.
         KeyError: A column is not there.
         ValueError: A value that is not possible, or an encoder that cannot be loaded or gives no finite vectors.
 
@@ -135,25 +137,30 @@ def extract(
             read = read_picture if kind == "image" else read_sound
             contents[kind] = files_content(rows, str(value), entity, read, Path.cwd())
         stem = folder / f"{name}.{entity}.{modality or kind}"
-        there = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("npz", "npy", "parquet")]
-        for file in there:
-            if file.exists() and not replace:
-                raise FileExistsError(f"{file} is there already; remove it or pass replace=True (--replace).")
+        _refuse_existing(stem, replace)
     made = []
     for kind, content in contents.items():
         stem = folder / f"{name}.{entity}.{modality or kind}"
         if not content.ids:
             raise ValueError(f"{kind}: no {entity} of {name} has any content ({content.described}).")
-        model = make_encoder(kind, encoder, where, patches)
-        settings = {
-            "encoder": model.name,
-            "weights": model.fingerprint,
-            "content": content.described,
-            "patches": patches,
-            "entity": entity,
-        }
-        made.append(_encode(content, model, stem, settings, entity, batch_size, dtype, workers, progress))
+        with hold(stem.with_name(f".{stem.name}.lock"), stem, "choose another modality"):
+            _refuse_existing(stem, replace)  # of a process that was at it meanwhile
+            model = make_encoder(kind, encoder, where, patches)
+            settings = {
+                "encoder": model.name,
+                "weights": model.fingerprint,
+                "content": content.described,
+                "patches": patches,
+                "entity": entity,
+            }
+            made.append(_encode(content, model, stem, settings, entity, batch_size, dtype, workers, progress))
     return made
+
+
+def _refuse_existing(stem: Path, replace: bool) -> None:
+    for file in (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("npz", "npy", "parquet")):
+        if file.exists() and not replace:
+            raise FileExistsError(f"{file} is there already; remove it or pass replace=True (--replace).")
 
 
 def _check(

@@ -134,9 +134,22 @@ def _sample_by_popularity(original: Any, self: Any, sample_num: int) -> np.ndarr
 
 def _rows_of_interaction(original: Any, self: Any, index: Any) -> Any:
     """RecBole turns index arrays into lists first, which takes longer than the look-up."""
+    if isinstance(index, str) and index not in self.interaction:
+        raise KeyError(_missing_column(index, self.interaction))
     if isinstance(index, np.ndarray) and index.ndim == 1 and index.dtype.kind in "bi":
         # A reversed view or the other byte order is nothing that torch can share.
         index = torch.from_numpy(np.ascontiguousarray(index, dtype=index.dtype.newbyteorder("=")))
     if isinstance(index, torch.Tensor) and index.dim() == 1 and index.dtype in (torch.int64, torch.int32, torch.bool):
         return Interaction({name: column[index.to(column.device)] for name, column in self.interaction.items()})
     return original(self, index)
+
+
+def _missing_column(name: str, columns: Any) -> str:
+    """What to do about a column that a model or a metric asks a batch for in vain."""
+    negatives = "train_neg_sample_args: {distribution: uniform, sample_num: 1}"
+    remedy = {
+        "neg": f"The model compares with sampled negatives, and none are drawn; set {negatives}.",
+        "label": f"Labels come of sampled negatives ({negatives}), of a threshold such as {{rating: 3}}, or of a "
+        "column of the .inter file that LABEL_FIELD names and load_col loads.",
+    }.get(name.partition("_")[0], "Columns of the files are loaded by load_col.")
+    return f"The batches have no column {name!r}, which is read here; they have {', '.join(columns)}. {remedy}"

@@ -27,7 +27,7 @@ from recbole_mm.search.progress import Progress
 from recbole_mm.search.sampler import import_optuna
 from recbole_mm.search.space import Space, read_space
 from recbole_mm.search.storage import check_storage, open_storage, resolve_storage, without_password
-from recbole_mm.search.trials import ATTEMPTS, Trials, settled_trials
+from recbole_mm.search.trials import ATTEMPTS, Trials, UnsearchableError, settled_trials
 
 if TYPE_CHECKING:
     import optuna
@@ -202,6 +202,11 @@ def _train_trial(trial: optuna.Trial, job: Job, state: Path) -> float:
     begin = time.perf_counter()
     prepared = prepare(job, str(state), with_test=False)
     trainer = prepared.trainer
+    if not prepared.valid_data or not trainer.eval_step:
+        raise UnsearchableError(
+            "A search compares options on the validation part, and there is none: "
+            + ("leave eval_step above 0." if prepared.valid_data else "give eval_args a split with one.")
+        )
     reported: set[int] = set()
     go_on_in_place(trainer, versions())
 
@@ -218,7 +223,7 @@ def _train_trial(trial: optuna.Trial, job: Job, state: Path) -> float:
     session = begin_session(trainer)
     training = train(prepared, saved=False, on_validation=after_validation)
     if not training["curve"]:
-        raise ValueError("it was never validated: the validation part is empty, or eval_step is 0.")
+        raise ValueError(f"it was never validated: eval_step={trainer.eval_step} is more than epochs={trainer.epochs}.")
     return float(training["best_valid_score"])
 
 

@@ -21,12 +21,16 @@ from recbole_mm.search.sampler import import_optuna, make_sampler
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Trials", "settled_trials"]
+__all__ = ["Trials", "UnsearchableError", "settled_trials"]
 
 BEAT_SECONDS = 30.0
 STALE_SECONDS = 150.0
 POLL_SECONDS = 2.0
 ATTEMPTS = 5
+
+
+class UnsearchableError(ValueError):
+    """No trial could have a value, whatever its options; the search ends."""
 
 
 def settled_trials(storage: Any, name: str) -> list[optuna.trial.FrozenTrial]:
@@ -83,9 +87,10 @@ class Trials:
     ) -> None:
         """Run trials until the budget is used up, by this process or by others.
 
-        A trial whose objective raises is kept as failed, with the reason, and counts. A file that cannot be written
-        ends the search instead, and the trial is run again by the next one. A trial that was given to another process
-        meanwhile, because this one was silent for too long (a sleeping machine), is left to that process.
+        A trial whose objective raises is kept as failed, with the reason, and counts. A file that cannot be written, or
+        :class:`UnsearchableError`, ends the search instead, and the trial is run again by the next one. A trial that
+        was given to another process meanwhile, because this one was silent for too long (a sleeping machine), is left
+        to that process.
 
         Args:
             objective: Runs one trial: takes what it needs from it and returns the value, or raises ``TrialPruned``.
@@ -101,9 +106,9 @@ class Trials:
                 except self._optuna.TrialPruned:
                     state = states.PRUNED
                 except BaseException as error:
-                    if isinstance(error, WriteError) or not isinstance(error, Exception):
-                        # Ctrl-C, or a full disk, is no fault of the options. This process may live on, so that nobody
-                        # else would find the trial abandoned.
+                    if isinstance(error, (WriteError, UnsearchableError)) or not isinstance(error, Exception):
+                        # Ctrl-C, a full disk, or a split without validation, is no fault of the options. This process
+                        # may live on, so that nobody else would find the trial abandoned.
                         self._abandon(trial)
                         raise
                     state, reason = states.FAIL, f"{type(error).__name__}: {error}"

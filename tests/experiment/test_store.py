@@ -13,16 +13,10 @@ import psutil
 import pytest
 from recbole.utils import ModelType
 
-from recbole_mm.experiment import store as store_module
-from recbole_mm.experiment.store import (
-    Store,
-    digest,
-    is_alive,
-    neutral_settings,
-    process_note,
-    to_json,
-    write_atomically,
-)
+from recbole_mm import locks
+from recbole_mm.alive import is_alive, process_note
+from recbole_mm.experiment.store import Store, digest, neutral_settings, to_json
+from recbole_mm.files import write_atomically
 
 
 def test_a_run_comes_back(tmp_path):
@@ -159,7 +153,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
 
 
 def test_a_lock_that_is_just_being_written_is_respected(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "_EMPTY_SECONDS", 0.5)
+    monkeypatch.setattr(locks, "_EMPTY_SECONDS", 0.5)
     (tmp_path / ".lock").write_text("")
     begin = time.monotonic()
     with Store(tmp_path).lock():
@@ -168,7 +162,7 @@ def test_a_lock_that_is_just_being_written_is_respected(tmp_path, monkeypatch):
 
 def test_a_dead_lock_that_another_program_replaces_meanwhile_is_respected(tmp_path, monkeypatch):
     """Two programs find the same dead lock; the faster one has taken the folder when the slower one removes it."""
-    file, look = tmp_path / ".lock", store_module._holder
+    file, look = tmp_path / ".lock", locks.holder
     file.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": 1.0}))
 
     def look_and_lose(path):
@@ -177,7 +171,7 @@ def test_a_dead_lock_that_another_program_replaces_meanwhile_is_respected(tmp_pa
             file.write_text(json.dumps(process_note()))
         return found
 
-    monkeypatch.setattr(store_module, "_holder", look_and_lose)
+    monkeypatch.setattr(locks, "holder", look_and_lose)
     with pytest.raises(RuntimeError, match="in use"), Store(tmp_path).lock():
         pass
     assert json.loads(file.read_text()) == process_note()

@@ -171,7 +171,7 @@ def test_trials_that_kill_their_process_do_not_stop_the_others(monkeypatch, tmp_
 
 def test_a_search_without_validation_says_so(tmp_path):
     options = {**QUICK, "eval_args": {"split": {"RS": [0.8, 0.0, 0.2]}}}
-    with pytest.raises(ValueError, match="never validated"):
+    with pytest.raises(ValueError, match="on the validation part, and there is none: give eval_args a split"):
         tune("BPR", "mm-toy", config_dict=options, trials=1, space=SPACE, output=tmp_path, in_process=True)
 
 
