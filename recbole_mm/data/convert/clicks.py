@@ -14,7 +14,7 @@ from recbole_mm.config.names import suggest
 from recbole_mm.data.convert.columns import find_roles
 from recbole_mm.data.convert.import_report import ImportReport
 from recbole_mm.data.convert.instants import Clock
-from recbole_mm.data.convert.reading import Table
+from recbole_mm.data.convert.text_table import Table
 
 __all__ = ["Clicks", "Vocabulary"]
 
