@@ -32,7 +32,8 @@ _BASELINES = {
 }
 # Options of every multimodal model that only say how it weighs and scales features: nothing to a model without any.
 _OF_FEATURES = {
-    "modalities", "modality_weight", "feature_norm", "feature_dtype", "contrastive_weight", "contrastive_temperature",
+    "modalities", "modality_weight", "feature_norm", "feature_dtype", "feature_disk", "contrastive_weight",
+    "contrastive_temperature",
 }  # fmt: skip
 
 

@@ -162,9 +162,9 @@ def _choice(allowed: tuple[str, ...], per_modality: bool = False) -> Callable[[s
     return check
 
 
-def _check_path(key: str, value: Any) -> None:
+def _check_path(key: str, value: Any, otherwise: str = "the usual places") -> None:
     if value is not None and (not isinstance(value, str) or not value):
-        raise ValueError(f"{key}: expected the path of a folder, or ~ for the usual places, got {value!r}.")
+        raise ValueError(f"{key}: expected the path of a folder, or ~ for {otherwise}, got {value!r}.")
 
 
 def _check_truth(key: str, value: Any) -> None:
@@ -196,6 +196,7 @@ SHARED_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "contrastive_temperature": lambda key, value: _finite(key, value, 0.0, strictly=True),
     "feature_dtype": _choice(FEATURE_DTYPES),
     "feature_path": _check_path,
+    "feature_disk": lambda key, value: _check_path(key, value, "memory"),
     "eval_batch_size": _check_eval_batch_size,
     "eval_memory_mb": lambda key, value: _finite(key, value, 0.0, strictly=True),
     "mask_validation": _check_truth,

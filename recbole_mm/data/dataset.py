@@ -14,7 +14,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 
 from recbole_mm.config.shared import FEATURE_DTYPES, MISSING_FEATURES, active_weights, check_modalities, modality_names
 from recbole_mm.data.features.files import ENTITIES, FeatureFile, discover, search_folders
-from recbole_mm.data.features.store import FeatureStore, FeatureTable, align, align_interactions, scale_warning
+from recbole_mm.data.features.store import AnyTable, FeatureStore, align, align_interactions, scale_warning
 from recbole_mm.paths import dataset_atomic_dir
 
 __all__ = ["MultimodalDataset", "MultimodalMixin", "MultimodalSequentialDataset"]
@@ -150,7 +150,7 @@ class MultimodalMixin:
             self._warn_about_scale(table)
         return store
 
-    def _warn_about_scale(self, table: FeatureTable) -> None:
+    def _warn_about_scale(self, table: AnyTable) -> None:
         norm = self.config["feature_norm"]
         norm = norm.get(table.modality, "none") if isinstance(norm, Mapping) else norm
         if norm in (None, "none"):

@@ -37,7 +37,7 @@ _TRAINING = {
     "eval_step", "clip_grad_norm", "valid_metric", "metrics", "topk",
 }  # fmt: skip
 # Options that say where a run is done.
-_PLACES = {"data_path", "feature_path"}
+_PLACES = {"data_path", "feature_path", "feature_disk"}
 # How long the process of a broken off run may take to notice that its parent is gone.
 _PATIENCE = 5.0
 _REPORTED = ("valid_metric", "metrics", "topk")

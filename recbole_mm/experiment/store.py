@@ -28,8 +28,8 @@ __all__ = ["InUseError", "Store", "digest", "neutral_settings", "to_json"]
 #: Options that say where and how a run is done, not what is computed: another machine's results are the same.
 #: ``worker`` and the saved loaders are not among them: they decide which random numbers a batch is drawn with.
 _WHERE = {
-    "checkpoint_dir", "data_path", "dataset_save_path", "feature_path", "gpu_id", "log_wandb", "save_dataset",
-    "show_progress", "state", "use_gpu", "wandb_project",
+    "checkpoint_dir", "data_path", "dataset_save_path", "feature_disk", "feature_path", "gpu_id", "log_wandb",
+    "save_dataset", "show_progress", "state", "use_gpu", "wandb_project",
 }  # fmt: skip
 
 # What the next attempt of an interrupted run goes on with.

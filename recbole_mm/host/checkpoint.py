@@ -331,7 +331,7 @@ def move(config: Any, places: Mapping[str, Any], source: str) -> None:
 
     Args:
         config: The Config.
-        places: Options among ``data_path``, ``feature_path``, ``gpu_id`` and ``eval_memory_mb``; others may be repeated
+        places: Options among those of ``PLACES``; others may be repeated
             with the value that they have.
         source: Name of the checkpoint.
 
@@ -345,7 +345,7 @@ def move(config: Any, places: Mapping[str, Any], source: str) -> None:
         elif key == "gpu_id":
             os.environ["CUDA_VISIBLE_DEVICES"] = final[key] = str(value)
             final["device"] = torch.device("cuda" if str(value) and torch.cuda.is_available() else "cpu")
-        elif key in ("feature_path", "eval_memory_mb"):
+        elif key in ("feature_path", "feature_disk", "eval_memory_mb"):
             final[key] = value
         elif final.get(key) != value:
             raise ValueError(
@@ -359,4 +359,4 @@ def move(config: Any, places: Mapping[str, Any], source: str) -> None:
 
 
 #: Options that say where things are, not what a model is.
-PLACES = ("data_path", "feature_path", "gpu_id", "eval_memory_mb")
+PLACES = ("data_path", "feature_path", "feature_disk", "gpu_id", "eval_memory_mb")

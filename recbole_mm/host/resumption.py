@@ -122,5 +122,15 @@ def _is_left(owner: dict[str, Any], patience: float) -> bool:
 
 
 def _comparable(content: dict[str, Any]) -> dict[str, Any]:
-    places = {"data_path", "feature_path", "checkpoint_dir", "state", "show_progress", "use_gpu", "gpu_id", "device"}
+    places = {
+        "data_path",
+        "feature_path",
+        "feature_disk",
+        "checkpoint_dir",
+        "state",
+        "show_progress",
+        "use_gpu",
+        "gpu_id",
+        "device",
+    }
     return {key: value for key, value in content["config"].items() if key not in places and value is not None}

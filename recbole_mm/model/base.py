@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from recbole_mm.config import ModelOptions
 from recbole_mm.config.graph_batch import refuse_sampling
 from recbole_mm.config.shared import COLD_FEATURES, DENSE_BACKENDS, FEATURE_NORMS, MISSING_FEATURES, active_weights
-from recbole_mm.data.features.prepare import chosen_norm, mean_cosine
-from recbole_mm.data.features.store import FeatureTable, prepare
+from recbole_mm.data.features.moments import mean_cosine, norm_for
+from recbole_mm.data.features.store import AnyTable, prepare
 from recbole_mm.model.feature_bank import FeatureBank
 from recbole_mm.nn.diagnosis import Part
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
@@ -113,20 +113,23 @@ class MultimodalModelMixin:
         known = {"item": _with_pairs(self.interactions), "user": _with_pairs(by_user)} if inductive else {}
         self.register_buffer("known_items", known.get("item"), persistent=False)  # type: ignore[attr-defined]
 
-        def bank(tables: Mapping[str, FeatureTable], interactions: sp.csr_matrix) -> FeatureBank:
+        disk = self.options.optional_text("feature_disk") if "feature_disk" in config else None
+
+        def bank(tables: Mapping[str, AnyTable], interactions: sp.csr_matrix) -> FeatureBank:
             prepared = {}
             for modality, table in sorted(tables.items()):
-                if table.feature.dim() == 3 and not self.accepts_patches:
+                if len(table.shape) == 3 and not self.accepts_patches:
                     getLogger().info(f"{name} reads one vector per {table.entity}: {modality} vectors are averaged.")
-                    table = FeatureTable(modality, table.entity, table.feature.mean(dim=1), table.observed)
+                    table = table.means()
                 chosen = norm[modality]
                 if chosen == "auto":
-                    chosen = chosen_norm(table, known.get(table.entity))
+                    cosine = mean_cosine(table, known.get(table.entity))
+                    chosen = norm_for(cosine)
                     getLogger().info(
                         f"feature_norm: auto - {modality} vectors of {table.entity}s have a mean cosine of "
-                        f"{mean_cosine(table, known.get(table.entity)):.2f} with their mean: {chosen}."
+                        f"{cosine:.2f} with their mean: {chosen}."
                     )
-                prepared[modality] = prepare(table, chosen, missing, interactions, known.get(table.entity))
+                prepared[modality] = prepare(table, chosen, missing, interactions, known.get(table.entity), disk)
             return FeatureBank(prepared, {modality: weight.get(modality, 1.0) for modality in prepared})
 
         self.features = bank(store.item, self.interactions)

@@ -41,10 +41,14 @@ class FeatureBank(nn.Module):
         return full_precision(feature)
 
     def projected(self, modality: str, layer: nn.Module, ids: Tensor | None) -> Tensor:
-        """``layer`` of some rows of a table (all if ``None``): only they are read. Shape ``(n_ids, n_out)``."""
-        if ids is None:
-            return layer(self[modality])  # type: ignore[no-any-return]
-        return project_rows(layer, getattr(self, f"feature_{self._modalities.index(modality)}"), ids)
+        """``layer`` of some rows of a table (all if ``None``): only they are read. Shape ``(n_ids, n_out)``.
+
+        Half precision is widened by the block, so that no table of float32 is made.
+        """
+        table: Tensor = getattr(self, f"feature_{self._modalities.index(modality)}")
+        if ids is None and table.dtype not in (torch.float16, torch.bfloat16):
+            return layer(table)  # type: ignore[no-any-return]
+        return project_rows(layer, table, ids)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._modalities)

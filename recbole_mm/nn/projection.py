@@ -15,7 +15,7 @@ BLOCK = 2**22
 """Numbers of a table that are gathered at a time: 16 MB in float32."""
 
 
-def project_rows(layer: nn.Module, table: Tensor, ids: Tensor) -> Tensor:
+def project_rows(layer: nn.Module, table: Tensor, ids: Tensor | None) -> Tensor:
     r"""``layer(table[ids])`` for a table without gradients, such as features.
 
     .. math:: Y = X_{ids} W^\top + b, \quad \partial W = \partial Y^\top X_{ids}
@@ -27,7 +27,7 @@ def project_rows(layer: nn.Module, table: Tensor, ids: Tensor) -> Tensor:
     Args:
         layer: Maps ``(n, width)`` to ``(n, n_out)``.
         table: Shape ``(n_rows, width)``.
-        ids: Rows asked for. Shape ``(n,)``.
+        ids: Rows asked for, ``(n,)``; ``None`` for all of them in order.
 
     Returns:
         Shape ``(n, n_out)``.
@@ -42,7 +42,7 @@ def project_rows(layer: nn.Module, table: Tensor, ids: Tensor) -> Tensor:
         return layer[1:](project_rows(layer[0], table, ids))  # type: ignore[no-any-return]
     plain = table.device.type != "cpu" or table.requires_grad or torch.is_autocast_enabled("cpu")
     if plain or type(layer) is not Linear or _has_hooks(layer):
-        rows = table.index_select(0, ids)
+        rows = table if ids is None else table.index_select(0, ids)
         return layer(rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows)  # type: ignore[no-any-return]
     return _ProjectRows.apply(table, ids, layer.weight, layer.bias, layer.backend)  # type: ignore[no-any-return]
 
@@ -52,9 +52,14 @@ def _has_hooks(layer: nn.Module) -> bool:
     return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
-def _blocks(table: Tensor, ids: Tensor, dtype: torch.dtype) -> Any:
+def _blocks(table: Tensor, ids: Tensor | None, dtype: torch.dtype) -> Any:
     """Slices of ``ids`` and the rows of each; the rows are valid until the next are asked for."""
     size = max(BLOCK // max(table.shape[1], 1), 1)
+    if ids is None:
+        for start in range(0, len(table), size):
+            part = slice(start, min(start + size, len(table)))
+            yield part, table[part].to(dtype)
+        return
     buffer = table.new_empty(min(size, len(ids)), table.shape[1])
     for start in range(0, len(ids), size):
         part = slice(start, min(start + size, len(ids)))
@@ -64,10 +69,12 @@ def _blocks(table: Tensor, ids: Tensor, dtype: torch.dtype) -> Any:
 
 class _ProjectRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, ids: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
+    def forward(
+        ctx: Any, table: Tensor, ids: Tensor | None, weight: Tensor, bias: Tensor | None, backend: str
+    ) -> Tensor:
         ctx.save_for_backward(table, ids, weight)
         ctx.backend = backend
-        result = weight.new_empty(len(ids), weight.shape[0])
+        result = weight.new_empty(len(table if ids is None else ids), weight.shape[0])
         for part, rows in _blocks(table, ids, weight.dtype):
             result[part] = linear(rows, weight, bias, backend)
         return result

@@ -150,7 +150,8 @@ def load(checkpoint: str | os.PathLike[str], places: Mapping[str, Any] | None = 
 
     Args:
         checkpoint: The file.
-        places: Where things are here: ``data_path``, ``feature_path``, ``gpu_id``, ``eval_memory_mb``.
+        places: Where things are here: ``data_path``, ``feature_path``, ``feature_disk``, ``gpu_id`` and
+            ``eval_memory_mb``.
         trust: Whether to read a pickle of RecBole's, which may run code that is in it.
 
     Returns:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_mm.data.features.prepare import mean_cosine, prepare, scale_warning
+from recbole_mm.data.features.moments import mean_cosine, scale_warning
+from recbole_mm.data.features.prepare import prepare
 from recbole_mm.data.features.table import FeatureTable
 from recbole_mm.model.feature_bank import FeatureBank
 from tests.model.tiny import tiny_model

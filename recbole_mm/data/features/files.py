@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from recbole_mm.data.features import parquet
+from recbole_mm.data.features.matrix import FeatureMatrix
 from recbole_mm.data.features.ragged import ragged
 
 __all__ = [
     "ENTITIES",
     "FeatureFile",
-    "FeatureMatrix",
     "check_dataset_name",
     "check_modality_name",
     "discover",
@@ -161,33 +161,6 @@ class FeatureFile:
             f"{self.path}: {len(repeated):,} of {len(set(rows)):,} {what} occur more than once ({surplus:,} rows too "
             f"many; rows counted from 0): {examples}. Keep one row for each."
         )
-
-
-@dataclass(frozen=True)
-class FeatureMatrix:
-    """The vectors of a feature file, in memory (``array``) or on disk.
-
-    Attributes:
-        path: The file.
-        shape: ``(rows, d)`` or ``(rows, R, d)``.
-        dtype: Type of the numbers in the file.
-        array: The vectors, or ``None`` for a ``.npy`` file, which is read row by row.
-        count: How many vectors of each row are its own, ``(rows,)``, where the file says it; the places beyond hold
-            their mean.
-    """
-
-    path: Path
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    array: np.ndarray | None
-    count: np.ndarray | None = None
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """The given rows, ``(len(rows), ...)``, as a new array."""
-        if self.array is not None:
-            return self.array[rows]
-        # Mapped afresh for every block: pages of a mapping that is gone no longer count as this process's memory.
-        return np.asarray(np.load(self.path, mmap_mode="r", allow_pickle=False)[rows])
 
 
 def _reason(error: Exception) -> str:

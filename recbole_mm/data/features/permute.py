@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from recbole_mm.data.features.table import FeatureStore, FeatureTable, InteractionFeatures
+from recbole_mm.data.features.stored import StoredTable
+from recbole_mm.data.features.table import AnyTable, FeatureStore
 
 __all__ = ["permute_modality"]
-
-Table = TypeVar("Table", FeatureTable, InteractionFeatures)
 
 
 def permute_modality(store: FeatureStore, modality: str, seed: int) -> FeatureStore:
@@ -32,17 +30,25 @@ def permute_modality(store: FeatureStore, modality: str, seed: int) -> FeatureSt
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def exchange(tables: Mapping[str, Table]) -> dict[str, Table]:
+    def exchange(tables: Mapping[str, AnyTable]) -> dict[str, AnyTable]:
         return {name: _exchange(table, generator) if name == modality else table for name, table in tables.items()}
 
-    return replace(store, item=exchange(store.item), user=exchange(store.user), inter=exchange(store.inter))
+    item, user = exchange(store.item), exchange(store.user)
+    inter = dict(store.inter)
+    if modality in inter:
+        feature = inter[modality].feature
+        inter[modality] = replace(inter[modality], feature=feature[torch.randperm(len(feature), generator=generator)])
+    return replace(store, item=item, user=user, inter=inter)
 
 
-def _exchange(table: Table, generator: torch.Generator) -> Table:
-    if isinstance(table, InteractionFeatures):
-        return replace(table, feature=table.feature[torch.randperm(len(table.feature), generator=generator)])
+def _exchange(table: AnyTable, generator: torch.Generator) -> AnyTable:
     rows: Tensor = table.observed.nonzero().squeeze(1)
-    feature, source = table.feature.clone(), rows[torch.randperm(len(rows), generator=generator)]
+    source = rows[torch.randperm(len(rows), generator=generator)]
+    if isinstance(table, StoredTable):
+        row = table.row.clone()
+        row[rows] = table.row[source]
+        return replace(table, row=row)
+    feature = table.feature.clone()
     feature[rows] = table.feature[source]
     if table.count is None:
         return replace(table, feature=feature)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
 from logging import getLogger
 
 import numpy as np
@@ -11,22 +11,22 @@ import torch
 from torch import Tensor
 
 from recbole_mm.config.shared import FEATURE_NORMS, MISSING_FEATURES
-from recbole_mm.data.cooccurrence import largest_per_row
-from recbole_mm.data.features.table import FeatureTable
+from recbole_mm.data.features.moments import chosen_norm, lengths, moments, own_places
+from recbole_mm.data.features.neighbours import neighbour_weights
+from recbole_mm.data.features.storage import new_table
+from recbole_mm.data.features.stored import StoredTable
+from recbole_mm.data.features.table import AnyTable, FeatureTable
 
-__all__ = ["chosen_norm", "mean_cosine", "prepare", "scale_warning"]
-
-_BLOCK_ROWS = 4096
-_NEIGHBOURS = 10
-_COMMON = 0.5  # a mean cosine with the mean above it: the common direction is most of what a vector is
+__all__ = ["prepare"]
 
 
 def prepare(
-    table: FeatureTable,
+    table: AnyTable,
     norm: str,
     missing: str,
     interactions: sp.spmatrix | None = None,
     known: Tensor | None = None,
+    folder: str | os.PathLike[str] | None = None,
 ) -> FeatureTable:
     r"""Fill the rows of entities without features and normalise.
 
@@ -38,12 +38,15 @@ def prepare(
 
     (a constant column becomes 0). ``l2`` divides each row by its length, ``zscore_l2`` does both, in this order. With
     several vectors per entity the statistics run over all of them and each vector gets length 1; places beyond an
-    entity's own vectors do not count, and hold the mean of the finished ones. ``auto`` is :func:`chosen_norm`.
+    entity's own vectors do not count, and hold the mean of the finished ones. ``auto`` is
+    :func:`~recbole_mm.data.features.moments.chosen_norm`.
 
     A missing row is filled with zeros (``zero``), with the mean of the observed rows (``mean``, which is zero after a
     z-score), or with the average of the observed entities most similar by training interactions (``knn``: up to ten,
     weighted by :math:`c_{ij} / \sqrt{\deg_i \deg_j}`, :math:`c_{ij}` common partners; the mean where there is none).
     Filling with zeros means zeros in the result, whatever the normalisation: no evidence. Row 0, the padding, is zero.
+
+    Rows are read and finished a block at a time, so that this takes the memory of the result.
 
     Args:
         table: The aligned table; it is not changed.
@@ -54,13 +57,16 @@ def prepare(
             table of items and its transpose for one of users.
         known: Which entities the statistics may be taken from, bool ``(n,)``; ``None`` for all. What they give is
             applied to every row.
+        folder: Where a scratch file may hold the result in place of memory, see
+            :func:`~recbole_mm.data.features.storage.new_table`.
 
     Returns:
-        The table itself if nothing changes, otherwise a new one of the same type; ``observed`` is always as it was.
+        The table itself if it is in memory and nothing changes, otherwise a new one of the same type; ``observed`` is
+        always as it was.
 
     Raises:
         ValueError: Unknown ``norm`` or ``missing``, rows missing under ``error`` or ``drop``, no (or a wrongly shaped)
-            matrix for ``knn``, or statistics of no row at all.
+            matrix for ``knn``, statistics of no row at all, or no room in ``folder``.
     """
     if norm not in FEATURE_NORMS:
         raise ValueError(f"feature_norm: expected one of {', '.join(FEATURE_NORMS)}, got {norm!r}.")
@@ -76,7 +82,9 @@ def prepare(
             f"{table.modality} feature; add their rows to the feature file or choose zero, mean or knn."
         )
     if norm == "none" and (missing not in ("mean", "knn") or not lacking.any()):
-        return table
+        if isinstance(table, FeatureTable):
+            return table
+        return FeatureTable(table.modality, table.entity, table.load(folder), table.observed)
     counted = table.observed if known is None else table.observed & known
     if not counted.any() and (norm.startswith("zscore") or missing in ("mean", "knn")):
         raise ValueError(
@@ -84,162 +92,87 @@ def prepare(
             f"to take the statistics of feature_norm: {norm} and missing_feature: {missing} from. Leave the modality "
             "out (modality_weight 0), or set cold_features: transductive."
         )
-    feature = table.feature.to(
-        torch.float32 if table.feature.dtype in (torch.float16, torch.bfloat16) else None, copy=True
-    )
-    if norm.startswith("zscore"):
-        _standardise(feature, table.observed, counted, table.count)
-    if missing == "knn" and lacking.any():
-        lacking = _fill_from_neighbours(feature, table, lacking, interactions)
-    # After a z-score the mean is zero by definition; computing it would leave rounding noise for l2 to blow up.
-    if missing in ("mean", "knn") and lacking.any() and not norm.startswith("zscore"):
-        feature[lacking] = _moments(feature, counted, table.count)[0].to(feature.dtype)
-    if norm.endswith("l2"):
-        for block in feature.split(_BLOCK_ROWS):
-            block.div_(_length(block))
-    if table.count is not None:
-        _fill_places(feature, table.count)
-    return replace(table, feature=feature.to(table.feature.dtype))
+    finish = _Finish(table, norm, counted)
+    if missing in ("mean", "knn"):
+        finish.fill(lacking, counted, interactions if missing == "knn" else None, missing == "knn")
+    feature = new_table(table.shape, table.dtype, folder if isinstance(table, StoredTable) else None)
+    for ids in table.blocks(torch.arange(len(lacking))):
+        feature[ids[0] : ids[-1] + 1] = finish(ids).to(feature.dtype)
+    return FeatureTable(table.modality, table.entity, feature, table.observed, table.count)
 
 
-def _fill_places(feature: Tensor, count: Tensor) -> None:
+class _Finish:
+    """Finished vectors of some entities."""
+
+    def __init__(self, table: AnyTable, norm: str, counted: Tensor) -> None:
+        self.table = table
+        half = table.dtype in (torch.float16, torch.bfloat16)
+        self.dtype = torch.float32 if half else table.dtype
+        self.unit = norm.endswith("l2")
+        self.mean: Tensor | None = None
+        self.lacking: Tensor | None = None
+        self.weights: sp.csr_matrix | None = None
+        if norm.startswith("zscore"):
+            self.mean, self.deviation = moments(table, counted)
+            # What rounding leaves of a column without variation.
+            self.deviation[self.deviation <= 1e-6 * self.mean.abs()] = float("inf")
+
+    def fill(self, lacking: Tensor, counted: Tensor, interactions: sp.spmatrix | None, knn: bool) -> None:
+        """Give the lacking entities the mean, or what their neighbours have."""
+        if not lacking.any():
+            return
+        self.lacking = lacking
+        # After a z-score the mean is zero by definition; computing it would leave rounding noise for l2 to blow up.
+        zero = torch.zeros(self.table.shape[-1], dtype=torch.float64)
+        self.filling = (zero if self.mean is not None else moments(self.table, counted)[0]).to(self.dtype)
+        if not knn:
+            return
+        self.place = lacking.cumsum(0) - 1
+        self.weights = neighbour_weights(
+            interactions, self.table.observed, lacking.nonzero().squeeze(1), self.table.entity
+        )
+        alone = int((np.diff(self.weights.indptr) == 0).sum())
+        if alone:
+            getLogger().warning(
+                f"missing_feature: knn - {alone:,} of {int(lacking.sum()):,} {self.table.entity}s without "
+                f"{self.table.modality} share no training partner with one that has it; they get the mean."
+            )
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        block = self._scaled(ids)
+        if self.lacking is not None:
+            for rows in self.lacking[ids].nonzero().squeeze(1).split(max(1, len(ids) // 10)):
+                block[rows] = self.filling
+                if self.weights is not None:
+                    self._average_neighbours(block, rows, self.weights[self.place[ids[rows]].numpy()])
+        if self.unit:
+            block.div_(lengths(block))
+        if self.table.count is not None:
+            _fill_places(block, self.table.count[ids])
+        return block
+
+    def _scaled(self, ids: Tensor) -> Tensor:
+        block = self.table.rows(ids).to(self.dtype)
+        if self.mean is not None:
+            there = self.table.observed[ids]
+            block[there] = ((block[there].double() - self.mean) / self.deviation).to(self.dtype)
+        return block
+
+    def _average_neighbours(self, block: Tensor, rows: Tensor, weights: sp.csr_matrix) -> None:
+        columns, place = np.unique(weights.indices, return_inverse=True)
+        if not len(columns):
+            return
+        values = self._scaled(torch.from_numpy(columns.astype(np.int64))).flatten(1).numpy()
+        small = sp.csr_matrix(
+            (weights.data.astype(values.dtype), place, weights.indptr), shape=(len(rows), len(columns))
+        )
+        filled = torch.from_numpy(np.diff(weights.indptr) > 0)
+        block[rows[filled]] = torch.from_numpy(small @ values).reshape(len(rows), *block.shape[1:])[filled]
+
+
+def _fill_places(block: Tensor, count: Tensor) -> None:
     """Put the mean of an entity's own vectors into the places beyond: that of lengths of 1 has another length."""
-    for rows in (count < feature.shape[1]).nonzero().squeeze(1).split(_BLOCK_ROWS):
-        block, own = feature[rows], _own(count[rows], feature.shape[1]).unsqueeze(-1)
-        mean = (block.double() * own).sum(dim=1, keepdim=True) / own.sum(dim=1, keepdim=True)
-        feature[rows] = torch.where(own, block, mean.to(block.dtype))
-
-
-def _own(count: Tensor, places: int) -> Tensor:
-    """Which places hold an entity's own vectors, bool ``(n, places)``."""
-    return torch.arange(places) < count.unsqueeze(1)
-
-
-def _vectors(feature: Tensor, rows: Tensor, count: Tensor | None) -> Tensor:
-    """All vectors of some rows, one below the other: their own ones."""
-    block = feature[rows]
-    return block.reshape(-1, block.shape[-1]) if count is None else block[_own(count[rows], block.shape[1])]
-
-
-def mean_cosine(table: FeatureTable, known: Tensor | None = None) -> float:
-    r"""How much of the vectors is one common direction: the mean cosine between the observed rows and their mean.
-
-    Vectors of pretrained networks often have .9 and more of it: without centring, all items look alike.
-
-    Args:
-        table: The table as read.
-        known: Which entities may be looked at, as for :func:`prepare`.
-
-    Returns:
-        A number in [-1, 1]; 0 where nothing is observed or the mean is zero.
-    """
-    counted = table.observed if known is None else table.observed & known
-    if not counted.any():
-        return 0.0
-    mean = _moments(table.feature, counted, table.count)[0]
-    mean = mean / mean.norm().clamp_min(torch.finfo(torch.float64).tiny)
-    total, count = 0.0, 0
-    for rows in counted.nonzero().squeeze(1).split(_BLOCK_ROWS):
-        vectors = _vectors(table.feature, rows, table.count).double()
-        total += float((vectors @ mean / _length(vectors).squeeze(1)).sum())
-        count += len(vectors)
-    return total / count
-
-
-def chosen_norm(table: FeatureTable, known: Tensor | None = None) -> str:
-    """What ``feature_norm: auto`` is for a table: ``zscore_l2`` where its rows have a common direction, else ``l2``.
-
-    Rows of length 1 are what the models' initialisations are made for, whatever network the vectors come from.
-
-    Args:
-        table: The table as read.
-        known: Which entities may be looked at, as for :func:`prepare`.
-    """
-    return "zscore_l2" if mean_cosine(table, known) > _COMMON else "l2"
-
-
-def scale_warning(table: FeatureTable) -> str | None:
-    """What is odd about the values of a table, or ``None``: constant columns, or values of an unusual scale."""
-    if int(table.observed.sum()) < 2:
-        return None
-    mean, deviation = _moments(table.feature, table.observed, table.count)
-    scale = float((mean.square() + deviation.square()).mean().sqrt())
-    varying = deviation[deviation > 1e-6 * mean.abs().clamp_min(1e-30)]
-    what = f"{table.entity} features [{table.modality}]"
-    advice = "feature_norm: zscore, l2 or zscore_l2 brings features to a common scale"
-    if len(varying) == 0:
-        return f"{what} are constant: all rows are the same; check the file ({advice}, but cannot help here)."
-    if 2 * len(varying) < len(deviation):
-        constant = len(deviation) - len(varying)
-        return f"{what}: {constant:,} of {len(deviation):,} columns are constant; check the file ({advice})."
-    if not 1e-3 <= scale <= 1e2:
-        return f"{what} are badly scaled: root mean square {scale:.3g}; {advice}."
-    spread = float(varying.max() / varying.median())
-    if spread > 100:
-        return f"{what} are badly scaled: one column varies {spread:.3g} times as much as the median one; {advice}."
-    return None
-
-
-def _moments(feature: Tensor, observed: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per column over the observed rows, float64; two passes, a block of rows at a time."""
-    rows = observed.nonzero().squeeze(1)
-    parts = rows.split(_BLOCK_ROWS)
-    number = len(rows) * (feature.shape[1] if feature.dim() == 3 else 1) if count is None else int(count[rows].sum())
-    mean = sum(_vectors(feature, part, count).double().sum(dim=0) for part in parts) / number
-    square = sum((_vectors(feature, part, count).double() - mean).square().sum(dim=0) for part in parts)
-    return torch.as_tensor(mean), torch.as_tensor(square / number).sqrt()
-
-
-def _length(block: Tensor) -> Tensor:
-    """Length of each vector; never zero, so that a vector of zeros can be divided by it."""
-    length = block.norm(dim=-1, keepdim=True)
-    # Squares leave the range of float32 long before the numbers do: 1e-20 would count as zero, 1e20 as infinite.
-    doubtful = ~((length > 1e-15) & (length < 1e15))
-    if doubtful.any():
-        exact = block.double().norm(dim=-1, keepdim=True)
-        length = torch.where(doubtful, exact.to(length.dtype), length)
-    return length.clamp_min(torch.finfo(length.dtype).tiny)
-
-
-def _standardise(feature: Tensor, observed: Tensor, counted: Tensor, count: Tensor | None) -> None:
-    mean, deviation = _moments(feature, counted, count)
-    constant = deviation <= 1e-6 * mean.abs()  # what rounding leaves of a column without variation
-    deviation[constant] = float("inf")
-    for part in observed.nonzero().squeeze(1).split(_BLOCK_ROWS):
-        feature[part] = ((feature[part].double() - mean) / deviation).to(feature.dtype)
-
-
-def _fill_from_neighbours(
-    feature: Tensor, table: FeatureTable, lacking: Tensor, interactions: sp.spmatrix | None
-) -> Tensor:
-    """Fill the lacking rows that have observed neighbours; return the mask of those that have none."""
-    n = len(lacking)
-    if interactions is None or interactions.shape[1] != n:
-        got = "none" if interactions is None else f"one of shape {interactions.shape}"
-        raise ValueError(
-            f"missing_feature: knn needs a matrix of training interactions with {n} {table.entity}s as columns, "
-            f"got {got}."
-        )
-    binary = sp.csc_matrix(interactions, dtype=np.float64, copy=True)
-    binary.sum_duplicates()
-    binary.eliminate_zeros()
-    binary.data[:] = 1.0
-    degree = np.asarray(binary.sum(axis=0)).ravel()
-    scaled = (binary @ sp.diags(1.0 / np.sqrt(np.maximum(degree, 1.0)))).tocsc()
-    known = (scaled @ sp.diags(table.observed.numpy().astype(np.float64))).tocsr()
-    known.eliminate_zeros()
-    values = feature.reshape(n, -1).numpy()
-    alone = lacking.clone()
-    for rows in lacking.nonzero().squeeze(1).split(_BLOCK_ROWS):
-        weights = largest_per_row((scaled[:, rows.numpy()].T @ known).tocsr(), _NEIGHBOURS)
-        total = np.asarray(weights.sum(axis=1)).ravel()
-        filled = torch.from_numpy(total > 0)
-        average = (sp.diags(1.0 / np.where(total > 0, total, 1.0)) @ weights).astype(values.dtype) @ values
-        feature[rows[filled]] = torch.from_numpy(average).reshape(len(rows), *feature.shape[1:])[filled]
-        alone[rows[filled]] = False
-    if alone.any():
-        getLogger().warning(
-            f"missing_feature: knn - {int(alone.sum()):,} of {int(lacking.sum()):,} {table.entity}s without "
-            f"{table.modality} share no training partner with one that has it; they get the mean."
-        )
-    return alone
+    rows = (count < block.shape[1]).nonzero().squeeze(1)
+    own = own_places(count[rows], block.shape[1]).unsqueeze(-1)
+    mean = (block[rows].double() * own).sum(dim=1, keepdim=True) / own.sum(dim=1, keepdim=True)
+    block[rows] = torch.where(own, block[rows], mean.to(block.dtype))

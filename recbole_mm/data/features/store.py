@@ -9,11 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_mm.data.features.files import FeatureFile, FeatureMatrix
-from recbole_mm.data.features.prepare import prepare, scale_warning
-from recbole_mm.data.features.table import FeatureStore, FeatureTable, InteractionFeatures
+from recbole_mm.data.features.files import FeatureFile
+from recbole_mm.data.features.matrix import FeatureMatrix
+from recbole_mm.data.features.moments import scale_warning
+from recbole_mm.data.features.prepare import prepare
+from recbole_mm.data.features.stored import StoredTable, read_finite
+from recbole_mm.data.features.table import AnyTable, FeatureStore, FeatureTable, InteractionFeatures
 
 __all__ = [
+    "AnyTable",
     "FeatureStore",
     "FeatureTable",
     "InteractionFeatures",
@@ -24,17 +28,17 @@ __all__ = [
     "scale_warning",
 ]
 
-_BLOCK_BYTES = 16 * 2**20
 _SPELLING = (
     "Check that the ids are spelt as in the atomic files (leading zeros, .0 of a number, case, blanks), unless a "
     "filter of the data set has left these out."
 )
 
 
-def align(file: FeatureFile, vocabulary: Mapping[str, int], dtype: torch.dtype = torch.float32) -> FeatureTable:
-    """Read a feature file of items or users into a table with one row per internal id.
+def align(file: FeatureFile, vocabulary: Mapping[str, int], dtype: torch.dtype = torch.float32) -> AnyTable:
+    """A feature file of items or users as a table with one row per internal id.
 
-    Only the rows that the vocabulary knows are read, a block at a time, so the table is all the memory this takes.
+    Only the rows that the vocabulary knows are read, a block at a time, so the table is all the memory this takes. The
+    vectors of a ``.npy`` file are checked and stay where they are.
 
     Args:
         file: The feature file.
@@ -54,18 +58,30 @@ def align(file: FeatureFile, vocabulary: Mapping[str, int], dtype: torch.dtype =
     n = max(vocabulary.values(), default=0) + 1
     ids = _internal_ids(tokens, vocabulary)
     _check_overlap(file, tokens, ids, vocabulary)
-    feature = torch.zeros((n, *matrix.shape[1:]), dtype=dtype)
     rows = np.flatnonzero(ids)
-    _copy_rows(matrix, rows, tokens, torch.from_numpy(ids[rows]), feature)
-    observed = torch.zeros(n, dtype=torch.bool)
-    observed[torch.from_numpy(ids[rows])] = True
+    rows = rows[np.argsort(ids[rows])]
+    target = torch.from_numpy(ids[rows])
+    table: AnyTable
+    if matrix.array is None:
+        for _ in read_finite(matrix, rows, tokens, dtype):
+            pass
+        row = torch.full((n,), -1)
+        row[target] = torch.from_numpy(rows)
+        table = StoredTable(file.modality, file.entity, matrix, row, dtype)
+    else:
+        feature = torch.zeros((n, *matrix.shape[1:]), dtype=dtype)
+        for part, block in read_finite(matrix, rows, tokens, dtype):
+            feature[target[part]] = block
+        observed = torch.zeros(n, dtype=torch.bool)
+        observed[target] = True
+        table = FeatureTable(file.modality, file.entity, feature, observed, _counts(matrix, rows, ids[rows], n))
     getLogger().info(
         f"{file.entity} features [{file.modality}] from {file.path}: {_width(matrix)} {matrix.dtype}; "
         f"{len(rows):,} of {n - 1:,} {file.entity}s have a row, {n - 1 - len(rows):,} do not; "
         f"{len(tokens) - len(rows):,} rows match no {file.entity}"
     )
     _warn_about_strangers(file, tokens, ids, vocabulary)
-    return FeatureTable(file.modality, file.entity, feature, observed, _counts(matrix, rows, ids[rows], n))
+    return table
 
 
 def _counts(matrix: FeatureMatrix, rows: np.ndarray, ids: np.ndarray, n: int) -> Tensor | None:
@@ -111,7 +127,8 @@ def align_interactions(
     rows = rows[np.lexsort((item[rows], user[rows]))]
     feature = torch.zeros((len(rows), *matrix.shape[1:]), dtype=dtype)
     pairs = np.array([f"{u}, {i}" for u, i in zip(user_tokens, item_tokens)])
-    _copy_rows(matrix, rows, pairs, torch.arange(len(rows)), feature)
+    for part, block in read_finite(matrix, rows, pairs, dtype):
+        feature[part] = block
     getLogger().info(
         f"interaction features [{file.modality}] from {file.path}: {_width(matrix)} {matrix.dtype}; "
         f"{len(rows):,} rows of a known user and item, {len(known) - len(rows):,} others"
@@ -122,39 +139,6 @@ def align_interactions(
 def _internal_ids(tokens: np.ndarray, vocabulary: Mapping[str, int]) -> np.ndarray:
     """Internal id of every token; 0 (the padding, which no token of a file can mean) for unknown ones."""
     return np.fromiter((vocabulary.get(token, 0) for token in tokens.tolist()), dtype=np.int64, count=len(tokens))
-
-
-def _copy_rows(matrix: FeatureMatrix, rows: np.ndarray, tokens: np.ndarray, target: Tensor, out: Tensor) -> None:
-    """Copy ``matrix[rows]`` to ``out[target]`` in blocks, and refuse numbers that are not finite."""
-    bytes_per_row = int(np.prod(matrix.shape[1:])) * max(matrix.dtype.itemsize, out.element_size())
-    step = max(1, _BLOCK_BYTES // bytes_per_row)
-    bad, too_large = [], []
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        block = matrix.read(part)
-        finite = np.isfinite(block).reshape(len(part), -1).all(axis=1)
-        converted = torch.from_numpy(_torch_array(block)).to(out.dtype)
-        held = converted.isfinite().reshape(len(part), -1).all(dim=1).numpy()
-        bad.extend(part[~finite].tolist())
-        too_large.extend(part[finite & ~held].tolist())
-        out[target[start : start + step]] = converted
-    if bad:
-        raise ValueError(
-            f"{matrix.path}: {len(bad):,} of {len(rows):,} rows hold NaN or infinity (first: {str(tokens[bad[0]])!r}); "
-            "leave these rows out (missing_feature says what happens then) or repair them."
-        )
-    if too_large:
-        raise ValueError(
-            f"{matrix.path}: {len(too_large):,} of {len(rows):,} rows hold numbers beyond the range of {out.dtype} "
-            f"(first: {str(tokens[too_large[0]])!r}); choose feature_dtype: float32 or rescale the features."
-        )
-
-
-def _torch_array(block: np.ndarray) -> np.ndarray:
-    """The block in a type and byte order that torch knows."""
-    if block.dtype.kind == "u" and block.dtype.itemsize > 1 or block.dtype.itemsize > 8:
-        return block.astype(np.float64)
-    return np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))
 
 
 def check_length(file: FeatureFile, matrix: FeatureMatrix, n_ids: int) -> None:

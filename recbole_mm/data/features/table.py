@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Union
 
+import torch
 from torch import Tensor
 
-__all__ = ["FeatureStore", "FeatureTable", "InteractionFeatures"]
+from recbole_mm.data.features.stored import StoredTable, in_blocks
+
+__all__ = ["AnyTable", "FeatureStore", "FeatureTable", "InteractionFeatures"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,31 @@ class FeatureTable:
     feature: Tensor
     observed: Tensor
     count: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the table, ``(n, d)`` or ``(n, R, d)``."""
+        return tuple(self.feature.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the vectors."""
+        return self.feature.dtype
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """The vectors of some entities; a new tensor of shape ``(len(ids), ...)``."""
+        return self.feature[ids]
+
+    def blocks(self, ids: Tensor) -> tuple[Tensor, ...]:
+        """The ids in the blocks of :func:`~recbole_mm.data.features.stored.in_blocks`."""
+        return in_blocks(ids, self.shape)
+
+    def means(self) -> FeatureTable:
+        """The same table with one vector for each entity, the mean of its several."""
+        return FeatureTable(self.modality, self.entity, self.feature.mean(dim=1), self.observed)
+
+
+AnyTable = Union[FeatureTable, StoredTable]
 
 
 @dataclass(frozen=True)
@@ -57,7 +86,7 @@ class FeatureStore:
     modality may use.
     """
 
-    item: dict[str, FeatureTable] = field(default_factory=dict)
-    user: dict[str, FeatureTable] = field(default_factory=dict)
+    item: dict[str, AnyTable] = field(default_factory=dict)
+    user: dict[str, AnyTable] = field(default_factory=dict)
     inter: dict[str, InteractionFeatures] = field(default_factory=dict)
     available: tuple[str, ...] = ()

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_mm.data.features import prepare as module
-from recbole_mm.data.features.prepare import mean_cosine
+from recbole_mm.data.features import neighbours, stored
+from recbole_mm.data.features.moments import mean_cosine
 from recbole_mm.data.features.store import FeatureTable, prepare, scale_warning
 
 NORMS = ["none", "l2", "zscore", "zscore_l2"]
@@ -66,7 +66,8 @@ def reference(table: FeatureTable, norm: str, missing: str, pairs: np.ndarray) -
 @pytest.mark.parametrize("missing", ["zero", "mean", "knn"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_equals_the_plain_reference(norm: str, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK_ROWS", 2)
+    monkeypatch.setattr(neighbours, "_BLOCK_ROWS", 2)
+    monkeypatch.setattr(stored, "_BLOCK_NUMBERS", 4 * 7)
     for seed in range(3):
         table = make_table(seed, (25, 4), missing=(1, 3, 7, 24))
         pairs = interactions(25, seed)

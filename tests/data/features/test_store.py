@@ -9,9 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_mm.data.features import store as features
-from recbole_mm.data.features.files import FeatureFile, FeatureMatrix
-from recbole_mm.data.features.store import align, align_interactions
+from recbole_mm.data.features import stored
+from recbole_mm.data.features.files import FeatureFile
+from recbole_mm.data.features.matrix import FeatureMatrix
+from recbole_mm.data.features.moments import moments
+from recbole_mm.data.features.store import align, align_interactions, prepare
 from tests.data.support import vector, vectors, write_npy, write_npz
 
 VOCABULARY = {"[PAD]": 0, "i1": 1, "i2": 2, "ü 漢字": 3}
@@ -34,16 +36,17 @@ def test_every_row_is_the_function_of_its_token(tmp_path_factory, known, in_file
     path = (write_npy if memory_map else write_npz)(folder, "d.item.text", in_file)
     common = {token for token in in_file if vocabulary.get(token, 0) > 0}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "_BLOCK_BYTES", block)
+        patch.setattr(stored, "_BLOCK_NUMBERS", block)
         if not common:
             with pytest.raises(ValueError, match="none of its"):
                 align(the_file(path), vocabulary)
             return
         table = align(the_file(path), vocabulary)
-    assert table.feature.shape == (max(vocabulary.values()) + 1, 5)
+        feature = table.feature
+    assert tuple(feature.shape) == table.shape == (max(vocabulary.values()) + 1, 5)
     for token, index in vocabulary.items():
         assert bool(table.observed[index]) == (token in common)
-        assert np.array_equal(table.feature[index].numpy(), vector(token) if token in common else np.zeros(5))
+        assert np.array_equal(feature[index].numpy(), vector(token) if token in common else np.zeros(5))
 
 
 @pytest.mark.parametrize("write", [write_npz, write_npy])
@@ -75,12 +78,21 @@ def test_a_matrix_on_disk_is_read_block_by_block_and_only_where_needed(tmp_path:
     path = write_npy(tmp_path, "d.item.text", tokens)
     read: list[np.ndarray] = []
     original = FeatureMatrix.read
-    monkeypatch.setattr(features, "_BLOCK_BYTES", 7 * 5 * 4)  # seven float32 rows
+    monkeypatch.setattr(stored, "_BLOCK_NUMBERS", 7 * 5)
     monkeypatch.setattr(FeatureMatrix, "read", lambda self, rows: (read.append(rows), original(self, rows))[1])
     table = align(the_file(path), {"[PAD]": 0, **{f"i{k}": k // 2 + 1 for k in range(0, 100, 2)}})
-    assert max(map(len, read)) == 7
-    assert np.concatenate(read).tolist() == list(range(0, 100, 2))
+    for use in (
+        lambda: None,
+        lambda: table.feature,
+        lambda: prepare(table, "l2", "zero"),
+        lambda: moments(table, table.observed),
+    ):
+        use()  # the first is align's look at the numbers; the table itself keeps none
+        assert max(map(len, read)) == 7
+        assert np.concatenate(read).tolist() == list(range(0, 100, 2))
+        read.clear()
     assert np.array_equal(table.feature[1:].numpy(), vectors(tokens[::2]))
+    assert table.rows(torch.tensor([3, 0, 50])).tolist() == [vector("i4").tolist(), [0] * 5, vector("i98").tolist()]
 
 
 def test_several_vectors_per_item(tmp_path: Path) -> None:

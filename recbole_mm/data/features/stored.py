@@ -1,0 +1,144 @@
+"""Vectors that stay in their file: read when asked for, some rows at a time."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_mm.data.features.matrix import FeatureMatrix
+from recbole_mm.data.features.storage import new_table
+
+__all__ = ["StoredTable", "in_blocks", "read_finite"]
+
+_BLOCK_NUMBERS = 2**20  # that are worked on at a time: 8 MB in float64
+
+
+def in_blocks(rows: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Rows of a table of this shape, as many together as a computation may have in memory at a time."""
+    return rows.split(max(1, _BLOCK_NUMBERS // max(1, math.prod(shape[1:]))))
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """One modality of one entity whose vectors stay in a ``.npy`` file; the same face as ``FeatureTable``.
+
+    Attributes:
+        modality: Name of the modality.
+        entity: ``item`` or ``user``.
+        matrix: The file.
+        row: Row in the file of each internal id, -1 where it has none. Shape ``(n,)``.
+        dtype: Type of the vectors when they are read.
+        averaged: Whether several vectors of an entity are read as their mean.
+    """
+
+    modality: str
+    entity: str
+    matrix: FeatureMatrix
+    row: Tensor
+    dtype: torch.dtype
+    averaged: bool = False
+
+    @property
+    def observed(self) -> Tensor:
+        """Which rows the feature file really has, bool ``(n,)``."""
+        return self.row >= 0
+
+    @property
+    def count(self) -> None:
+        """All entities have the same number of vectors: a matrix cannot say otherwise."""
+        return
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the table, ``(n, d)`` or ``(n, R, d)``."""
+        inner = self.matrix.shape[1:]
+        return (len(self.row), *(inner[1:] if self.averaged else inner))
+
+    @property
+    def feature(self) -> Tensor:
+        """All vectors, read now. Shape ``(n, d)`` or ``(n, R, d)``."""
+        return self.load()
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """The vectors of some entities, zero where there are none; a new tensor of shape ``(len(ids), ...)``."""
+        place = self.row[ids]
+        there = place >= 0
+        result = torch.zeros(len(ids), *self.shape[1:], dtype=self.dtype)
+        if there.any():
+            found = _read(self.matrix, place[there].numpy(), self.dtype)[1]
+            result[there] = found.mean(dim=1) if self.averaged else found
+        return result
+
+    def blocks(self, ids: Tensor) -> tuple[Tensor, ...]:
+        """The ids in the blocks of :func:`in_blocks`."""
+        return in_blocks(ids, self.matrix.shape)
+
+    def load(self, folder: str | os.PathLike[str] | None = None) -> Tensor:
+        """All vectors, in memory or in a scratch file in ``folder``. Shape ``(n, d)`` or ``(n, R, d)``."""
+        table = new_table(self.shape, self.dtype, folder)
+        for ids in self.blocks(self.observed.nonzero().squeeze(1)):
+            table[ids] = self.rows(ids)
+        return table
+
+    def means(self) -> StoredTable:
+        """The same table with one vector for each entity, the mean of its several."""
+        return replace(self, averaged=True)
+
+
+def read_finite(
+    matrix: FeatureMatrix, rows: np.ndarray, tokens: np.ndarray, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of a file in a torch type, a block at a time; numbers that are not finite are refused at the end.
+
+    Args:
+        matrix: The file.
+        rows: Which of its rows.
+        tokens: The raw tokens of all rows of the file, for messages.
+        dtype: Type of the vectors.
+
+    Yields:
+        Which part of ``rows`` a block holds, and the block.
+
+    Raises:
+        ValueError: A number that is not finite, in the file or in the type.
+    """
+    bad: list[int] = []
+    too_large: list[int] = []
+    start = 0
+    for part in map(Tensor.numpy, in_blocks(torch.from_numpy(rows), matrix.shape)):
+        block, converted = _read(matrix, part, dtype)
+        held = converted.isfinite().reshape(len(part), -1).all(dim=1).numpy()
+        # What is finite after the conversion was so before; NumPy is slow at asking that of float16.
+        for index in np.flatnonzero(~held).tolist():
+            (too_large if np.isfinite(block[index]).all() else bad).append(int(part[index]))
+        yield slice(start, start + len(part)), converted
+        start += len(part)
+    if bad:
+        raise ValueError(
+            f"{matrix.path}: {len(bad):,} of {len(rows):,} rows hold NaN or infinity (first: {str(tokens[bad[0]])!r}); "
+            "leave these rows out (missing_feature says what happens then) or repair them."
+        )
+    if too_large:
+        raise ValueError(
+            f"{matrix.path}: {len(too_large):,} of {len(rows):,} rows hold numbers beyond the range of {dtype} "
+            f"(first: {str(tokens[too_large[0]])!r}); choose feature_dtype: float32 or rescale the features."
+        )
+
+
+def _read(matrix: FeatureMatrix, rows: np.ndarray, dtype: torch.dtype) -> tuple[np.ndarray, Tensor]:
+    """Some rows as they stand in the file, and in a torch type."""
+    block = matrix.read(rows)
+    return block, torch.from_numpy(_torch_array(block)).to(dtype)
+
+
+def _torch_array(block: np.ndarray) -> np.ndarray:
+    """The block in a type and byte order that torch knows."""
+    if block.dtype.kind == "u" and block.dtype.itemsize > 1 or block.dtype.itemsize > 8:
+        return block.astype(np.float64)
+    return np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))
