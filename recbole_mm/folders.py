@@ -35,6 +35,8 @@ def replacing_folder(target: Path, force: bool, report: list[str], option: str =
         InUseError: Another process writes to ``target``.
         WriteError: The disk is full, or the folder cannot be written to.
     """
+    if target.is_symlink() and not target.exists():
+        raise FileExistsError(f"{target} is a link that leads nowhere; remove it, or choose another name.")
     refused = FileExistsError(f"{target} is not empty; remove it or pass {option} to overwrite its files.")
     if _is_filled(target) and not force:
         raise refused

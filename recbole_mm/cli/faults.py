@@ -22,6 +22,7 @@ _REMEDIES = {
     errno.ENOENT: "There is no such file.",
     errno.ENAMETOOLONG: "The name is too long.",
     errno.EMFILE: "Too many files are open (ulimit -n).",
+    errno.ELOOP: "This is a link that leads to itself: name another place.",
     errno.EIO: "The disk or network drive does not answer.",
     errno.ESTALE: "The network drive has changed meanwhile.",
 }
@@ -41,7 +42,7 @@ def message_of(error: Exception) -> str | None:
         if fault is not None:
             return fault
     if not _expected(error):
-        return _of_recboles_model(error)
+        return _of_memory(error) or _of_recboles_model(error)
     return str(error.args[0] if isinstance(error, KeyError) else error)
 
 
@@ -52,6 +53,20 @@ def _of_the_machine(error: OSError) -> str | None:
     if not names and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE):
         return None
     return f"{' and '.join(names) + ': ' if names else ''}{error.strerror}. {_REMEDIES[error.errno]}"
+
+
+def _of_memory(error: Exception) -> str | None:
+    """A tensor or array for which there is no room, or whose size no machine could have."""
+    text = str(error).splitlines()[0] if str(error) else ""
+    known = ("allocate memory", "out of memory", "Storage size calculation overflowed", "Overflow when unpacking long")
+    if not isinstance(error, (MemoryError, RuntimeError, TypeError, ValueError)):
+        return None
+    if not isinstance(error, MemoryError) and not any(words in str(error) for words in known):
+        return None
+    return (
+        f"There is not enough memory ({text or type(error).__name__}). Take a smaller train_batch_size, "
+        "eval_batch_size or embedding_size, or features of fewer columns; graph_batch: sampled helps on large graphs."
+    )
 
 
 def _of_recboles_model(error: Exception) -> str | None:

@@ -38,6 +38,9 @@ def check_config(
         ValueError: A shared option, a model option or any option of the command line has a value of the wrong kind.
     """
     external = {**file, **variables, **command_line}
+    for name in external:
+        if not isinstance(name, str):
+            raise ValueError(f"{name!r} ({type(name).__name__}) is no name of an option; expected a text.")
     logger = getLogger()
     for message in _unknown(external, known_keys(internal), model_class).values():
         logger.warning(message)

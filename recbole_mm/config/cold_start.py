@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from recbole_mm.config.names import suggest
+from recbole_mm.config.numbers import is_finite, is_whole
 
 __all__ = ["ColdStart", "ColdStartOptions", "read_cold_start"]
 
@@ -108,10 +108,9 @@ def read_cold_start(value: Any, option: str = "cold_start") -> ColdStart | None:
 
 def _check_numbers(given: Mapping[str, Any], option: str) -> None:
     ratio = given.get("ratio", 0.2)
-    number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool) and math.isfinite(ratio)
-    if not number or not 0 < ratio < 1:
+    if not is_finite(ratio) or not 0 < ratio < 1:
         raise ValueError(f"{option}[ratio]: expected a number above 0 and below 1, got {ratio!r}.")
     for key, least in (("support", 1), ("seed", 0)):
         value = given.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        if value is not None and not is_whole(value, least, 2**32 - 1):
             raise ValueError(f"{option}[{key}]: expected an integer of at least {least}, or ~, got {value!r}.")

@@ -15,7 +15,7 @@ import yaml
 
 from recbole_mm.paths import properties_dir
 
-__all__ = ["OptionLoader", "key_sources", "known_keys", "read_keys", "read_options", "readable_keys", "suggest"]
+__all__ = ["key_sources", "known_keys", "read_keys", "readable_keys", "suggest"]
 
 # What RecBole's own scripts read from the command line, or what it writes into a Config itself; in no yaml and no list.
 _RUN_KEYS = {
@@ -23,37 +23,6 @@ _RUN_KEYS = {
     "local_rank", "single_spec", "device", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "train_stage",
     "valid_neg_sample_args", "test_neg_sample_args", "neg_sampling", "training_neg_sample_num",
 }  # fmt: skip
-
-
-class OptionLoader(yaml.SafeLoader):
-    """Reads options as RecBole does, with ``1e-3`` as a number; a tag that names Python objects is refused."""
-
-
-OptionLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*([eE][-+]?\d+)?"
-        r"|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"
-    ),
-    list("-+0123456789."),
-)
-
-
-class _StrictLoader(OptionLoader):
-    """For a caller's files: of a key that stands there twice yaml keeps the last without a word."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """As yaml does, once no key is there twice."""
-        lines: dict[str, int] = {}
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                line = key.start_mark.line + 1
-                if key.value in lines:
-                    raise yaml.constructor.ConstructorError(
-                        problem=f"{key.value} is there twice, in line {lines[key.value]} and in line {line}; keep one"
-                    )
-                lines[key.value] = line
-        return super().construct_mapping(node, deep)
 
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser reads RecBole's hundred files in 0.1 s, not 0.6
@@ -82,28 +51,6 @@ def read_keys(file: Path) -> set[str]:
     with file.open(encoding="utf-8") as stream:
         content = yaml.load(stream, Loader=_LOADER)
     return set(content) if isinstance(content, dict) else set()
-
-
-def read_options(file: str | Path) -> dict[str, Any]:
-    """Options in a caller's yaml file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not yaml, or holds something else than options; RecBole reports neither file nor reason.
-    """
-    if Path(file).is_dir():
-        raise ValueError(f"{file} is a folder; expected a yaml file of options.")
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"There is no option file {str(file)!r} in {Path.cwd()}.")
-    try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8-sig"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not yaml: {error}") from error
-    except RecursionError:
-        raise ValueError(f"{file} holds no options: its brackets are nested too deeply.") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no options but {content!r}; expected lines of the form key: value.")
-    return content
 
 
 def known_keys(extra: Iterable[str] = ()) -> set[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from recbole_mm.config.names import suggest
+from recbole_mm.config.numbers import is_finite, is_whole
 
 __all__ = ["check_eval_args", "check_mode", "check_negatives"]
 
@@ -87,7 +87,7 @@ def check_negatives(key: str, value: Any) -> None:
         )
     for name, least in (("sample_num", 1), ("candidate_num", 0)):
         got = value.get(name, "none")
-        if got != "none" and (isinstance(got, bool) or not isinstance(got, int) or got < least):
+        if got != "none" and not is_whole(got, least):
             raise ValueError(f"{key}[{name}]: expected an integer of at least {least}, got {got!r}.")
     alpha = value.get("alpha", "none")
     if alpha != "none" and not _finite(alpha):
@@ -119,8 +119,7 @@ def _check_split(key: str, split: Any) -> None:
 
 
 def _finite(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= 0
+    return is_finite(value) and value >= 0
 
 
 def _known(key: str, value: Mapping[Any, Any], names: Iterable[str]) -> None:

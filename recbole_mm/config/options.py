@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable
 
 from recbole_mm.config.names import suggest
+from recbole_mm.config.numbers import LARGEST, is_finite
 
 __all__ = ["ModelOptions"]
 
@@ -170,10 +170,11 @@ class ModelOptions:
     def _integer(self, key: str, value: Any, minimum: float | None, maximum: float | None) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise self._error(key, "an integer" + _bounds(minimum, maximum), value)
+        maximum = LARGEST if maximum is None and abs(value) > LARGEST else maximum
         return int(self._within(key, "an integer", value, minimum, maximum))
 
     def _number(self, key: str, value: Any, minimum: float | None, maximum: float | None) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not is_finite(value):
             raise self._error(key, "a finite number" + _bounds(minimum, maximum), value)
         return float(self._within(key, "a number", value, minimum, maximum))
 

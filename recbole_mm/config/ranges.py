@@ -9,6 +9,7 @@ from typing import Any, Callable
 
 from recbole_mm.config.names import suggest
 from recbole_mm.config.nested import check_eval_args, check_negatives
+from recbole_mm.config.numbers import LARGEST, is_finite, is_whole
 
 __all__ = ["check_ranges"]
 
@@ -36,12 +37,11 @@ def _refuse(key: str, expected: str, value: Any, hint: str = "") -> None:
     raise ValueError(f"{key}: expected {expected}, got {value!r} ({type(value).__name__}).{hint}")
 
 
-def _integer(least: int, most: float = math.inf, empty: bool = False) -> Check:
+def _integer(least: int, most: int = LARGEST) -> Check:
     def check(key: str, value: Any) -> None:
-        if empty and value is None:
-            return
-        bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most:,}"
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        low = most == LARGEST and not is_whole(value, LARGEST, math.inf)
+        bounds = f"of at least {least}" if low else f"from {least} to {most:,}"
+        if not is_whole(value, least, most):
             _refuse(key, f"an integer {bounds}", value)
 
     return check
@@ -49,8 +49,7 @@ def _integer(least: int, most: float = math.inf, empty: bool = False) -> Check:
 
 def _number(least: float, strictly: bool = False) -> Check:
     def check(key: str, value: Any) -> None:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value < least or (strictly and value == least):
+        if not is_finite(value) or value < least or (strictly and value == least):
             _refuse(key, f"a finite number {'above' if strictly else 'of at least'} {least:g}", value)
 
     return check
@@ -92,7 +91,7 @@ def _learner(key: str, value: Any) -> None:
 
 def _topk(key: str, value: Any) -> None:
     lengths = value if isinstance(value, (list, tuple)) else [value]
-    if not lengths or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in lengths):
+    if not lengths or not all(is_whole(k, 1) for k in lengths):
         _refuse(key, "a positive integer or a list of such, like [10, 20]", value)
 
 
@@ -122,6 +121,11 @@ def _text(key: str, value: Any) -> None:
 def _path(key: str, value: Any) -> None:
     if value is not None and (not isinstance(value, str) or not value.strip()):
         _refuse(key, "a path", value)
+
+
+def _text_or_none(key: str, value: Any) -> None:
+    if value is not None and not isinstance(value, str):
+        _refuse(key, "a path, or ~", value)
 
 
 def _interval(key: str, value: Any) -> None:
@@ -229,6 +233,7 @@ _CHECKS: dict[str, Check] = {
     "filter_inter_by_user_or_item": _truth,
     "val_interval": _value_intervals,
     "threshold": _mapping("{rating: 3}"),
+    "pre_model_path": _text_or_none,
     "MAX_ITEM_LIST_LENGTH": _integer(1),
     # every model's own, but of one meaning
     "embedding_size": _integer(1),

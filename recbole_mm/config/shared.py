@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable
 
@@ -10,6 +9,7 @@ from recbole_mm.config.cold_start import read_cold_start
 from recbole_mm.config.graph_batch import GRAPH_BATCHES, check_fanout
 from recbole_mm.config.health import health_alarms
 from recbole_mm.config.names import suggest
+from recbole_mm.config.numbers import is_finite, is_whole
 from recbole_mm.config.slices import check_slices, slice_names, tail_share
 
 __all__ = [
@@ -72,7 +72,8 @@ def check_modalities(requested: Iterable[str], available: Iterable[str], option:
             raise ValueError(
                 f"{option}: unknown modality {name!r}.{suggest(str(name), there)} "
                 f"There is {', '.join(sorted(there)) or 'no modality at all'}; "
-                "a modality is an item feature file <dataset>.item.<modality>.npz (or .npy with .ids, or .parquet)."
+                "a modality is an item feature file <dataset>.item.<modality>.npz (or .npy with .ids, or .parquet). "
+                "A checkpoint needs the files of the modalities that it was trained with."
             )
 
 
@@ -125,7 +126,7 @@ def active_weights(weight: Any, modalities: Iterable[str]) -> dict[str, float]:
 
 
 def _finite(key: str, value: Any, minimum: float, strictly: bool = False) -> float:
-    number = not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
+    number = is_finite(value)
     if not number or value < minimum or (strictly and value == minimum):
         bound = "above" if strictly else "of at least"
         raise ValueError(
@@ -178,12 +179,12 @@ def check_count(key: str, value: Any) -> None:
     Raises:
         ValueError: With what was expected and what was got.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if not is_whole(value, 0):
         raise ValueError(f"{key}: expected a whole number of at least 0, got {value!r} ({type(value).__name__}).")
 
 
 def _check_eval_batch_size(key: str, value: Any) -> None:
-    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+    if value != "auto" and not is_whole(value, 1):
         raise ValueError(f"{key}: expected 'auto' or a positive integer, got {value!r} ({type(value).__name__}).")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from recbole_mm.config.names import suggest
+from recbole_mm.config.numbers import is_finite
 
 __all__ = ["DEFAULT_TAIL", "SLICES", "SLICE_KEY", "check_slices", "slice_names", "tail_share"]
 
@@ -58,7 +58,7 @@ def tail_share(value: Any) -> float:
     """
     if value is None:
         return DEFAULT_TAIL
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    number = is_finite(value)
     if not number or not 0 < value < 1:
         raise ValueError(
             "slice_tail: expected a share of the training interactions above 0 and below 1, such as 0.2, "

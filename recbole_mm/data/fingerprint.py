@@ -26,7 +26,8 @@ def data_fingerprint(train: Any, valid: Any = None) -> dict[str, Any]:
 
     Returns:
         ``ids`` (field to the hash of its raw tokens in the order of the internal ids), ``split`` (part to the hash of
-        its distinct pairs), ``features`` (``entity.modality`` to the name and hash of its file) and ``modalities``
+        its distinct pairs), ``columns`` (``user.NAME``, ``item.NAME`` or ``train.NAME`` to the hash of the values of a
+        loaded column), ``features`` (``entity.modality`` to the name and hash of its file) and ``modalities``
         (the modalities that the data set may use; ``None`` for a data set without features).
     """
     parts = {"train": training_pairs(train)}
@@ -36,6 +37,7 @@ def data_fingerprint(train: Any, valid: Any = None) -> dict[str, Any]:
     return {
         "ids": id_hashes(train),
         "split": {name: _hash_pairs(pairs) for name, pairs in parts.items()},
+        "columns": _columns(train),
         "features": {
             f"{entity}.{modality}": {"file": file.path.name, "sha256": feature_hash(file.path)}
             for entity, found in files.items()
@@ -43,6 +45,27 @@ def data_fingerprint(train: Any, valid: Any = None) -> dict[str, Any]:
         },
         "modalities": [str(name) for name in train._available_modalities] if files else None,
     }
+
+
+def _columns(train: Any) -> dict[str, str]:
+    """Hashes of what is known of users and items, in the order of their ids, and of the training rows beside the ids.
+
+    Histories and their lengths, which follow from the pairs and their order, are left out.
+    """
+    found: dict[str, str] = {}
+    rows, suffix = train.inter_feat, train.config["LIST_SUFFIX"] or "_list"
+    parts = {"user": train.user_feat, "item": train.item_feat, "train": rows}
+    pairs = rows[train.iid_field].numpy(), rows[train.uid_field].numpy()
+    for part, frame in parts.items():
+        for name, values in getattr(frame, "interaction", {}).items():
+            derived = part == "train" and (name.endswith(suffix) or values.dim() > 1)
+            if name in (train.uid_field, train.iid_field, train.config["ITEM_LIST_LENGTH_FIELD"]) or derived:
+                continue
+            array = values.numpy()
+            if part == "train":  # whatever the order of the rows
+                array = array[np.lexsort((array, *pairs))]
+            found[f"{part}.{name}"] = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return found
 
 
 def id_hashes(dataset: Any) -> dict[str, str]:
@@ -68,6 +91,11 @@ def changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     for part, value in there.get("split", {}).items():
         if not found and here.get("split", {}).get(part, value) != value:  # with other ids every pair is another one
             found.append(f"the {names.get(part, part)} part has other interactions")
+    for name, value in there.get("columns", {}).items() if not found else ():
+        part, _, column = name.partition(".")
+        if here.get("columns", {}).get(name, value) != value:
+            where = "the training rows" if part == "train" else f"the {part}s"
+            found.append(f"the column {column} of {where} has other values")
     if "features" in here and "features" in there:
         found += _feature_changes(there["features"], here["features"])
     return found

@@ -33,7 +33,7 @@ def import_module(name: str) -> str:
     if here not in sys.path:  # an installed command, unlike a script, does not look in the folder where it is called
         sys.path.append(here)
     try:
-        importlib.import_module(module)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # one that the module itself wants
@@ -41,6 +41,8 @@ def import_module(name: str) -> str:
             f"import: there is no module {name!r}; give the path of a file that ends in .py, or a module that Python "
             f"finds from {here}."
         ) from error
+    if getattr(found, "__file__", None) is None and hasattr(found, "__path__"):
+        raise ValueError(f"import: {name} is a folder without code of its own; name one of its .py files.")
     if module not in _imported:
         _imported.append(module)
     return module

@@ -15,8 +15,8 @@ from recbole.utils import ModelType
 
 from recbole_mm import processes
 from recbole_mm.config.metrics import check_topk, settle_valid_metric
-from recbole_mm.config.names import read_options
 from recbole_mm.config.protocol import mask_note
+from recbole_mm.config.reading import read_options
 from recbole_mm.experiment.capabilities import capability_notes
 from recbole_mm.experiment.launch import free_port, launch, together
 from recbole_mm.experiment.own_models import imported_modules

@@ -11,7 +11,7 @@ from typing import Any, Union
 
 import yaml
 
-from recbole_mm.config.names import OptionLoader
+from recbole_mm.config.reading import OptionLoader
 from recbole_mm.host.names import registered
 from recbole_mm.paths import properties_dir
 

@@ -8,7 +8,7 @@ from typing import Any
 from recbole.config import Config
 from recbole.trainer import HyperTuning
 
-from recbole_mm.config.names import OptionLoader
+from recbole_mm.config.reading import OptionLoader
 from recbole_mm.host.editing import edit
 
 __all__ = ["install", "literal"]

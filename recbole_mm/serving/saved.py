@@ -95,6 +95,8 @@ def check_folder(folder: str | os.PathLike[str]) -> Path:
     path = Path(folder)
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.absolute().parent}.")
+    if path.is_symlink() and not path.exists():
+        raise FileExistsError(f"{path} is a link that leads nowhere; remove it, or give another folder.")
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise FileExistsError(f"{path} is there already and not empty; remove it, or give another folder.")
     return path

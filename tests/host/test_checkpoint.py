@@ -186,6 +186,69 @@ def test_other_data_are_refused(shop):
             recbole_mm.run("MMGCN", "shop", config_dict={**QUICK, "data_path": "ds", "epochs": 3}, resume=file)
 
 
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("item", "the column price of the items has other values"),
+        ("user", "the column age of the users has other values"),
+        ("inter", "the column rating of the training rows has other values"),
+    ],
+)
+def test_other_columns_are_refused(file, message, shop):
+    """Attributes that a model reads beside the ids, of products whose order stays the same."""
+    price = {f"i{item}": 2.5 * item for item in range(50)}
+    age = {f"u{user}": 20 + user for user in range(40)}
+
+    def write(sign=1, rows=shop.lines, changed=""):
+        for name, column, values in (("item", "price", price), ("user", "age", age)):
+            lines = [f"{key}\t{(sign if changed == name else 1) * value}" for key, value in values.items()]
+            Path(f"ds/shop/shop.{name}").write_text("\n".join([f"{name}_id:token\t{column}:float", *lines]) + "\n")
+        factor = sign if changed == "inter" else 1
+        lines = [f"{row}\t{factor * (number % 5)}" for number, row in enumerate(rows)]
+        Path("ds/shop/shop.inter").write_text("\n".join(["user_id:token\titem_id:token\trating:float", *lines]) + "\n")
+
+    write()
+    columns = {"inter": ["user_id", "item_id", "rating"], "item": "*", "user": "*"}
+    trained = train("BPR", load_col=columns)
+    assert load(trained)[2].user_num == 41
+    write(-1, changed=file)
+    for act in (load, load_data_and_model):
+        with pytest.raises(ValueError, match=message):
+            act(trained)
+
+
+def test_the_order_of_rows_with_one_pair_does_not_matter():
+    from types import SimpleNamespace
+
+    from recbole.data.interaction import Interaction
+
+    from recbole_mm.data.fingerprint import _columns
+
+    def columns(rows, columns=("u", "i", "rating", "item_length", "i_list")):
+        table = {name: torch.tensor([row[place] for row in rows]) for place, name in enumerate(columns)}
+        config = {"LIST_SUFFIX": "_list", "ITEM_LIST_LENGTH_FIELD": "item_length"}
+        named = {"uid_field": "u", "iid_field": "i", "user_feat": None, "item_feat": None, "config": config}
+        return _columns(SimpleNamespace(inter_feat=Interaction(table), **named))
+
+    rows = [(1, 2, 5.0, 3, [1, 2]), (1, 2, 4.0, 3, [2, 1]), (2, 1, 3.0, 3, [0, 0])]
+    assert columns(rows) == columns(rows[::-1]) and list(columns(rows)) == ["train.rating"]
+    assert columns(rows) != columns([(1, 2, 5.0, 3, [1, 2]), (1, 2, 3.0, 3, [2, 1]), (2, 1, 4.0, 3, [0, 0])])
+
+
+@pytest.mark.parametrize(
+    "command", ["export --export=a.csv --checkpoint={}", "train --epochs=3 --data_path=ds --resume={}"]
+)
+def test_a_modality_that_is_gone_is_named_on_the_command_line(command, shop, monkeypatch, capsys):
+    from recbole_mm.cli.main import main
+
+    file = train()
+    monkeypatch.setattr("sys.argv", ["recbole-mm"])
+    os.rename("ds/shop/shop.item.image.npz", "ds/shop/shop.item.picture.npz")
+    assert main(command.format(file).split()) == 2
+    error = capsys.readouterr().err
+    assert "unknown modality 'image'" in error and "files of the modalities that it was trained with" in error
+
+
 def test_modalities_are_those_of_the_training(shop):
     file = train()
     shutil.copy("ds/shop/shop.item.image.npz", "ds/shop/shop.item.text.npz")

@@ -79,6 +79,18 @@ COMMANDS: list[tuple[str, str]] = [
     (f"train {BPR} --config_files=utf16.yaml", "utf16.yaml is not yaml"),
     (f"train {BPR} --config_files=line.yaml", "line.yaml is not yaml"),
     (f"train {BPR} --config_files=nan.yaml", "learning_rate: expected a finite number"),
+    (f"train {BPR} --config_files=repeated.yaml", "repeat each other, or themselves, endlessly"),
+    (f"train {BPR} --config_files=itself.yaml", "repeat each other, or themselves, endlessly"),
+    (f"train {BPR} --config_files=truth.yaml", "True is no name of an option"),
+    (f"train {BPR} --config_files=counted.yaml", "1 is no name of an option"),
+    (f"train {BPR} --config_files=nothing.yaml", "None is no name of an option"),
+    (f"train {BPR} --config_files=octal.yaml", "010 is 8 in yaml; write 8, or put quotes around it"),
+    (f"train {BPR} --config_files=sixty.yaml", "line 2: 1:30 is 90 in yaml"),
+    (f"train {BPR} --config_files=link", "no option file 'link'"),
+    (f"train {BPR} --import=folder", "folder without code of its own"),
+    (f"train {BPR} --save_model=link", "link is a link that leads nowhere"),
+    (f"train {BPR} --save_model=itself", "itself is a link that leads nowhere"),
+    (f"train {BPR} --checkpoint_dir=itself", "itself: "),
     (f"train {BPR} --config_files=/dev/null", "no option file '/dev/null'"),
     # values that a shell or a habit makes
     (f"train {BPR} --gpu_id=abc", "gpu_id: expected numbers of devices"),
@@ -223,10 +235,16 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "inner.yaml": b"eval_args: {split: {RS: [8, 1, 1]}, split: {LS: valid_and_test}}\n",
         "parts.yaml": b"epochs: 1\n---\nepochs: 2\n", "utf16.yaml": "epochs: 1\n".encode("utf-16"),
         "line.yaml": b"epochs: 1 seed: 2\n", "nan.yaml": b"learning_rate: .nan\n", "number.yaml": b"1: {a: [2]}\n",
+        "repeated.yaml": b"a: &a [x,x,x,x,x,x,x,x,x,x]\n"
+        + b"".join(b"%c: &%c [%s]\n" % (n + 1, n + 1, b",".join([b"*%c" % n] * 10)) for n in range(97, 105)),
+        "itself.yaml": b"metrics: &m [Recall, *m]\n", "truth.yaml": b"on: 1\n", "counted.yaml": b"1: 2\n",
+        "nothing.yaml": b"~: 2\n", "octal.yaml": b"seed: 010\n", "sixty.yaml": b"seed: 1\nepochs: 1:30\n",
         "text": b"text\n", "cut.pth": b"PK\x03\x04" + b"\x00" * 40,
     }  # fmt: skip
     for name, text in content.items():
         (tmp_path / name).write_bytes(text)
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "itself").symlink_to("itself")
     torch.save({"weights": torch.zeros(2)}, tmp_path / "foreign.pth")
 
     def never(*_: Any, **__: Any) -> None:
@@ -266,6 +284,26 @@ def test_faults_of_the_machine_are_messages(number: int, words: str, monkeypatch
     assert main(shlex.split(f"train {BPR}")) == 2
     error = capsys.readouterr().err
     assert words in error and "saved/x.pth" in error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        np._core._exceptions._ArrayMemoryError((10**6, 10**6), np.dtype(float)),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried 1"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        TypeError('empty(): argument "size" failed with error "Overflow when unpacking long long"'),
+    ],
+)
+def test_no_room_is_a_message(error: Exception, monkeypatch: Any, capsys: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Trainer, "_train_epoch", fail)
+    assert main(shlex.split(f"train {BPR}")) == 2
+    message = capsys.readouterr().err
+    assert "There is not enough memory" in message and "Take a smaller train_batch_size" in message
 
 
 def test_a_defect_is_no_message(monkeypatch: Any) -> None:

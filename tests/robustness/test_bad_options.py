@@ -107,7 +107,22 @@ VALUES: list[tuple[str, Any, str]] = [
     ("embedding_size", 0, "embedding_size: expected an integer of at least 1"),
     ("embedding_size", 12.5, "embedding_size"),
     ("embedding_size", "wide", "embedding_size"),
+    ("learning_rate", 10**400, "learning_rate: expected a finite number above 0"),
+    ("weight_decay", 10**400, "weight_decay: expected a finite number"),
+    ("embedding_size", 10**30, "embedding_size: expected an integer from 1 to 2,147,483,647"),
+    ("train_batch_size", 2**31, "train_batch_size: expected an integer from 1 to 2,147,483,647"),
+    ("epochs", 2**63, "epochs: expected an integer from 0 to 2,147,483,647"),
+    ("topk", [10, 2**40], "topk: expected a positive integer"),
+    ("stopping_step", -(10**30), "stopping_step: expected an integer of at least 0"),
+    ("pre_model_path", {}, "pre_model_path: expected a path"),
+    ("pre_model_path", ["a.pth"], "pre_model_path: expected a path"),
     # nested options
+    ("eval_args", {"split": {"RS": [10**400, 1, 1]}}, "three shares"),
+    ("train_neg_sample_args", {"distribution": "uniform", "sample_num": 2**40}, "[sample_num]"),
+    ("modality_weight", 10**400, "modality_weight"),
+    ("slice_tail", 10**400, "slice_tail"),
+    ("cold_start", {"entity": "user", "ratio": 10**400}, "cold_start[ratio]"),
+    ("cold_start", {"entity": "user", "seed": 2**32}, "cold_start[seed]"),
     ("eval_args", None, "eval_args: expected a mapping"),
     ("eval_args", "full", "eval_args: expected a mapping"),
     (
@@ -186,6 +201,12 @@ def test_a_bad_value_is_refused_before_anything_is_read(option: str, value: Any,
         Config("MMGCN", "mm-toy", config_dict={"state": "ERROR", option: value})
     assert words in str(caught.value)
     assert option.split("[")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [1, None, True, ("a", "b")])
+def test_a_name_that_is_no_text_is_refused(name: Any) -> None:
+    with pytest.raises(ValueError, match="is no name of an option; expected a text"):
+        Config("BPR", "mm-toy", config_dict={"state": "ERROR", name: 1})
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import InputType, get_model
 from torch import Tensor
 
-from recbole_mm.config.names import OptionLoader
+from recbole_mm.config.reading import OptionLoader
 
 __all__ = [
     "FINETUNE_MODELS",
