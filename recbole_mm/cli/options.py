@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from recbole.utils import get_model
 
+from recbole_mm.cli.arguments import EXPERIMENT, GENERAL, KEEP, MODEL, SEARCH, TRUST
 from recbole_mm.cli.catalogue import check_model
 from recbole_mm.cli.request import CommandLineError, Request
 from recbole_mm.config import check_command_line, check_read, read_options
@@ -19,6 +20,8 @@ from recbole_mm.host.literals import literal
 from recbole_mm.host.names import registered
 
 __all__ = ["Experiment", "arguments_of", "read_experiment", "search_spaces"]
+
+_FLAGS = {*MODEL, *EXPERIMENT, *TRUST, *SEARCH, *GENERAL, *KEEP}
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def arguments_of(experiment: Experiment) -> Iterator[dict[str, Any]]:
         CommandLineError: A value that RecBole cannot read.
         ValueError: An unknown option.
     """
-    check_command_line(set(experiment.options), registered.get(experiment.model))
+    check_command_line(set(experiment.options), registered.get(experiment.model), _FLAGS)
     check_read(experiment.options, {name: get_model(name) for name in experiment.models or (experiment.model,)})
     options = {key: _in_python(key, text) for key, text in experiment.options.items()}
     rest: dict[str, Any] = {key: text for key, text in options.items() if "=" in text}

@@ -73,17 +73,18 @@ def _check_fields(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         names[str(name)] = role
 
 
-def check_command_line(keys: Mapping[str, Any] | set[str], model_class: Any = None) -> None:
+def check_command_line(keys: Mapping[str, Any] | set[str], model_class: Any = None, also: Iterable[str] = ()) -> None:
     """Refuse unknown option names of our own command line.
 
     Args:
         keys: The names given.
         model_class: The model's class, if it is known already.
+        also: Further names that a caller may have meant, such as arguments that are no options.
 
     Raises:
         ValueError: At least one name is unknown to RecBole and to every model, with the nearest known names.
     """
-    unknown = _unknown(keys, known_keys(), model_class)
+    unknown = _unknown(keys, known_keys(), model_class, also)
     if unknown:
         raise ValueError("\n".join(unknown.values()))
 
@@ -106,13 +107,16 @@ def check_read(keys: Iterable[str], models: Mapping[str, Any]) -> None:
             )
 
 
-def _unknown(keys: Mapping[str, Any] | set[str], known: set[str], model_class: Any) -> dict[str, str]:
+def _unknown(
+    keys: Mapping[str, Any] | set[str], known: set[str], model_class: Any, also: Iterable[str] = ()
+) -> dict[str, str]:
     strangers = [key for key in keys if key not in known]
     if strangers:  # only now is it worth reading sources
         asked = key_sources(model_class)
         strangers = [key for key in strangers if key not in asked]
+    near = known.union(also)
     return {
-        key: f"Unknown option {key!r}: neither RecBole nor a registered model reads it.{suggest(str(key), known)}"
+        key: f"Unknown option {key!r}: neither RecBole nor a registered model reads it.{suggest(str(key), near)}"
         for key in strangers
     }
 
