@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from logging import getLogger
 from typing import Any
 
+from recbole_mm.config.columns import check_transform
 from recbole_mm.config.graph_batch import refuse_sampling
 from recbole_mm.config.names import key_sources, known_keys, read_keys, readable_keys, suggest
 from recbole_mm.config.ranges import check_ranges
@@ -46,6 +47,8 @@ def check_config(
         logger.warning(message)
     check_shared({**internal, **external})
     check_ranges(external)
+    if "transform" in external:
+        check_transform({**internal, **external})
     _check_fields({**internal, **external}, external)
     if model_class is not None:
         sampling = {**internal, **external}.get("graph_batch")

@@ -11,6 +11,7 @@ from recbole_mm.config.numbers import is_finite, is_whole
 __all__ = ["check_eval_args", "check_mode", "check_negatives"]
 
 _LEAVE_OUT = ("valid_and_test", "valid_only", "test_only")
+_STEEPEST = 10  # popularity to a higher power is 0 in floating-point numbers
 _MODES = "full, labeled, uniN or popN (such as uni100)"
 
 
@@ -90,10 +91,12 @@ def check_negatives(key: str, value: Any) -> None:
         if got != "none" and not is_whole(got, least):
             raise ValueError(f"{key}[{name}]: expected an integer of at least {least}, got {got!r}.")
     alpha = value.get("alpha", "none")
-    if alpha != "none" and not _finite(alpha):
-        raise ValueError(f"{key}[alpha]: expected a finite number of at least 0, got {alpha!r}.")
+    if alpha != "none" and not (_finite(alpha) and alpha <= _STEEPEST):
+        raise ValueError(f"{key}[alpha]: expected a finite number from 0 to {_STEEPEST}, got {alpha!r}.")
     if not isinstance(value.get("dynamic", False), bool):
         raise ValueError(f"{key}[dynamic]: expected True or False (without quotes), got {value['dynamic']!r}.")
+    if value.get("dynamic") and value.get("candidate_num") == 0:
+        raise ValueError(f"{key}: dynamic chooses among candidate_num negatives, got 0; give 1 at least.")
 
 
 def _check_split(key: str, split: Any) -> None:

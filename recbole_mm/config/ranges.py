@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Callable
 
+from recbole_mm.config.columns import COLUMN_CHECKS
 from recbole_mm.config.names import suggest
 from recbole_mm.config.nested import check_eval_args, check_negatives
 from recbole_mm.config.numbers import LARGEST, is_finite, is_whole
@@ -152,6 +153,13 @@ def _mapping(example: str) -> Check:
     return check
 
 
+def _threshold(key: str, value: Any) -> None:
+    _mapping("{rating: 3}")(key, value)
+    for field, least in (value or {}).items():
+        if not is_finite(least):
+            _refuse(f"{key}[{field}]", "a finite number", least)
+
+
 def _devices(key: str, value: Any) -> None:
     """RecBole hides every device from torch that the text does not name, so that a slip trains on the CPU."""
     # RecBole reads the text 0,1 as a tuple.
@@ -187,6 +195,7 @@ def _clip(key: str, value: Any) -> None:
 
 
 _CHECKS: dict[str, Check] = {
+    **COLUMN_CHECKS,
     # training
     "epochs": _integer(0),
     "train_batch_size": _integer(1),
@@ -232,7 +241,7 @@ _CHECKS: dict[str, Check] = {
     "rm_dup_inter": _one_of(None, "first", "last"),
     "filter_inter_by_user_or_item": _truth,
     "val_interval": _value_intervals,
-    "threshold": _mapping("{rating: 3}"),
+    "threshold": _threshold,
     "pre_model_path": _text_or_none,
     "MAX_ITEM_LIST_LENGTH": _integer(1),
     # every model's own, but of one meaning

@@ -23,7 +23,8 @@ from recbole_mm.host.skeleton import skeleton_of, why_not_saved
 from recbole_mm.serving.encoding import separate, write_tensors
 from recbole_mm.serving.export import Loaded, load
 from recbole_mm.serving.folder import FORMAT, card, feature_entries, write_ids
-from recbole_mm.serving.recommender import Recommender, open_folder
+from recbole_mm.serving.opening import open_folder
+from recbole_mm.serving.recommender import Recommender
 from recbole_mm.serving.scoring import Scorer, last_rows
 from recbole_mm.trainer.checkpoint import read_checkpoint
 

@@ -268,12 +268,21 @@ class TestNothingIsExecuted:
             (lambda made: made["features"][0].update(file="../../passwd"), "no feature file"),
             (lambda made: made["config"].update(embedding_size=3), "does not fit VBPR"),
             (lambda made: made["files"].update({"../x": "0"}), "is missing"),
+            (lambda made: made["config"].pop("model"), "was damaged or changed"),
+            (lambda made: made["parts"].update(attributes=3), "was damaged or changed"),
         ],
     )
     def test_a_config_that_was_changed(self, folder: Path, edit: Any, message: str) -> None:
         self.change(folder, edit)
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             recbole_mm.load(folder)
+
+    @pytest.mark.parametrize("part", ["files", "model", "config", "parts", "served", "state_dict", "features"])
+    def test_a_part_that_is_gone_or_another(self, folder: Path, part: str) -> None:
+        for edit in (lambda made: made.update({part: 7}), lambda made: made.pop(part)):
+            self.change(folder, edit)
+            with pytest.raises(ValueError, match="damaged|no name|is a text|does not fit|was changed"):
+                recbole_mm.load(folder)
 
     def test_a_folder_that_is_none(self, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"no folder that recbole_mm\.save wrote"):
