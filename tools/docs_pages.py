@@ -12,6 +12,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Container
 from pathlib import Path
 
 from docs_broken import broken_page
@@ -44,7 +45,7 @@ def pages() -> dict[str, str]:
     made["reference/commands.md"] = commands_page()
     made["reference/files.md"] = files_page()
     made["reference/python.md"] = python_page()
-    made["results.md"] = results_page()
+    made |= results_pages()
     made["changelog.md"] = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     made["contributing.md"] = _elsewhere((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
     made["data-sets.md"] = data_sets_page()
@@ -219,14 +220,19 @@ def files_page() -> str:
     return "\n".join(text)
 
 
-def results_page() -> str:
-    """The benchmarks' own page, and where the tables of ``benchmarks/results`` are shown."""
-    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").replace("# Benchmarks", "# Results", 1)
+def results_pages() -> dict[str, str]:
+    """The benchmarks' own pages; their index says where the tables of ``benchmarks/results`` are shown, too."""
+    files = {file.name: file for file in sorted((ROOT / "benchmarks").glob("*.md"))}
+    made = {f"results/{name}": _elsewhere(file.read_text(encoding="utf-8"), files) for name, file in files.items()}
+    text = made.pop("results/README.md").replace("# Benchmarks", "# Results", 1)
     rows = [[f"`{file.name}`", *_contents(_read_results(file))] for file in sorted(RESULTS.glob("*.csv"))]
     if rows:
         text += "\n## Result files\n\nIn `benchmarks/results/`; the rows of a model are on its page, too.\n\n"
         text += table(["file", "models", "data"], rows)
-    return _elsewhere(text)
+    return {
+        "results/index.md": text,
+        **{page: text.replace("(README.md)", "(index.md)") for page, text in made.items()},
+    }
 
 
 def _contents(rows: list[dict[str, str]]) -> list[str]:
@@ -245,7 +251,9 @@ def _results_of(name: str) -> list[str]:
         if head:
             text += [f"### {file.stem}\n", table(head, ([cell(row[column]) for column in head] for row in rows))]
     return (
-        ["\n## Results\n\nOf `benchmarks/results/`; [how they were measured](../results.md).\n", *text] if text else []
+        ["\n## Results\n\nOf `benchmarks/results/`; [how they were measured](../results/index.md).\n", *text]
+        if text
+        else []
     )
 
 
@@ -280,6 +288,10 @@ def notebook_page(file: Path) -> str:
     return "\n\n".join([*lines, f"[This page as a notebook]({file.name}); the tests run it."]) + "\n"
 
 
-def _elsewhere(text: str) -> str:
-    """A text of the checkout whose links to files beside it, which the site does not have, are names only."""
-    return re.sub(r"\[([^\]]+)\]\((?!https?:|#)[^)]+\)", r"\1", text)
+def _elsewhere(text: str, pages: Container[str] = ()) -> str:
+    """A text of the checkout whose links to files beside it are names only, but those to ``pages`` of the site."""
+
+    def link(found: re.Match[str]) -> str:
+        return found[0] if found[2] in pages else found[1]
+
+    return re.sub(r"\[([^\]]+)\]\((?!https?:|#)([^)]+)\)", link, text)

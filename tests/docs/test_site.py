@@ -86,7 +86,7 @@ def test_pages_made_of_the_code(site):
     promised = set(recbole_mm.__all__) - set(recbole_mm.registered_models())
     assert {name for name in promised if f'.{name}"' not in python} == set()
     assert ":class:" not in python and ":func:" not in python and "Example:" not in python
-    for page in ("results.html", "changelog.html", "contributing.html", "data-sets.html", "reference/files.html"):
+    for page in ("results/index.html", "changelog.html", "contributing.html", "data-sets.html", "reference/files.html"):
         assert "<h1" in read(site, page)
 
 
@@ -113,7 +113,7 @@ def test_result_files_reach_the_pages_of_their_models(pages, monkeypatch, tmp_pa
     monkeypatch.setattr(pages, "RESULTS", tmp_path)
     text = pages.model_page("GRCN", recbole_mm.GRCN)
     assert "| dataset | recall@20 |" in text and "| toy | .42 |" in text and ".40" not in text
-    assert "| `toy.csv` | GRCN, BPR | toy |" in pages.results_page()
+    assert "| `toy.csv` | GRCN, BPR | toy |" in pages.results_pages()["results/index.md"]
     monkeypatch.setattr(pages, "RESULTS", tmp_path / "none")
     assert "## Results" not in pages.model_page("GRCN", recbole_mm.GRCN)
 
