@@ -245,7 +245,7 @@ def test_every_weight_scales_its_own_term(weight):
 @pytest.mark.parametrize(
     "options",
     [
-        {"n_layers": 2},
+        {"n_layers": 3},
         {"n_item_layers": 1},
         {"n_clusters": 2},
         {"n_item_clusters": 3},
@@ -313,7 +313,7 @@ def planted_blocks(n_clusters):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     users, items = (torch.tensor(side) + 1 for side in zip(*pairs))
     draw = torch.Generator().manual_seed(0)
-    for _ in range(80):
+    for _ in range(160):
         other = torch.randint(1, 49, items.shape, generator=draw)
         optimizer.zero_grad()
         sum(model.calculate_loss(Interaction({"user_id": users, "item_id": items, "neg_item_id": other}))).backward()
