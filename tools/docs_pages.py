@@ -17,6 +17,7 @@ from pathlib import Path
 
 from docs_broken import broken_page
 from docs_markup import cell, docstring, sections, shown, table
+from docs_refused import refused_page
 
 import recbole_mm
 from recbole_mm.cli.catalogue import Option, experiments, read_options_file, shared_options
@@ -50,6 +51,7 @@ def pages() -> dict[str, str]:
     made["contributing.md"] = _elsewhere((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
     made["data-sets.md"] = data_sets_page()
     made["reference/broken-files.md"] = broken_page()
+    made["reference/bad-input.md"] = refused_page()
     for file in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
         made[f"notebooks/{file.stem}.md"] = notebook_page(file)
     return made

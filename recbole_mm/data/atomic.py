@@ -12,6 +12,7 @@ from recbole_mm.config.names import suggest
 __all__ = ["check_atomic", "check_numbers", "read_header"]
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
+_PADDING = "[PAD]"
 _OTHER_SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", " ": "blanks"}
 
 
@@ -71,8 +72,24 @@ def check_atomic(
                 f"{path}, line 1: there is no column {name}, which {option} names.{suggest(name, header)} There is "
                 f"{', '.join(header)}; rename the column, or set {option}."
             )
-    lines = 0
+        if option.endswith("_ID_FIELD") and header[name] != "token":
+            raise ValueError(
+                f"{path}, line 1: {name} holds ids ({option}), which are of the type token, got {header[name]}; write "
+                f"{name}:token."
+            )
+    ids = {list(header).index(name): name for name, option in needed if option.endswith("_ID_FIELD")}
+    first, lines = [f"{name}:{kind}" for name, kind in header.items()], 0
     for number, row in _rows(path, separator, encoding):
+        if row[0] == first[0] and row == first:
+            raise ValueError(
+                f"{path}, line {number}: the line with the names of the columns is there again, as where files were "
+                "put one behind the other; remove it."
+            )
+        if _PADDING in row and any(row[index] == _PADDING for index in ids):
+            raise ValueError(
+                f"{path}, line {number}: an id is {_PADDING}, which RecBole calls the empty place of a list; give it "
+                "another name."
+            )
         if len(row) != len(header):
             raise ValueError(
                 f"{path}, line {number}: expected {len(header)} values, one for each of {', '.join(header)}, got "
@@ -131,6 +148,10 @@ def _lines(path: Path, encoding: str) -> Iterator[str]:
         with path.open(encoding=encoding, newline="") as stream:
             for line in stream:
                 number += 1
+                if "\0" in line:
+                    raise ValueError(
+                        f"{path}, line {number}: there is a zero byte in the text; the file was damaged, or is no text."
+                    )
                 yield line
     except LookupError as error:
         raise ValueError(f"encoding: {encoding!r} is no encoding that Python knows; usual is utf-8.") from error

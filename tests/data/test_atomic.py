@@ -33,6 +33,11 @@ FILES: list[tuple[str | bytes, tuple[str, ...]]] = [
     (GOOD.replace("u2\ti2", "u2 i2"), ("line 3", "got 2")),
     (HEADER, ("no line below",)),
     (HEADER.rstrip("\n"), ("no line below",)),
+    (GOOD + GOOD, ("line 4", "the names of the columns is there again")),
+    (GOOD.replace("u2", "u\0002"), ("line 3", "zero byte")),
+    (GOOD.replace("i2", "[PAD]"), ("line 3", "[PAD]", "another name")),
+    (GOOD.replace("user_id:token", "user_id:float"), ("user_id holds ids", "write user_id:token")),
+    (GOOD.replace("item_id:token", "item_id:token_seq"), ("item_id holds ids", "got token_seq")),
     (GOOD.replace("u1", '"u1') + 'u3\t"i3\t1\n', ("line 2", "quotation mark")),
 ]
 

@@ -106,6 +106,31 @@ def test_the_page_of_broken_files_has_every_case_of_the_test(pages):
     assert "| leading zeros | 007, 7 |" in text and "| zero bytes | zero bytes |" in text and "| cmyk | read |" in text
 
 
+def test_the_page_of_bad_input_counts_what_is_tried(pages):
+    """As pytest counts the same tests."""
+    import subprocess
+    import sys
+
+    from docs_refused import FAMILIES, count
+
+    text = pages.refused_page()
+    files = ["robustness/test_bad_options.py", "robustness/test_payloads.py", "robustness/test_at_once.py"]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-W", "ignore", *(f"tests/{f}" for f in files)]
+    collected = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True).stdout
+    for kind, file, names in FAMILIES:
+        number = sum(count(file, name) for name in names)
+        assert f"| {kind} | {number:,} | `tests/{file}` |" in text and number > 0
+        if file in files:
+            wanted = f"{file}.*?::test_" if names == ("*",) else "|".join(f"::{name}(?![a-z_])" for name in names)
+            assert len(re.findall(wanted, collected)) == number, kind
+    from tests.robustness.test_bad_commands import COMMANDS
+    from tests.robustness.test_bad_options import VALUES
+
+    assert text.count("\n| `") == len(COMMANDS) + len(VALUES)
+    with pytest.raises(ValueError, match="neither a test nor a table"):
+        count(files[0], "NO_TABLE")
+
+
 def test_result_files_reach_the_pages_of_their_models(pages, monkeypatch, tmp_path):
     (tmp_path / "toy.csv").write_text(
         "# how\nmodel,dataset,recall@20,recall@20_low\nGRCN,toy,.42,.41\nBPR,toy,.40,.39\n"
