@@ -65,14 +65,22 @@ def test_faults_of_the_file_are_named(planted):
     write("damaged", feature=damaged)
     write("foreign", ids=[f"x{k}" for k in range(80)])
     write("flat", feature=np.full((80, 4), 3, dtype=np.float32))
+    write("empty", feature=np.full((80, 4), np.inf, dtype=np.float32))
     found = inspect("planted")
     text = str(found)
     for words in (
         "damaged: 1 rows have NaN", "damaged: 1 rows are all zero", "damaged: 19 of 80 rows equal",
-        "foreign: no row matches", "flat: effective rank",
+        "foreign: no row matches", "empty: all 80 rows have NaN or infinite", "flat: effective rank",
     ):  # fmt: skip
         assert f"WARNING: {words}" in text
     assert found.modalities["flat"]["constant_columns"] == 4
+
+
+def test_a_file_with_more_ids_than_rows_is_refused(planted):
+    _, vectors, write = planted
+    write("short", feature=vectors[:50])
+    with pytest.raises(ValueError, match="80 ids but 50 rows of features"):
+        inspect("planted")
 
 
 def test_new_items_and_unmatched_rows_are_counted(planted):

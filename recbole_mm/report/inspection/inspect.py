@@ -12,15 +12,15 @@ import numpy as np
 import scipy.sparse as sp
 
 from recbole_mm.data.features.files import FeatureFile, discover
+from recbole_mm.data.features.store import check_length
 from recbole_mm.extract.content import read_rows
 from recbole_mm.host.names import recbole_folder
 from recbole_mm.paths import dataset_atomic_dir
 from recbole_mm.report.inspection import measures
+from recbole_mm.report.inspection.suspicions import suspicions
 
 __all__ = ["Inspection", "inspect"]
 
-SUSPICIOUS = 3.0
-"""Alignment below which rows look shuffled or say nothing."""
 _HELD_OUT = 0.1
 _USERS = 2000
 
@@ -133,7 +133,7 @@ def inspect(name: str, *, data_path: str | Path = "dataset", seed: int = 0, pict
             sides = one[1][at_left[common]], other[1][at_right[common]]
             pair = {"cka": measures.linear_cka(*sides), "overlap": measures.neighbour_overlap(*sides)}
             found.pairs[f"{left}/{right}"] = pair
-    found.warnings = _warnings(found)
+    found.warnings = suspicions(found.modalities)
     return found
 
 
@@ -222,7 +222,9 @@ def _read(file: FeatureFile, number: dict[str, int]) -> tuple[np.ndarray, np.nda
     """Places of the items with a row, their vectors (means where there are several), and rows that match no item."""
     tokens = file.tokens()[0]
     places = np.array([number.get(str(token), -1) for token in tokens])
-    vectors = file.matrix().read(np.flatnonzero(places >= 0)).astype(np.float32)
+    matrix = file.matrix()
+    check_length(file, matrix, len(tokens))
+    vectors = matrix.read(np.flatnonzero(places >= 0)).astype(np.float32)
     vectors = vectors.mean(axis=1) if vectors.ndim == 3 else vectors
     return places[places >= 0], vectors, int((places < 0).sum())
 
@@ -268,32 +270,3 @@ def _examples(places: np.ndarray, vectors: np.ndarray, ids: list[str], seed: int
         near = np.argsort(-similarity, kind="stable")[: min(5, len(places) - 1)]
         rows.append([ids[places[item]], *(ids[places[other]] for other in near)])
     return rows
-
-
-def _warnings(found: Inspection) -> list[str]:
-    lines = []
-    for modality, numbers in found.modalities.items():
-        if numbers["with"] == 0:
-            lines.append(f"{modality}: no row matches an item; ids of the file and of the data set differ.")
-            continue
-        z, rows = numbers["alignment"]["z"], numbers["rows"]
-        told = {
-            f"items taken together are no more alike than shuffled rows (z {z:.1f}, real features have 10 and more); "
-            "the rows look shuffled, or they say nothing about taste.": z < SUSPICIOUS,
-            f"{numbers['unmatched']:,} rows match no item, more than match one.": numbers["unmatched"]
-            > numbers["with"],
-            f"{numbers['not_finite']:,} rows have NaN or infinite values, which training refuses.": numbers[
-                "not_finite"
-            ],
-            f"{numbers['zero_rows']:,} rows are all zero; leave them out, so that they count as missing.": (
-                numbers["zero_rows"]
-            ),
-            f"{numbers['duplicate_rows']:,} of {rows:,} rows equal an earlier one.": (
-                numbers["duplicate_rows"] > 0.1 * rows
-            ),
-            f"effective rank {numbers['effective_rank']:.1f}; all vectors are nearly the same.": (
-                numbers["effective_rank"] < 3 and rows > 10
-            ),
-        }
-        lines += [f"{modality}: {text}" for text, true in told.items() if true]
-    return lines
