@@ -19,7 +19,8 @@ __all__ = ["replacing_folder"]
 def replacing_folder(target: Path, force: bool, report: list[str], option: str = "--force") -> Iterator[Path]:
     """A temporary folder whose files move to ``target`` once all of them are written; nothing moves on an error.
 
-    They move in one step where ``target`` has no file yet, else one by one. One process at a time writes to a folder; the next one is told who does.
+    They move in one step where ``target`` has no file yet, else one by one. One process at a time writes to a folder;
+    the next one is told who does.
 
     Args:
         target: Folder that gets the files; it is made if it is missing.
