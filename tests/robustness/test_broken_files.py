@@ -43,6 +43,16 @@ def npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def zst(text: str) -> bytes:
+    return bytes(pytest.importorskip("zstandard").ZstdCompressor().compress(text.encode()))
+
+
+def other_bytes(content: bytes) -> bytes:
+    """With another byte in the middle."""
+    place = len(content) // 2
+    return content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :]
+
+
 GOOD = "user,item\nu1,a\nu2,b\n"
 LONG = "x" * 200_000
 
@@ -95,6 +105,8 @@ RIGHT: dict[str, tuple[str, str | bytes, list[str]]] = {
     "null in json": ("c.jsonl", '{"user": "u", "item": null}\n{"user": "u", "item": "a"}\n', ["a"]),
     "whole numbers as floats in parquet": ("c.parquet", parquet(user=[1.0, 2.0, None], item=[7, 8, 9]), ["7", "8"]),
     "packed": ("c.csv.gz", gzip.compress(GOOD.encode()), ["a", "b"]),
+    "packed in several parts": ("c.csv.zst", zst(GOOD[:14]) + zst(GOOD[14:]), ["a", "b"]),
+    "days since 1970": ("c.csv", "user,item,time\nu,a,19844\nu,b,19845\n", ["a", "b"]),
 }
 
 #: Case to the file of clicks, its content, and words of the message.
@@ -119,6 +131,12 @@ WRONG: dict[str, tuple[str, str | bytes, str]] = {
     "parquet without rows": ("c.parquet", parquet(user=[], item=[]), "no interaction"),
     "lists for ids": ("c.parquet", parquet(user=["u"], item=[["a", "b"]]), "a list"),
     "gzip cut off": ("c.csv.gz", gzip.compress(GOOD.encode() * 50, mtime=0)[:40], "copy it again"),
+    "zstandard cut off": ("c.csv.zst", zst(GOOD * 40_000)[:-60], "its end is missing"),
+    "csv called zstandard": ("c.csv.zst", GOOD, "copy it again"),
+    "gzip with other bytes": ("c.csv.gz", other_bytes(gzip.compress(GOOD.encode() * 4000, mtime=0)), "copy it again"),
+    "years for times": ("c.csv", "user,item,time\nu,a,2020\nu,b,2021\n", "look like years"),
+    "days of a spreadsheet": ("c.csv", "user,item,time\nu,a,44197\nu,b,44198\n", "as spreadsheets count them"),
+    "the padding as an id": ("c.csv", "user,item\nu,[PAD]\n", "calls the empty place of a list"),
     "csv called gzip": ("c.csv.gz", GOOD, "copy it again"),
     "one json list": ("c.json", '[{"user": "u", "item": "a"}]', "expected an object"),
     "json cut off": ("c.jsonl", '{"user": "u", "item": "a"}\n{"user": "u", "it', "line 2: no JSON"),
@@ -239,6 +257,17 @@ def test_a_data_set_that_is_there_outlives_a_failed_import(case: str) -> None:
     with pytest.raises(ValueError):
         import_tables("d", "bad.csv", replace=True)
     assert {path: Path(path).read_bytes() for path in left() if Path(path).is_file()} == before
+
+
+def test_what_a_person_would_want_to_know_is_said() -> None:
+    put({"c.csv": GOOD, "t.csv": "user,item\nu1,a\nu2,c\n", "odd.csv": "user,item\nu1,a\u200b\nu1,a\n"})
+    split = import_tables("split", train="c.csv", valid="t.csv", test="c.csv")
+    assert "test: 2 of 2 rows are pairs of a user and an item that training has" in str(split)
+    assert "valid: 1 of 2 rows are pairs" in str(split)
+    found = str(import_tables("odd", "odd.csv"))
+    assert "1 item ids hold characters that do not show, such as 'a\\u200b'" in found
+    with pytest.raises(ValueError, match="drop_unseen does nothing without a split"):
+        import_tables("d", "c.csv", drop_unseen=True)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ _READ_AS_MISSING = frozenset(
 )
 _TYPES = {"user_id": "token", "item_id": "token", "timestamp": "float", "rating": "float", "label": "float"}
 _LABELS = {"true": "1", "false": "0", "yes": "1", "no": "0"}
+_UNSEEN = "[\u00a0\u00ad\u200b-\u200f\u2028\u2029\u2060\ufeff]"
 _ROWS_AT_ONCE = 200_000
 
 
@@ -60,12 +61,27 @@ class Vocabulary:
                 f"{self.where}: {len(broken):,} {self.entity} id(s) hold a tab, a line break or a list, which no "
                 f"atomic file can: {shown}. Are the quotes of the table as they should be?"
             )
+        if (ids == "[PAD]").any():
+            raise ValueError(
+                f"{self.where}: a {self.entity} id is [PAD], which RecBole calls the empty place of a list; give it "
+                "another name."
+            )
+        self._note_unseen(ids, report)
         missing = ids.isin(_READ_AS_MISSING)
         for text, count in ids[missing].value_counts().items():
             report.skip(
                 f"{what}: {self.entity} id " + (f"{text!r}, which RecBole reads as missing" if text else "empty"), count
             )
         return ids[~missing]
+
+    def _note_unseen(self, ids: pd.Series, report: ImportReport) -> None:
+        """Characters that nobody sees make two ids of one; ids stay as they are written all the same."""
+        odd = ids[ids.str.contains(_UNSEEN, regex=True)]
+        if len(odd):
+            report.notes.append(
+                f"{self.where}: {odd.nunique():,} {self.entity} ids hold characters that do not show, such as "
+                f"{ascii(odd.iloc[0])}; they are other ids than those without"
+            )
 
     def encode(self, ids: pd.Series) -> np.ndarray:
         """Numbers of ids; new ones join."""
@@ -227,8 +243,15 @@ class Clicks:
     def check_split(self, report: ImportReport, drop_unseen: bool) -> None:
         """Count validation and test rows of users or items that training lacks, and drop them if asked to."""
         known = {f"{entity}_id": np.unique(self._parts["train"].column(f"{entity}_id")) for entity in ("user", "item")}
+        pairs = {name: self._pairs(name) for name in ("train", "valid", "test")}
         for name in ("valid", "test"):
             part = self._parts[name]
+            again = int(np.isin(pairs[name], pairs["train"]).sum())
+            if again:
+                report.notes.append(
+                    f"{name}: {again:,} of {len(pairs[name]):,} rows are pairs of a user and an item that training "
+                    "has, too, so that they are known before they are asked"
+                )
             new = {column: ~np.isin(part.column(column), ids) for column, ids in known.items()}
             either = new["user_id"] | new["item_id"]
             counts = {column: len(np.unique(part.column(column)[rows])) for column, rows in new.items()}
@@ -241,6 +264,10 @@ class Clicks:
                 report.interactions -= int(either.sum())
                 if either.all():
                     raise ValueError(f"drop_unseen leaves no {name} row: training has none of its users or items.")
+
+    def _pairs(self, name: str) -> np.ndarray:
+        part = self._parts[name]
+        return part.column("user_id").astype(np.int64) * len(self.vocabulary["item"]) + part.column("item_id")
 
     def texts(self) -> pd.DataFrame | None:
         """User, item and the texts of every interaction; ``None`` where none were to be kept."""

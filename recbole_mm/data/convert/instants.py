@@ -87,6 +87,7 @@ class Clock:
             # A first value of one unit and others far beyond it are two ways of writing, not an unknown one.
             partly = [name for name, (least, most, _) in _UNITS.items() if ((least <= there) & (there <= most)).any()]
             self.unit = fits[0] if fits else (partly[0] if len(partly) > 1 and "seconds" in partly else "none")
+        self._refuse_other_calendars(there)
         if self.unit == "none":
             return numbers
         self._settle(self.unit, cells)
@@ -94,6 +95,21 @@ class Clock:
         outside = np.isfinite(numbers) & ~((least <= numbers) & (numbers <= most))
         self._refuse(cells, outside, f"is out of the range of {self.meaning}, in which others are")
         return numbers * factor
+
+    def _refuse_other_calendars(self, numbers: np.ndarray) -> None:
+        """Years, and the days that spreadsheets count from 1900, would be read as days since 1970."""
+        whole = self.unit == "days" and bool((numbers == np.floor(numbers)).all())
+        low, high = float(numbers.min()), float(numbers.max())
+        if whole and low >= 1900 and high <= 2100:
+            what, remedy = "years", "write dates, such as 2024-01-01"
+        elif whole and low >= 36_500:  # days since 1970 of a time after 2069
+            what, remedy = "days as spreadsheets count them", "save the column as ISO dates (2024-05-31)"
+        else:
+            return
+        raise ValueError(
+            f"{self.where}, column {self.column}: numbers from {low:g} to {high:g} look like {what}, and would be read "
+            f"as days since 1970; {remedy}."
+        )
 
     def _settle(self, unit: str, cells: pd.Series) -> None:
         if self.unit is not None and self.unit != unit:

@@ -8,7 +8,8 @@ from typing import Union
 
 import pandas as pd
 
-from recbole_mm.data.convert.streams import PACKED, JsonTable, TextTable
+from recbole_mm.data.convert.packed import SUFFIXES
+from recbole_mm.data.convert.streams import JsonTable, TextTable
 from recbole_mm.data.convert.text_table import CHUNK_ROWS, Table, as_text, check_columns
 
 __all__ = ["Source", "open_table"]
@@ -45,7 +46,7 @@ def open_table(source: Source, separator: str | None = None, header: Sequence[st
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; expected a table with a header line.")
     parts = path.name.lower().split(".")[1:]
-    packed = parts.pop() if parts and parts[-1] in (*PACKED, "zst") else None
+    packed = parts.pop() if parts and parts[-1] in SUFFIXES else None
     kind = _SUFFIXES.get(parts[-1]) if parts else None
     if kind is None:
         known = ", ".join(f".{suffix}" for suffix in ("csv", "tsv", "txt", "jsonl", "parquet"))

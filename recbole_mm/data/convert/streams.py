@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
 import io
 import json
-import lzma
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,16 +13,15 @@ from typing import IO, Any
 
 import pandas as pd
 
+from recbole_mm.data.convert.packed import DAMAGED, unpacked
 from recbole_mm.data.convert.text_table import CHUNK_ROWS, Table, check_columns, plain
 
-__all__ = ["PACKED", "JsonTable", "TextTable"]
+__all__ = ["JsonTable", "TextTable"]
 
 _SEPARATORS = ("\t", ",", ";", "|")
 _SAMPLE_ROWS = 200
 # A description may be longer than what the csv module takes for one cell. Raised only, for whoever else reads csv.
 csv.field_size_limit(max(csv.field_size_limit(), 1 << 24))
-#: What opens a packed file, by its suffix.
-PACKED: dict[str, Any] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 
 
 class _StreamTable(Table):
@@ -37,14 +33,7 @@ class _StreamTable(Table):
     def _open(self) -> tuple[IO[str], IO[bytes]]:
         """The text of the file, and the file below it, whose position tells how far reading is."""
         below = self._path.open("rb")
-        if self._packed == "zst":
-            try:
-                import zstandard
-            except ImportError as error:
-                raise ImportError(f"{self._path}: reading .zst needs zstandard: pip install zstandard.") from error
-            raw: Any = zstandard.ZstdDecompressor().stream_reader(below)
-        else:
-            raw = below if self._packed is None else PACKED[self._packed](below)
+        raw: Any = below if self._packed is None else unpacked(self._path, self._packed, below)
         if self._packed is None and below.read(2) in (b"\xff\xfe", b"\xfe\xff"):
             raise ValueError(f"{self._path} is UTF-16, as some spreadsheets save; save it as UTF-8.")
         if self._packed is None:
@@ -99,7 +88,7 @@ class TextTable(_StreamTable):
             more = bool(text.read(1))
         except UnicodeDecodeError as error:
             raise self._undecodable(error) from error
-        except (OSError, EOFError, lzma.LZMAError) as error:
+        except DAMAGED as error:
             raise ValueError(f"{self._path} cannot be unpacked ({error}); copy it again.") from error
         finally:
             below.close()
@@ -139,7 +128,7 @@ class TextTable(_StreamTable):
                 f"{self._separator!r}: {message}. A line with a separator or a line break within a value needs quotes "
                 "around the value, and a quote within it is written twice."
             ) from error
-        except (OSError, EOFError, lzma.LZMAError) as error:
+        except DAMAGED as error:
             raise ValueError(f"{self._path} is damaged after row {start:,} ({error}); copy it again.") from error
         finally:
             below.close()
@@ -177,7 +166,7 @@ class JsonTable(_StreamTable):
                 yield number, record
         except UnicodeDecodeError as error:
             raise self._undecodable(error) from error
-        except (OSError, EOFError, lzma.LZMAError) as error:
+        except DAMAGED as error:
             raise ValueError(f"{self._path} is damaged ({error}); copy it again.") from error
         finally:
             below.close()

@@ -105,6 +105,8 @@ def import_tables(
         if kind not in KINDS:
             raise ValueError(f"types: {column}={kind!r}: expected one of {', '.join(KINDS)}.")
     sources = _sources(interactions, {"train": train, "valid": valid, "test": test})
+    if drop_unseen and "train" not in sources:
+        raise ValueError("drop_unseen does nothing without a split; give train, valid and test.")
     roles = {"user": user, "item": item, "time": time, "rating": rating, "label": label}
     report = ImportReport(name)
     clicks = Clicks(time_format, reviews or ())
