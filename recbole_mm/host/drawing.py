@@ -139,6 +139,8 @@ def _rows_of_interaction(original: Any, self: Any, index: Any) -> Any:
     if isinstance(index, np.ndarray) and index.ndim == 1 and index.dtype.kind in "bi":
         # A reversed view or the other byte order is nothing that torch can share.
         index = torch.from_numpy(np.ascontiguousarray(index, dtype=index.dtype.newbyteorder("=")))
+    if isinstance(index, list) and index and type(index[0]) is int or isinstance(index, range):
+        index = torch.tensor(index, dtype=torch.int64)  # once, and not for every column
     if isinstance(index, torch.Tensor) and index.dim() == 1 and index.dtype in (torch.int64, torch.int32, torch.bool):
         return Interaction({name: column[index.to(column.device)] for name, column in self.interaction.items()})
     return original(self, index)

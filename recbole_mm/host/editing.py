@@ -14,6 +14,9 @@ __all__ = ["RECBOLE_VERSION", "edit", "unexpected", "versions"]
 
 RECBOLE_VERSION = "1.2.1"
 
+_edited: dict[types.CodeType, tuple[str, frozenset[tuple[str, str]]]] = {}
+"""Source text and changes of what was edited: another edit of the same function goes on from there."""
+
 
 def versions() -> str:
     """Versions of what the repairs are about, for messages."""
@@ -33,7 +36,7 @@ def edit(function: Callable[..., Any], changes: Mapping[str, str], count: int = 
     methods, so the code object is exchanged rather than the function. Line numbers stay those of the file.
 
     Args:
-        function: Function of RecBole without free variables.
+        function: Function of RecBole without free variables, but for the class that ``super()`` needs.
         changes: Old text to new text.
         count: How often each old text must occur.
 
@@ -44,18 +47,30 @@ def edit(function: Callable[..., Any], changes: Mapping[str, str], count: int = 
     name = f"{function.__module__}.{function.__qualname__}"
     code = function.__code__
     try:
-        source = textwrap.dedent(inspect.getsource(function))
+        source, done = _edited.get(code) or (textwrap.dedent(inspect.getsource(function)), frozenset())
     except OSError as error:
         raise unexpected(name, "readable source text") from error
     for old, new in changes.items():
+        if (old, new) in done:
+            continue
         if source.count(old) != count:
             raise unexpected(name, old.strip())
         source = source.replace(old, new)
-    module = compile("\n" * (code.co_firstlineno - 1) + source, code.co_filename, "exec", dont_inherit=True)
-    edited = [part for part in module.co_consts if isinstance(part, types.CodeType) and part.co_name == code.co_name]
+    edited = [part for part in _compiled(source, code) if part.co_name == code.co_name]
     if len(edited) != 1 or edited[0].co_freevars != code.co_freevars:
         raise unexpected(name, "a plain function")
     function.__code__ = edited[0]
+    _edited[edited[0]] = source, done | set(changes.items())
+
+
+def _compiled(source: str, code: types.CodeType) -> list[types.CodeType]:
+    """The functions in a text that stands where that of ``code`` stood."""
+    lines = code.co_firstlineno - 1
+    in_class = code.co_freevars == ("__class__",) and lines > 0
+    text = "\n" * (lines - 1) + "class _:\n" + textwrap.indent(source, " ") if in_class else "\n" * lines + source
+    module = compile(text, code.co_filename, "exec", dont_inherit=True)
+    found = [part for part in module.co_consts if isinstance(part, types.CodeType)]
+    return [part for part in found[0].co_consts if isinstance(part, types.CodeType)] if in_class else found
 
 
 def unexpected(where: str, what: str) -> RuntimeError:

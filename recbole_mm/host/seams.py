@@ -15,7 +15,7 @@ from recbole.trainer import Trainer
 
 from recbole_mm import processes
 from recbole_mm.files import whole_file
-from recbole_mm.host import checkpoint, drawing, general_models, optimizer, recovery, saved_data, sharing
+from recbole_mm.host import checkpoint, drawing, general_models, loading, optimizer, recovery, saved_data, sharing
 from recbole_mm.host.editing import edit
 from recbole_mm.host.wrapping import wrap
 
@@ -35,6 +35,7 @@ def install() -> None:
     _download()
     _caches()
     drawing.install()
+    loading.install()
     optimizer.install()
     sharing.install()
     general_models.install()
