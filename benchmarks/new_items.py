@@ -69,6 +69,7 @@ def measure(model: str, shop: Path, options: dict[str, Any]) -> dict[str, Any]:
     left = products - 11  # a list leaves out what the customer had: eleven products on average
     return {
         "model": model,
+        "variant": variant(options),
         "new_recall": mixed,
         "times_random": mixed / (K / left),
         "new_share": float(lists["mixed"]["new"].mean()),
@@ -83,6 +84,11 @@ def measure(model: str, shop: Path, options: dict[str, Any]) -> dict[str, Any]:
         "machine": "{device} ({threads} threads)".format(**machine(torch.device("cpu"))),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
+
+
+def variant(options: dict[str, Any]) -> str:
+    """What the table calls a model with options of its own."""
+    return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
 def _recall(wanted: pd.DataFrame, lists: pd.DataFrame) -> float:
@@ -105,7 +111,8 @@ def main() -> None:
     sys.argv = sys.argv[:1] + rest  # RecBole reads --key=value itself
     given = dict(text.removeprefix("--").partition("=")[::2] for text in rest)
     shop, output = arguments.shop.resolve(), arguments.output and arguments.output.resolve()
-    done = set(pd.read_csv(output)["model"]) if output and output.is_file() else set()
+    there = pd.read_csv(output, keep_default_na=False) if output and output.is_file() else pd.DataFrame()
+    done = set(there["model"][there["variant"] == variant(given)]) if len(there) else set()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         for model in arguments.models.split(",") if arguments.models else claiming():
