@@ -157,6 +157,8 @@ def _message(target: Path, error: OSError, remedy: str) -> str:
         advice = f"Make {target.parent} writable"
     elif error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
         advice = f"See that the folder {target.parent} is there"
+    elif error.errno == errno.EISDIR:
+        advice = f"A folder stands at {target}: remove it"
     else:
         advice = "Make room on that disk"
     return f"{target} could not be written ({text}); {kept}. {advice}, or {remedy or 'choose another place'}."

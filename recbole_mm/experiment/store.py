@@ -20,6 +20,7 @@ import numpy as np
 
 from recbole_mm.alive import is_alive
 from recbole_mm.experiment.claims import Claims
+from recbole_mm.experiment.seal import check_seal, write_seal
 from recbole_mm.files import write_atomically
 from recbole_mm.locks import InUseError, hold, holder
 
@@ -124,12 +125,17 @@ class Store:
             record: What ``run.json`` holds.
             users: Arrays of ``users.npz``.
         """
+        contents = {}
         if users:
             buffer = io.BytesIO()
             arrays: dict[str, Any] = dict(users)
             np.savez_compressed(buffer, **arrays)
-            write_atomically(self.run_folder(name) / "users.npz", buffer.getvalue())
-        write_atomically(self.run_folder(name) / "run.json", json.dumps(to_json(record), indent=1) + "\n")
+            contents["users.npz"] = buffer.getvalue()
+        contents["run.json"] = (json.dumps(to_json(record), indent=1) + "\n").encode("ascii")
+        folder = self.run_folder(name)
+        write_seal(folder, contents)
+        for file, content in contents.items():  # run.json last
+            write_atomically(folder / file, content)
 
     def load(self, name: str) -> dict[str, Any] | None:
         """The record of a run, or ``None`` while there is none."""
@@ -138,6 +144,7 @@ class Store:
             return None
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
+            check_seal(file)
             if not isinstance(record, dict):
                 raise TypeError("it is no mapping")
             if record.get("status") == "finished":
@@ -151,9 +158,10 @@ class Store:
     def users(self, name: str) -> dict[str, np.ndarray]:
         """The per-user metrics of a run; empty for a run whose metrics have none (such as AUC over all pairs)."""
         file = self.run_folder(name) / "users.npz"
-        if not file.is_file():
-            return {}
         try:
+            check_seal(file)
+            if not file.is_file():
+                return {}
             with np.load(file, allow_pickle=False) as archive:
                 found = {key: archive[key] for key in archive.files}
             if len({len(values) for values in found.values()}) > 1:
@@ -215,6 +223,8 @@ def _check_record(record: Mapping[str, Any]) -> None:
         "valid": (dict, type(None)),
         "time": dict,
         "curve": list,
+        "slices": (dict, type(None)),
+        "health": (dict, type(None)),
     }
     for key, kind in parts.items():
         if not isinstance(record.get(key), kind):

@@ -140,7 +140,8 @@ def test_runs_of_other_versions_are_read_and_named(compared, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     name, record = find(copy, "BPR", 2021)
     record["versions"]["torch"] = "2.0.0"
-    (copy / "runs" / name / "run.json").write_text(json.dumps(record))
+    store = Store(copy)
+    store.save(name, record, store.users(name))
     again = compare(
         ["BPR"], "mm-toy", config_dict=QUICK, seeds=2, ablate=True, output=copy, in_process=True, verbose=False
     )

@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import socket
 import sys
 import time
@@ -28,6 +29,69 @@ def test_a_run_comes_back(tmp_path):
     assert Store(tmp_path / "results").load("BPR-1") == {"test": {"recall@10": 0.25}}
     users = store.users("BPR-1")
     assert users["user"].tolist() == ["ü1", "2"] and users["ndcg@10"].tolist() == [1.0, 1.0]
+
+
+FINISHED = {
+    "status": "finished", "job": {"seed": 1}, "test": {"recall@10": 0.25}, "valid": None, "time": {"total": 1.0},
+    "curve": [], "split": {"hash": "a", "candidates": "b"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda record: record["test"].update({"recall@10": 0.75}),
+        lambda record: record["test"].update(foo=0.1),
+        lambda record: record.update(curve=[1, 2]),
+        lambda record: record.update(health=3),
+        lambda record: record.update(parameters="x"),
+        lambda record: record["job"].update(seed=2),
+        lambda record: record.update(status="odd"),
+    ],
+)
+def test_an_edited_run_is_told_from_the_one_that_was_written(edit, tmp_path):
+    store = Store(tmp_path)
+    store.save("BPR-1", FINISHED, {"user": np.array(["1"]), "recall@10": np.ones(1)})
+    assert store.load("BPR-1") == FINISHED
+    file = store.run_folder("BPR-1") / "run.json"
+    record = json.loads(file.read_text())
+    edit(record)
+    file.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="run.json is not what this program wrote.*to do the run again"):
+        store.load("BPR-1")
+    assert store.start("BPR-2").is_dir()
+
+
+def test_other_users_are_told_and_older_folders_are_read(tmp_path):
+    store = Store(tmp_path)
+    for name, value in (("BPR-1", 1.0), ("Pop-1", 0.5)):
+        store.save(name, FINISHED, {"user": np.array(["1"]), "recall@10": np.array([value])})
+    (store.run_folder("BPR-1") / "users.npz").write_bytes((store.run_folder("Pop-1") / "users.npz").read_bytes())
+    with pytest.raises(ValueError, match=r"users\.npz is not what this program wrote .it was changed"):
+        store.users("BPR-1")
+    (store.run_folder("BPR-1") / "users.npz").unlink()
+    with pytest.raises(ValueError, match=r"users\.npz is not what this program wrote .it is missing"):
+        store.users("BPR-1")
+    shutil.copy(store.run_folder("Pop-1") / "users.npz", store.run_folder("BPR-1"))
+    (store.run_folder("BPR-1") / "sha256").unlink()
+    assert store.users("BPR-1")["recall@10"].tolist() == [0.5]
+
+
+def test_a_kill_while_a_run_is_written_again_leaves_it_readable(monkeypatch, tmp_path):
+    store = Store(tmp_path)
+    store.save("BPR-1", FINISHED)
+    write = write_atomically
+
+    def killed(file, content):
+        if str(file).endswith("run.json"):
+            raise KeyboardInterrupt
+        write(file, content)
+
+    monkeypatch.setattr("recbole_mm.experiment.store.write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.save("BPR-1", {**FINISHED, "time": {"total": 2.0}})
+    monkeypatch.undo()
+    assert store.load("BPR-1") == FINISHED
 
 
 def test_a_run_without_its_record_counts_as_not_done(tmp_path):
