@@ -39,8 +39,7 @@ def hold(file: Path, what: object, instead: str) -> Iterator[None]:
     note = json.dumps(process_note())
     while True:
         try:
-            with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY), "w", encoding="utf-8") as stream:
-                stream.write(note)
+            _take(file, note)
             break
         except FileExistsError:
             other = holder(file)
@@ -54,6 +53,16 @@ def hold(file: Path, what: object, instead: str) -> Iterator[None]:
         yield
     finally:
         file.unlink(missing_ok=True)
+
+
+def _take(file: Path, note: str) -> None:
+    handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(note)
+    except OSError:  # a full disk
+        file.unlink(missing_ok=True)
+        raise
 
 
 def holder(file: Path) -> dict[str, Any]:
