@@ -58,6 +58,11 @@ def without_password(url: str) -> str:
     return scheme + mark + _PASSWORD.sub("***", rest)
 
 
+_LOCKED = "database is locked"
+# How long others may write: trials are written in milliseconds.
+_PATIENCE = 60.0
+
+
 def open_storage(url: str) -> Any:
     """Open the database of a study, and create its tables if it is new.
 
@@ -72,7 +77,7 @@ def open_storage(url: str) -> Any:
     """
     optuna = import_optuna()
     # SQLite lets one process write at a time; the others wait instead of giving up after five seconds.
-    options = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {}
+    options = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else {}
     for attempt in range(5):
         try:
             return optuna.storages.RDBStorage(url, engine_kwargs=options)
@@ -83,7 +88,7 @@ def open_storage(url: str) -> Any:
             ) from error
         except Exception as error:
             # Two processes that start together may both create the tables; the second then finds them.
-            if attempt == 4 or any(word in str(error) for word in _DAMAGED[:2]):
+            if attempt == 4 or any(word in str(error) for word in (*_DAMAGED[:2], _LOCKED)):
                 raise _unusable(url, error) from None
             time.sleep(0.5 * (attempt + 1))
     raise AssertionError("unreachable")
@@ -119,6 +124,11 @@ def _unusable(url: str, error: Exception) -> ValueError:
             "that it runs and lets you in, or leave --storage out for a file in the output folder."
         )
     path = Path(found[2])
+    if _LOCKED in reason:
+        return ValueError(
+            f"storage: {path} is locked: another program has had it open for writing for {_PATIENCE:g} seconds. Close "
+            "it (a database browser, say), or name another database."
+        )
     if not path.parent.is_dir():
         return ValueError(f"storage: there is no folder {path.parent} for the database {path.name}; make it first.")
     return ValueError(

@@ -115,3 +115,20 @@ def test_the_password_of_a_database_is_not_in_the_results():
     assert "secret" not in shown and "me:" in shown and "@host:5432/studies" in shown
     assert without_password("sqlite:////tmp/study.db") == "sqlite:////tmp/study.db"
     assert without_password("postgresql://me:p@ss:w/ord@host/x?a=1&password=se").count("***") == 2
+
+
+def test_a_database_that_another_program_holds_is_said_to_be_locked(tmp_path, monkeypatch):
+    import sqlite3
+    import time
+
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    open_storage(url)
+    monkeypatch.setattr("recbole_mm.search.storage._PATIENCE", 0.2)
+    other = sqlite3.connect(tmp_path / "study.db", isolation_level=None)
+    other.execute("begin exclusive")
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match=r"study\.db is locked: another program.*Close it"):
+        check_storage(url, "a study")
+    assert time.monotonic() - begin < 5
+    other.close()
+    check_storage(url, "a study")
