@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import recbole.trainer.trainer as recbole_trainers
 import torch
 
 import recbole_mm
@@ -41,6 +43,7 @@ CASES: dict[str, tuple[str, dict[str, Any], set[bool]]] = {
     "negatives": ("BPR", {"epochs": 2, "train_batch_size": 101, "train_neg_sample_args": NEGATIVES}, {True}),
     "features": ("VBPR", {}, {True}),
     "graph": ("MMGCN", {"epochs": 2, "clip_grad_norm": {"max_norm": 0.1}}, {True}),
+    "all neighbours": ("GRCN", {"epochs": 2, "graph_batch": "sampled", "fanout": 10_000}, {True}),
     "contrast": ("MMGCL", {}, {False}),
     "softmax": ("SASRec", {"train_neg_sample_args": None, "n_layers": 1, **STILL}, {True}),
     "two stages": ("MCPTR", {"pretrain_epochs": 1}, {True, False}),
@@ -79,9 +82,30 @@ def resumed() -> dict[str, Any]:
     return numbers(recbole_mm.run("BPR", "mm-toy", config_dict={**options, "epochs": 3}, resume=first["checkpoint"]))
 
 
+def sampled() -> list[dict[str, Any]]:
+    """Training on two neighbours a node: of every process the figures, and gradients before and after the exchange."""
+    steps: list[tuple[float, float]] = []
+    add = vars(recbole_trainers)["_recbole_mm_add"]
+
+    def noted(parameters: Any) -> None:
+        found = [p for p in parameters if p.grad is not None]
+        before = sum(p.grad.double().sum().item() for p in found)
+        add(found)
+        steps.append((before, sum(p.grad.double().sum().item() for p in found)))
+
+    vars(recbole_trainers)["_recbole_mm_add"] = noted
+    try:
+        few = {"checkpoint_dir": "saved/sampled", "graph_batch": "sampled", "fanout": 2, "epochs": 3}
+        result = recbole_mm.run("MMGCN", "mm-toy", config_dict={**OPTIONS, **few})
+    finally:
+        vars(recbole_trainers)["_recbole_mm_add"] = add
+    return processes.gathered({"numbers": numbers(result), "steps": steps})
+
+
 def everything() -> dict[str, Any]:
     found: dict[str, Any] = {case: train(case) for case in CASES}
     found["resumed"] = resumed()
+    found["sampled"] = sampled()
     found["parameters"] = processes.gathered(processes.rank())
     return found
 
@@ -119,6 +143,17 @@ def test_two_processes_give_the_figures_of_one(case: str, two: tuple[dict[str, A
     assert found["divided"] == CASES[case][2]
 
 
+def test_sampled_neighbours_train_with_the_mean_gradient_and_equal_figures(two: tuple[dict[str, Any], Path]) -> None:
+    """Each process samples for its own rows; the step is the same in both, and so is what they are ranked by."""
+    first, second = two[0]["sampled"]
+    assert first["numbers"] == second["numbers"] and all(map(math.isfinite, first["numbers"].values()))
+    assert [after for _, after in first["steps"]] == [after for _, after in second["steps"]]
+    assert all(one[0] != other[0] for one, other in zip(first["steps"], second["steps"]))
+    for (one, after), (other, _) in zip(first["steps"], second["steps"]):
+        assert one + other == pytest.approx(after, rel=1e-4, abs=1e-5)
+    assert len(first["steps"]) > 3 and first["numbers"]["valid ndcg@10"] > 0
+
+
 def test_a_resumed_training_ends_as_one_that_was_not_broken_off(two: tuple[dict[str, Any], Path]) -> None:
     options = {**OPTIONS, "epochs": 3}
     assert two[0]["resumed"] == pytest.approx(numbers(recbole_mm.run("BPR", "mm-toy", config_dict=options)), abs=1e-6)
@@ -126,7 +161,7 @@ def test_a_resumed_training_ends_as_one_that_was_not_broken_off(two: tuple[dict[
 
 def test_one_of_them_writes(two: tuple[dict[str, Any], Path]) -> None:
     found, folder = two
-    runs = len(CASES) + 2
+    runs = len(CASES) + 3
     assert found["parameters"] == [0, 1]
     assert len(list((folder / "log").glob("*/*.log"))) == runs
     assert len(list((folder / "log_tensorboard").glob("*/events.*"))) == runs
