@@ -27,11 +27,11 @@ class MMLTrainer(StagedTrainer):
 
     Tasks are made from the training rows of RecBole's sequential data set, one per user with at least two rows: the
     last ``query_size`` rows, at most half of them, are the query, the earlier ones the support. A meta-batch is worked
-    off in chunks of users within ``task_memory_mb``; their gradients add up to those of the whole batch, except that
-    the contrast of ``contrastive_weight`` compares the items of a chunk. Negatives are drawn here, uniformly from the
-    items with a training interaction except the positive, because RecBole's loader makes batches of rows and not of
-    users. The stage ``meta`` is validated on RecBole's validation data, ``fusion`` on the cross entropy of the query
-    instances; ``generator`` runs its epochs.
+    off in chunks of users (the warm-up: of windows) within ``task_memory_mb``; their gradients add up to those of the
+    whole batch, except that the contrast of ``contrastive_weight`` compares the items of a chunk. Negatives are drawn
+    here, uniformly from the items with a training interaction except the positive, because RecBole's loader makes
+    batches of rows and not of users. The stage ``meta`` is validated on RecBole's validation data, ``fusion`` on the
+    cross entropy of the query instances; ``generator`` runs its epochs.
     """
 
     stage_names = ("meta", "generator", "fusion")
@@ -137,6 +137,7 @@ class MMLTrainer(StagedTrainer):
     def _warmup_epoch(self, epoch: int, show_progress: bool) -> tuple[float, ...]:
         """One pass over all users without inner loops, all their instances asked."""
         s, model = self.model.settings, self.model
+        room = max(int(s.task_memory_mb * 2**20 // model.window_bytes(self.everything.length)), 1)
         users = self.everything.users
         batches, total = users[torch.randperm(len(users))].split(s.meta_batch_size), None
         for batch in self._progress(batches, "warm-up", epoch, show_progress):
@@ -144,12 +145,12 @@ class MMLTrainer(StagedTrainer):
             self.optimizer.zero_grad()
             whole = self.everything.batch(batch, self.pool, n_candidates=s.n_candidates)
             index, counted = processes.share(len(batch))
-            task = whole.of(index)
-            weight = (task.target.ne(0).sum() / whole.target.ne(0).sum()).item() if counted else 0.0
-            with torch.autocast(self.device.type, amp_dtype(self.config), self.enable_amp):
-                parts = torch.stack([loss.float() for loss in model.plain_losses(task)]) * weight
-            parts.sum().backward()
-            total = parts.detach() if total is None else total + parts.detach()
+            for task in whole.of(index).parts(room):
+                weight = (task.target.ne(0).sum() / whole.target.ne(0).sum()).item() if counted else 0.0
+                with torch.autocast(self.device.type, amp_dtype(self.config), self.enable_amp):
+                    parts = torch.stack([loss.float() for loss in model.plain_losses(task)]) * weight
+                parts.sum().backward()
+                total = parts.detach() if total is None else total + parts.detach()
             self._step(model.learners)
         self._check_nan(total.sum())
         return tuple(processes.summed(total.tolist()))

@@ -411,6 +411,36 @@ def test_warm_up_comes_first_and_asks_every_instance(monkeypatch):
     assert sum(asked[: warm // 2]) == len(built.train_data.dataset.inter_feat)
 
 
+@pytest.mark.parametrize("options", [{}, {"task_loss": "bpr"}, {"instances": "prefixes"}])
+def test_parts_of_a_warm_up_batch_add_up(options, monkeypatch):
+    results = []
+    for parts in (None, 3):
+        trainer, built = trainer_for(warmup_epochs=1, hidden_dropout_prob=0.0, attn_dropout_prob=0.0, **options)
+        if parts:  # windows that fit into the memory
+            room = built.model.settings.task_memory_mb * 2**20 / parts
+            monkeypatch.setattr(type(built.model), "window_bytes", lambda self, length, room=room: room)
+        trainer.stages(built.train_data, None)
+        trainer.optimizer = trainer._enter_meta()
+        steps, sizes, losses = [], [], built.model.plain_losses
+        monkeypatch.setattr(
+            trainer,
+            "_step",
+            lambda part, steps=steps: steps.append([p.grad.clone() for p in part.parameters() if p.grad is not None]),
+        )
+        monkeypatch.setattr(
+            built.model,
+            "plain_losses",
+            lambda task, sizes=sizes, losses=losses: sizes.append(len(task.window.flatten(0, 1))) or losses(task),
+        )
+        results.append((trainer._warmup_epoch(0, False), steps, sizes))
+    (whole, gradients_whole, all_at_once), (sum_of_parts, gradients_parts, sizes) = results
+    assert max(sizes) == 3 < max(all_at_once) and len(sizes) > len(all_at_once) == len(gradients_parts)
+    assert sum_of_parts == pytest.approx(whole, rel=1e-5)
+    for left, right in zip(gradients_whole, gradients_parts):
+        for one, other in zip(left, right):
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-7)
+
+
 def test_warm_up_lowers_the_cross_entropy_of_every_learner():
     trainer, built = trainer_for(warmup_epochs=1, learning_rate=0.01)
     trainer.stages(built.train_data, None)

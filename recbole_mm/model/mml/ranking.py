@@ -72,13 +72,17 @@ class AdaptiveRanking:
             self._cache = (state, AdaptedUsers(self.settings.task_memory_mb * 2**20))
         return self._cache[1].get(users, adapt_users)
 
-    def task_chunks(self, table: TaskTable, users: Tensor, passes: int = 1) -> Iterator[Tensor]:
-        """Users in chunks whose inner loops fit into ``task_memory_mb``; ``passes`` graphs are held at once."""
-        s, length = self.settings, table.length
+    def window_bytes(self, length: int) -> int:
+        """Memory of one pass over a window, with what its gradients need."""
+        s = self.settings
         # Measured: what autograd keeps of a layer and of the input, per position.
         layer = 28 * s.embedding_size + 8 * s.inner_size + 10 * s.n_heads * length
         scores = 4 * min(s.n_candidates or 0, self.n_items)
-        window = 4 * length * (s.n_layers * layer + 12 * s.embedding_size + 2 * length + scores)
+        return 4 * length * (s.n_layers * layer + 12 * s.embedding_size + 2 * length + scores)
+
+    def task_chunks(self, table: TaskTable, users: Tensor, passes: int = 1) -> Iterator[Tensor]:
+        """Users in chunks whose inner loops fit into ``task_memory_mb``; ``passes`` graphs are held at once."""
+        s, window = self.settings, self.window_bytes(table.length)
         largest = max(
             sum(value.numel() for value in learner.parameters_of(s.adapt_scope).values())
             for learner in self.learners.values()

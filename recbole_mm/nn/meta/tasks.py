@@ -31,6 +31,22 @@ class TaskBatch(NamedTuple):
         shared = self.negative.dim() == 1
         return TaskBatch(self.window[index], self.target[index], self.negative if shared else self.negative[index])
 
+    def parts(self, size: int) -> Iterator[TaskBatch]:
+        """The windows that ask for something, ``size`` together, each as a task of its own; all where they fit.
+
+        Args:
+            size: Most windows of a part.
+        """
+        if self.target.shape[0] * self.target.shape[1] <= size:
+            yield self
+            return
+        shared = self.negative.dim() == 1
+        windows = TaskBatch(*(part if part.dim() == 1 else part.flatten(0, 1).unsqueeze(1) for part in self))
+        asking = windows.target.ne(0).flatten(1).any(dim=1).nonzero().squeeze(1)
+        for index in asking.split(size):
+            negative = self.negative if shared else windows.negative[index]
+            yield TaskBatch(windows.window[index], windows.target[index], negative)
+
 
 @dataclass(frozen=True)
 class Rows:
