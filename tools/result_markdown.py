@@ -25,6 +25,7 @@ _TITLES |= {"ranking_default_seconds": "RecBole's way: s", "ranking_times_faster
 _TITLES |= {"microseconds_a_pair": "us a pair", "pair_by_pair_seconds": "pair by pair: s", "tasks_a_second": "tasks/s"}
 _COSTS |= {"valid": 4, "valid_of_popularity": 4, "percent": 2}
 _TITLES |= {"valid": "validation", "valid_of_popularity": "of popularity", "percent": "% of the time"}
+_COUNTS |= {"pairs"}
 _COSTS |= {"new_recall": 2, "times_random": 1, "new_share": 2, "among_new": 2, "recall": 2, "load": 1}
 _TITLES |= {"cpu_seconds": "CPU s", "seconds": "s", "times_random": "x random", "new_share": "share of the lists"}
 _TITLES |= {"new_recall": "wanted new products", "among_new": "in lists of new products", "recall": "Recall@20"}
