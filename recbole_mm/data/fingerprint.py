@@ -11,7 +11,7 @@ import numpy as np
 
 from recbole_mm.data.pairs import target_pairs, training_pairs
 
-__all__ = ["changes", "data_fingerprint", "feature_hash", "file_hash", "id_hashes"]
+__all__ = ["changes", "data_fingerprint", "feature_hash", "file_hash", "id_hashes", "pairs_hash"]
 
 _BLOCK = 2**20
 _hashes: dict[tuple[str, int, int], str] = {}
@@ -26,9 +26,10 @@ def data_fingerprint(train: Any, valid: Any = None) -> dict[str, Any]:
 
     Returns:
         ``ids`` (field to the hash of its raw tokens in the order of the internal ids), ``split`` (part to the hash of
-        its distinct pairs), ``columns`` (``user.NAME``, ``item.NAME`` or ``train.NAME`` to the hash of the values of a
-        loaded column), ``features`` (``entity.modality`` to the name and hash of its file) and ``modalities``
-        (the modalities that the data set may use; ``None`` for a data set without features).
+        its distinct pairs), ``test`` (that hash of the test part, where the training part was told it), ``columns``
+        (``user.NAME``, ``item.NAME`` or ``train.NAME`` to the hash of the values of a loaded column), ``features``
+        (``entity.modality`` to the name and hash of its file) and ``modalities`` (the modalities that the data set may
+        use; ``None`` for a data set without features).
     """
     parts = {"train": training_pairs(train)}
     if valid is not None:
@@ -37,6 +38,7 @@ def data_fingerprint(train: Any, valid: Any = None) -> dict[str, Any]:
     return {
         "ids": id_hashes(train),
         "split": {name: _hash_pairs(pairs) for name, pairs in parts.items()},
+        "test": getattr(train, "test_part", None),
         "columns": _columns(train),
         "features": {
             f"{entity}.{modality}": {"file": file.path.name, "sha256": feature_hash(file.path)}
@@ -66,6 +68,11 @@ def _columns(train: Any) -> dict[str, str]:
                 array = array[np.lexsort((array, *pairs))]
             found[f"{part}.{name}"] = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
     return found
+
+
+def pairs_hash(part: Any) -> str:
+    """Hash of the distinct pairs of a part of a split."""
+    return _hash_pairs(target_pairs(part))
 
 
 def id_hashes(dataset: Any) -> dict[str, str]:

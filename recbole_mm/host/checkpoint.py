@@ -24,7 +24,7 @@ from recbole.utils import EvaluatorType, InputType, ModelType, get_model
 from torch import nn
 
 from recbole_mm.config import ColdStartOptions, resolve_eval_batch_size
-from recbole_mm.data.fingerprint import changes, data_fingerprint
+from recbole_mm.data.fingerprint import changes, data_fingerprint, pairs_hash
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.paths import dataset_atomic_dir
 from recbole_mm.plain import from_plain, readable, to_plain
@@ -205,10 +205,19 @@ def check_data(expected: Mapping[str, Any], here: Any, source: str) -> None:
             "for others than they were learnt for. Put the files of the training back (the same lines in "
             "the same order), or train again."
         )
+    if None not in (expected.get("test"), here.get("test")) and expected["test"] != here["test"]:
+        getLogger().warning(
+            f"The test part has other interactions than when {source} was trained: a test gives other figures than "
+            "then, and lists that leave out what users had leave out other items."
+        )
 
 
-def check_prepared(config: Any, train_data: Any, valid_data: Any) -> None:
-    """Check what RecBole's ``data_preparation`` made for the Config of a checkpoint; others are let through."""
+def check_prepared(config: Any, train_data: Any, valid_data: Any, test_data: Any) -> None:
+    """Check what RecBole's ``data_preparation`` made for the Config of a checkpoint; others are let through.
+
+    The training part learns what the test part is, so that a checkpoint knows it: nothing else sees both.
+    """
+    dataset_of(train_data).test_part = pairs_hash(dataset_of(test_data))
     expected = vars(config).get("_fingerprint")
     if expected:
         check_data(expected, data_fingerprint(dataset_of(train_data), dataset_of(valid_data)), "the checkpoint")

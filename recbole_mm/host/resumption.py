@@ -37,10 +37,16 @@ def resume(trainer: Any, file: str | os.PathLike[str]) -> None:
         raise NotOursError(f"{source} has no state of a training.")
     session = begin_session(trainer)
     load_parameters(trainer.model, content, str(source))
-    restore(trainer, content["training"])
-    session.restore(content["training"])
+    try:
+        restore(trainer, content["training"])
+        session.restore(content["training"])
+        trainer.start_epoch, trainer.cur_step = content["epoch"] + 1, int(content["cur_step"])
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"{source} was damaged or changed: the state of the training in it cannot be put back "
+            f"({type(error).__name__}: {error}). Take another checkpoint, or train again."
+        ) from error
     trainer.saved_model_file = str(best_file(source))
-    trainer.start_epoch, trainer.cur_step = content["epoch"] + 1, content["cur_step"]
     trainer.best_valid_score = content["best_valid_score"]
     trainer.best_valid_result = content.get("best_valid_result")
     session.pending, session.source = content, str(source)

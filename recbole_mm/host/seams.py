@@ -94,7 +94,9 @@ def _checks() -> None:
     """Data that are prepared for the Config of a checkpoint are compared with those of its training."""
     vars(recbole_data)["check_prepared"] = checkpoint.check_prepared
     done = "return train_data, valid_data, test_data"
-    edit(recbole_data.data_preparation, {done: f"check_prepared(config, train_data, valid_data)\n    {done}"})
+    edit(
+        recbole_data.data_preparation, {done: f"check_prepared(config, train_data, valid_data, test_data)\n    {done}"}
+    )
 
 
 def _saved_data() -> None:

@@ -97,12 +97,43 @@ def read_checkpoint(file: str | os.PathLike[str], trust: bool = False) -> dict[s
         raise ValueError(
             f"{path} is not a checkpoint that RecBole's trainer wrote: it has no {', '.join(_missing(content))}."
         )
-    if content.get("format") != FORMAT:
+    made_by = content.get("format")
+    if made_by != FORMAT:
+        if made_by is not None:
+            raise ValueError(f"{path} has the format {made_by!r}, which another version writes; here it is {FORMAT!r}.")
         return content
-    for key in set(content) - {"config", "state_dict", "format"}:
-        content[key] = from_plain(content[key])
+    _check_kinds(content, path)
+    try:
+        for key in set(content) - {"config", "state_dict", "format"}:
+            content[key] = from_plain(content[key])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise _damaged(path, error) from error
     content["config"] = Options(content["config"])
     return content
+
+
+def _check_kinds(content: Mapping[str, Any], path: Path) -> None:
+    """What somebody has edited would be missed in the middle of something else."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "config": (dict,),
+        "options": (dict, type(None)),
+        "fingerprint": (dict, type(None)),
+        "training": (dict, type(None)),
+        "process": (dict, type(None)),
+        "epoch": (int,),
+    }
+    wrong = [key for key, kind in kinds.items() if key in content and not isinstance(content[key], kind)]
+    config, known = content["config"], content.get("fingerprint")
+    if not wrong:
+        wrong += [f"config[{key}]" for key in ("model", "dataset", "data_path") if not isinstance(config.get(key), str)]
+    if isinstance(known, dict):
+        parts = ("ids", "split", "columns", "features")
+        wrong += [f"fingerprint[{key}]" for key in parts if not isinstance(known.get(key, {}), dict)]
+    if wrong:
+        raise ValueError(
+            f"{path} was damaged or changed: {', '.join(wrong)} is not what was written. Take another checkpoint, or "
+            "train again."
+        )
 
 
 class Options(dict):

@@ -147,6 +147,44 @@ def test_a_folder_and_a_checkpoint_with_a_missing_part(trained):
         load("none.pth")
 
 
+@pytest.mark.parametrize(
+    ("edit", "part"),
+    [
+        (lambda made: made.update(config=3), "config"),
+        (lambda made: made["config"].pop("model"), r"config\[model\]"),
+        (lambda made: made["config"].update(data_path=None), r"config\[data_path\]"),
+        (lambda made: made.update(options=[1]), "options"),
+        (lambda made: made.update(fingerprint=3), "fingerprint"),
+        (lambda made: made["fingerprint"].update(ids=3), r"fingerprint\[ids\]"),
+        (lambda made: made["fingerprint"].update(columns=[]), r"fingerprint\[columns\]"),
+        (lambda made: made.update(training=3), "training"),
+        (lambda made: made.update(epoch="x"), "epoch"),
+    ],
+)
+def test_an_edited_checkpoint_names_the_part(edit, part, trained):
+    content = torch.load(trained("BPR"), weights_only=True)
+    edit(content)
+    torch.save(content, "edited.pth")
+    with pytest.raises(ValueError, match=f"edited.pth was damaged or changed: {part} is not what was written"):
+        read_checkpoint("edited.pth")
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda made: made["training"].update(optimizers=3), "the state of the training in it cannot be put back"),
+        (lambda made: made.update(cur_step=None), "cannot be put back"),
+        (lambda made: made.update(format="recbole_mm 99"), "has the format 'recbole_mm 99', which another version"),
+    ],
+)
+def test_an_edited_state_is_not_gone_on_with(edit, words, trained):
+    content = torch.load(trained("BPR"), weights_only=True)
+    edit(content)
+    torch.save(content, "edited.pth")
+    with pytest.raises(ValueError, match=words):
+        recbole_mm.run("BPR", "mm-toy", config_dict={**QUICK, "epochs": 3}, resume="edited.pth")
+
+
 def test_a_full_disk_leaves_the_previous_file(trained, monkeypatch):
     shutil.copy(trained("BPR"), "x.pth")
     before = Path("x.pth").read_bytes()
@@ -215,6 +253,18 @@ def test_other_columns_are_refused(file, message, shop):
     for act in (load, load_data_and_model):
         with pytest.raises(ValueError, match=message):
             act(trained)
+
+
+def test_another_test_part_is_a_warning(shop, caplog):
+    lines = [line for line in Path("ds/shop/shop.inter").read_text().splitlines() if line]
+    for name, rows in (("train", lines[1:300]), ("valid", lines[300:350]), ("test", lines[350:])):
+        Path(f"ds/shop/shop.{name}.inter").write_text("\n".join([lines[0], *rows]) + "\n")
+    file = train("BPR", benchmark_filename=["train", "valid", "test"])
+    load(file)
+    assert "The test part has other interactions" not in caplog.text
+    Path("ds/shop/shop.test.inter").write_text("\n".join([lines[0], *lines[350:-5]]) + "\n")
+    load(file)
+    assert "The test part has other interactions than when" in caplog.text
 
 
 def test_the_order_of_rows_with_one_pair_does_not_matter():
