@@ -148,13 +148,16 @@ def _mask(loader: Any, seen: list[np.ndarray]) -> None:
 
     def with_history(index: Any) -> Any:
         interaction, masked, positive_user, positive_item = collate(index)
-        rows, columns = ([], []) if masked is None else ([masked[0].numpy()], [masked[1].numpy()])
+        rows, columns = [], []
         pairs = zip(interaction[user_field].tolist(), interaction[item_field].tolist())
         for row, (user, target) in enumerate(pairs):
             items = seen[user][seen[user] != target]
             rows.append(np.full(len(items), row, dtype=np.int64))
             columns.append(items)
         history = torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(columns))
+        if masked is not None:  # by a cold-start protocol: a bool for every score
+            masked[history] = True
+            return interaction, masked, positive_user, positive_item
         return interaction, history, positive_user, positive_item
 
     loader.collate_fn = with_history

@@ -66,21 +66,27 @@ def install() -> None:
     def collate_fn(collate: Any, self: Any, index: Any) -> Any:
         batch = collate_users(collate, self, index)
         cold = getattr(self._dataset, "cold_start", None)
-        return batch if cold is None or cold.candidates is None else _without(cold.excluded, *batch)
+        if cold is None or cold.candidates is None:
+            return batch
+        return _without(self._dataset.item_num, cold.excluded, *batch)
 
     wrap(Dataset, "build", build_parts)
     wrap(recbole.data.utils, "create_samplers", create_samplers)
     wrap(FullSortEvalDataLoader, "collate_fn", collate_fn)
 
 
-def _without(excluded: np.ndarray, interaction: Any, history: Any, positive_u: Any, positive_i: Any) -> Any:
-    """The batch with items masked that are not ranked, in the way in which RecBole masks a user's history."""
-    items = torch.from_numpy(excluded)
-    rows = torch.arange(len(interaction)).repeat_interleave(len(items))
-    columns = items.repeat(len(interaction))
+def _without(
+    n_items: int, excluded: np.ndarray, interaction: Any, history: Any, positive_u: Any, positive_i: Any
+) -> Any:
+    """The batch with items masked that are not ranked, too, where RecBole masks a user's history.
+
+    A byte a score in place of RecBole's two numbers a masked pair: most of the items may be masked.
+    """
+    mask = torch.zeros(len(interaction), n_items, dtype=torch.bool)
+    mask[:, torch.from_numpy(excluded)] = True
     if history is not None:
-        rows, columns = torch.cat([history[0], rows]), torch.cat([history[1], columns])
-    return interaction, (rows, columns), positive_u, positive_i
+        mask[history] = True
+    return interaction, mask, positive_u, positive_i
 
 
 class _Splitter:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.utils import ModelType
 
@@ -83,7 +84,9 @@ def _by_loader(loader: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         several += int(len(first) - first.sum())
         asked.append(owner[first])
         if masked is not None:
-            row, column = masked[0].numpy(), masked[1].numpy()
+            # A cold-start protocol masks by a bool for every score, RecBole by pairs.
+            pairs = masked.nonzero(as_tuple=True) if isinstance(masked, torch.Tensor) else masked
+            row, column = pairs[0].numpy(), pairs[1].numpy()
             users.append(owner[row[first[row]]])
             items.append(column[first[row]])
     if several:

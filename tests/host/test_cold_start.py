@@ -224,6 +224,12 @@ class TestNewItems:
                 if model == "SASRec":  # RecBole does not mask the past of sequences
                     assert all(row == allowed for row in ranked)
                 assert not torch.isinf(scores[positive_u, positive_i]).any()
+                if candidates != "all":  # a byte a score: pairs of all that is masked would outgrow eval_memory_mb
+                    assert history.dtype == torch.bool and history.shape == scores.shape
+                    past = (
+                        [set(loader.uid2history_item[u].tolist()) for u in users["user_id"]] if model == "BPR" else []
+                    )
+                    assert all(not row & had for row, had in zip(ranked, past))
 
     def test_users_left_with_few_items_stay_out_where_a_filter_keeps_such_users_out(self) -> None:
         """So that general and sequential models still have the same leave-one-out split."""
