@@ -12,6 +12,7 @@ import contextvars
 import os
 import pickle
 import secrets
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from logging import getLogger
@@ -28,7 +29,7 @@ from recbole_mm.data.fingerprint import changes, data_fingerprint, pairs_hash
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.paths import dataset_atomic_dir
 from recbole_mm.plain import from_plain, readable, to_plain
-from recbole_mm.trainer.checkpoint import FORMAT, read_checkpoint, read_plain, write_checkpoint
+from recbole_mm.trainer.checkpoint import FORMAT, check_sums, read_checkpoint, read_plain, write_checkpoint
 
 __all__ = [
     "build_config",
@@ -283,6 +284,8 @@ def load_for_recbole(load: Any, file: Any, *args: Any, **options: Any) -> Any:
     if "weights_only" in options or hasattr(file, "read"):
         options.setdefault("weights_only", False)
         return for_recbole(load(file, *args, **options))
+    if zipfile.is_zipfile(file):
+        check_sums(Path(file))
     try:
         content = load(file, *args, weights_only=True, **options)
     except (pickle.UnpicklingError, RuntimeError):

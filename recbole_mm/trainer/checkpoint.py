@@ -6,6 +6,7 @@ import os
 import pickle
 import types
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,7 +18,7 @@ import torch
 from recbole_mm.files import replacing
 from recbole_mm.plain import from_plain
 
-__all__ = ["FORMAT", "PARTS", "Options", "read_checkpoint", "read_plain", "trusting", "write_checkpoint"]
+__all__ = ["FORMAT", "PARTS", "Options", "check_sums", "read_checkpoint", "read_plain", "trusting", "write_checkpoint"]
 
 _trust: ContextVar[bool] = ContextVar("recbole_mm_trust", default=False)
 
@@ -163,6 +164,7 @@ def read_plain(path: Path, trust: bool | None = None) -> Any:
         if path.read_bytes()[:2] == b"PK":
             kind = "its end is missing, so that it was cut off while it was written or copied"
         raise ValueError(f"{path} cannot be read as a checkpoint: {kind}. Take another one, or train again.")
+    check_sums(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -187,6 +189,24 @@ def read_plain(path: Path, trust: bool | None = None) -> Any:
         "versions of recbole_mm write it. If you know where it comes from, convert it once: python -m recbole_mm "
         f"convert checkpoint {path} --trust (or add --trust to this command, which reads it as it is)"
     )
+
+
+def check_sums(path: Path) -> None:
+    """Compare the parts of an archive with the sums in it, which torch does not do: one other bit is another parameter.
+
+    Raises:
+        ValueError: A part has other bytes than were written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise _damaged(path, error) from error
+    if bad is not None:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint: it is damaged ({bad} has other bytes than were written). Take "
+            "another one, or train again."
+        )
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

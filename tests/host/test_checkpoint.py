@@ -132,6 +132,19 @@ def test_damaged_files(trained, damage, message):
         export("x.pth", "top.csv")
 
 
+def test_one_other_bit_is_noticed(trained):
+    """Torch reads it without a word, and so would every list be of other parameters."""
+    file = Path(trained("BPR"))
+    content = file.read_bytes()
+    parameter = torch.load(file, weights_only=True)["state_dict"]["item_embedding.weight"]
+    place = content.index(parameter.numpy().tobytes()) + 400
+    Path("bit.pth").write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    assert torch.load("bit.pth", weights_only=True)["epoch"] >= 0
+    for read in (read_checkpoint, load_data_and_model):
+        with pytest.raises(ValueError, match=r"bit\.pth cannot be read .* has other bytes than were written"):
+            read("bit.pth")
+
+
 def test_a_folder_and_a_checkpoint_with_a_missing_part(trained):
     Path("folder.pth").mkdir()
     with pytest.raises(ValueError, match="is a folder"):
