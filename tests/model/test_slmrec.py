@@ -47,7 +47,7 @@ GOLDEN = {
 
 
 def golden_model(case, **options):
-    options = {"n_layers": 2, "contrastive_temperature": 0.5, "contrastive_weight": 0.1, **options}
+    options = {"n_layers": 2, "temperature": 0.2, "contrastive_temperature": 0.5, "contrastive_weight": 0.1, **options}
     model = toy_model("SLMRec", case, **options)
     names = list(model.features)
     stacked = np.vstack([0.5**b * (SWAP if b % 2 else ONE) for b in range(1 + len(names))])
