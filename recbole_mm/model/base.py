@@ -67,6 +67,11 @@ class MultimodalModelMixin:
     #: Whether ``contrastive_weight`` weighs a term of the model's own instead of :meth:`modality_contrast`.
     has_contrastive_term = False
 
+    #: Whether the ranking reads the features; otherwise training alone does, and permuting their rows changes no list.
+    ranks_by_features = True
+    #: Whether every step of training sends gradients to the parameters that read the features.
+    learns_features_in_every_step = True
+
     options: ModelOptions
     features: FeatureBank
     user_features: FeatureBank

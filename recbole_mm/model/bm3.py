@@ -48,6 +48,7 @@ class BM3(MultimodalRecommender):
 
     has_contrastive_term = True
     ranks_new_items = False
+    ranks_by_features = False
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

@@ -145,7 +145,7 @@ def test_popularity_is_the_figure_of_the_model_pop() -> None:
         assert result["health"]["measures"]["popularity_score"] == pytest.approx(pop["best_valid_score"], abs=1e-4)
 
 
-@pytest.mark.parametrize("model", ["LightGCN", "GRCN", "DualGNN", "LGMRec", "MGAT"])
+@pytest.mark.parametrize("model", ["LightGCN", "GRCN", "DualGNN", "LGMRec", "MGAT", "BM3", "LATTICE", "MCPTR"])
 def test_healthy_runs_are_silent(model: str) -> None:
     result = recbole_mm.run(model, "mm-toy", config_dict={**QUICK, "epochs": 8, "learning_rate": 0.005})
     assert alarms(result) == {}

@@ -113,7 +113,7 @@ def _permuted(trainer: Any, model: Any, dataset: Any, batch: Any, lists: Tensor)
     bank: Any = getattr(model, "features", None)
     store = getattr(dataset, "features", None)
     same: dict[str, float] = {}
-    if store is None or not hasattr(bank, "observed"):
+    if store is None or not hasattr(bank, "observed") or not getattr(model, "ranks_by_features", True):
         return same
     for modality in tuple(bank):
         with _exchanged(bank, modality):

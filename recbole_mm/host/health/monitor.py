@@ -128,6 +128,8 @@ class Monitor:
     def _look_at_modalities(self, silent: dict[str, int]) -> None:
         """The gradients of an epoch's last step are still there when it is done."""
         model = self._trainer.model
+        if not getattr(model, "learns_features_in_every_step", True):
+            return
         names: Any = getattr(model, "features", None)
         for modality in names.keys() if hasattr(names, "keys") else ():
             own = [p for name, p in model.named_parameters() if modality in name.split(".") and p.requires_grad]

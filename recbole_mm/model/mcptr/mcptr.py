@@ -143,6 +143,7 @@ class MCPTR(MultimodalRecommender):
             data = TrainingMatrix({self.USER_ID: self.n_users, self.ITEM_ID: self.n_items}, self.interactions)
             self.recommender = build_recommender(self.finetune_model, self._finetune_config, data).to(device)
             self.recommender.train(self.training)
+        self.ranks_by_features = self.recommender is None
         self._forget_representations()
 
     def start_finetuning(self) -> None:
