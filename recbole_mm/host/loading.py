@@ -5,6 +5,7 @@ Each place gives what RecBole gives, in its order: splits, batches and rankings 
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -39,8 +40,21 @@ def install() -> None:
         vars(module)["_recbole_mm_by_user"] = _by_user
         edit(function, {**loop, f"{name}.add(iid)": f"{name}.update(iid)"})
     wrap(FullSortEvalDataLoader, "_set_user_property", _set_user_property)
+    for owner, name in ((Dataset, "build"), (Sampler, "get_used_ids"), (FullSortEvalDataLoader, "__init__")):
+        wrap(owner, name, _without_collecting)
     wrap(Dataset, "_grouped_index", _grouped_index)
     wrap(Dataset, "_calcu_split_ids", _split_ids)
+
+
+def _without_collecting(original: Any, *args: Any, **kwargs: Any) -> Any:
+    """A set and tensors for every user: Python's search for cycles would look at all of them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return original(*args, **kwargs)
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _count(values: Any) -> Counter[Any]:
@@ -73,7 +87,7 @@ def _set_user_property(original: Any, self: Any, uid: Any, used_item: set[int], 
     """RecBole's loaders go through a check at every look at ``self``, and torch reads lists number by number."""
     if uid is None:
         return
-    state = vars(self)
+    state = object.__getattribute__(self, "__dict__")
     for name, found in (("uid2positive_item", positive_item), ("uid2history_item", used_item - positive_item)):
         state[name][uid] = torch.from_numpy(np.fromiter(found, np.int64, len(found)))
     state["uid2items_num"][uid] = len(positive_item)

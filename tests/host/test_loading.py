@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import sys
 from collections import Counter
@@ -120,3 +121,19 @@ def test_a_function_that_was_edited_twice_has_both_changes() -> None:
     assert "_recbole_mm_read" in names.co_names and "read_csv" not in names.co_names
     if installed_repairs()["chained_fillna"]:
         assert ("value", "inplace") not in names.co_consts
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_is_collected_again_afterwards(enabled: bool) -> None:
+    def fail() -> None:
+        assert not gc.isenabled()
+        raise ValueError("as a split may")
+
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with pytest.raises(ValueError, match="as a split may"):
+            loading._without_collecting(fail)
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
