@@ -85,6 +85,8 @@ def text_content(rows: pd.DataFrame, columns: Sequence[str]) -> Content:
     """
     for column in columns:
         _check_column(column, rows)
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"text: expected every column once, got {', '.join(columns)}.")
     cells = rows[list(columns)].astype(str).map(plain_text)
     if len(columns) == 1:
         texts = cells[columns[0]]
@@ -117,7 +119,10 @@ def files_content(rows: pd.DataFrame, pattern: str, entity: str, read: Callable[
         FileNotFoundError: Not one file is there; shows what the folder has.
     """
     key = f"{entity}_id"
-    names = [name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None]
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"{pattern!r}: a brace has no partner ({error}); expected pictures/{{{key}}}.jpg.") from error
     if not names:
         raise ValueError(f"{pattern!r}: expected a pattern with a column in braces, such as pictures/{{{key}}}.jpg.")
     for name in names:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -103,6 +104,9 @@ def _messages(word: str) -> Iterator[None]:
 
 
 def _own(module: str, function: str) -> Encoder:
+    here = str(Path.cwd())
+    if here not in sys.path:  # an installed command, unlike a script, does not look in the folder where it is called
+        sys.path.append(here)
     try:
         build: Callable[[], Encoder] = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
@@ -111,6 +115,10 @@ def _own(module: str, function: str) -> Encoder:
         encoder = build()
     except TypeError as error:
         raise ValueError(f"encoder={module}:{function} takes no argument and returns an encoder; {error}.") from error
+    except Exception as error:  # whatever the user's own code raises
+        raise RuntimeError(
+            f"encoder={module}:{function} could not be made ({type(error).__name__}: {error})."
+        ) from error
     missing = [name for name in ("name", "dim", "fingerprint", "encode") if not hasattr(encoder, name)]
     if missing:
         raise ValueError(f"encoder={module}:{function} returned an object without {', '.join(missing)}.")

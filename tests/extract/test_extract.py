@@ -130,6 +130,8 @@ def test_other_settings_start_anew(shop, monkeypatch):
         ({"image": "photos/{item_id}.png"}, FileNotFoundError, "is not there or empty"),
         ({"image": "pictures/{item_id}.jpg"}, FileNotFoundError, r"the first would be .*007.jpg, but .*007.png"),
         ({"text": "titel"}, KeyError, "Did you mean 'title'"),
+        ({"text": "title,title"}, ValueError, "every column once"),
+        ({"image": "pictures/{"}, ValueError, "a brace has no partner"),
         ({"text": "title", "encoder": "nonsense"}, ValueError, "expected default, or one of minilm"),
         ({"text": "title", "encoder": "efficientnet-lite0"}, ValueError, "reads image, not text"),
         ({"text": "title", "encoder": "nowhere:build"}, ValueError, "no such function"),
@@ -148,6 +150,16 @@ def test_refusals(arguments, error, words, shop, monkeypatch):
     with pytest.raises(error, match=words):
         extract("shop", **arguments)
     assert not list((shop / "dataset/shop").glob("*.npz"))
+
+
+def test_an_encoder_in_the_folder_of_the_caller_is_found(tmp_path, monkeypatch):
+    """Also by an installed command, whose path does not have that folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    (tmp_path / "beside_me.py").write_text(OWN + "\ndef broken():\n    raise OSError('no device')\n")
+    assert make_encoder("text", "beside_me:build", "cpu", False).name == "mean"
+    with pytest.raises(RuntimeError, match=r"beside_me:broken could not be made .OSError: no device"):
+        make_encoder("text", "beside_me:broken", "cpu", False)
 
 
 def test_no_data_set(tmp_path):
