@@ -155,7 +155,7 @@ class MultimodalModelMixin:
         k = 0  # a checkpoint from before the option has none
         if "new_item_neighbours" in config:
             k = self.options.integer("new_item_neighbours", minimum=0)
-        if k and type(self).full_sort_predict is not MultimodalModelMixin.full_sort_predict:
+        if k and not self.scores_by_vectors():
             raise ValueError(
                 f"new_item_neighbours: {type(self).__name__} does not score by one vector per item, so that there is "
                 "none to take from the neighbours of a new item. Set new_item_neighbours: 0."
@@ -168,6 +168,11 @@ class MultimodalModelMixin:
                 new, near = nearest_known(tables, self.features.observed, self.features.weight, known, k)
         self.register_buffer("new_item_ids", new, persistent=False)  # type: ignore[attr-defined]
         self.register_buffer("new_item_near", near, persistent=False)  # type: ignore[attr-defined]
+
+    @classmethod
+    def scores_by_vectors(cls) -> bool:
+        """Whether a score is the inner product of :meth:`representations`, so that another item's may stand in."""
+        return cls.full_sort_predict is MultimodalModelMixin.full_sort_predict
 
     def _warn_about_neighbours(self, config: Any) -> None:
         """Graphs of nearest neighbours have no more of them than there are."""

@@ -16,7 +16,8 @@ from recbole_mm.data.features.store import FeatureStore, InteractionFeatures
 from recbole_mm.model.feature_bank import FeatureBank
 from recbole_mm.model.mcptr.encoders import homogeneous_graph
 from recbole_mm.model.mcptr.mcptr import MCPTR
-from tests.model.conftest import build, total_loss, train_steps
+from tests.model.conftest import build as build_model
+from tests.model.conftest import total_loss, train_steps
 from tests.model.tiny import tiny_dataset
 
 PAIRS = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 3), (2, 3), (2, 0), (3, 2), (3, 3), (3, 3)]
@@ -24,7 +25,19 @@ TEXT = np.array([[1.0, 0.2], [-0.4, 1.0], [0.6, -0.8], [0.3, 0.9], [0.5, 0.1]], 
 IMAGE = np.array([[0.9, 0.1, 0.4], [0.2, -1.0, 0.7], [1.0, 0.3, -0.6], [0.8, 0.5, 0.1]], dtype=np.float32)
 # Of users 1, 2 and 3 (internal ids); the last two are no training pairs: they belong to validation or test.
 REVIEWED = [(1, 1), (1, 2), (1, 3), (2, 2), (3, 4), (3, 2), (2, 1)]
-SIZES = {"embedding_size": 4, "graph_topk": 2, "max_reviews": 5, "feature_norm": "none", "pretrain_reg_weight": 0.1}
+SIZES = {
+    "new_item_neighbours": 0,
+    "embedding_size": 4,
+    "graph_topk": 2,
+    "max_reviews": 5,
+    "feature_norm": "none",
+    "pretrain_reg_weight": 0.1,
+}
+
+
+def build(name, **options):
+    """The model with new items by their own vectors."""
+    return build_model(name, **{"new_item_neighbours": 0, **options})
 
 
 def reviews(pairs=REVIEWED):
@@ -470,6 +483,21 @@ def test_a_state_dict_brings_its_stage_along():
     other.model.load_state_dict(pretrained)
     assert other.model.stage == "pretrain"
     assert torch.equal(scores(other), before)
+
+
+@pytest.mark.parametrize("finetune_model", ["LightGCN", "BPR"])
+def test_neighbours_stand_in_for_new_items_in_both_stages(finetune_model):
+    model = build_model("MCPTR", new_item_neighbours=2, finetune_model=finetune_model).model.eval()
+    users, items = torch.arange(1, model.n_users), torch.arange(model.n_items)
+    for _ in range(2):
+        with torch.no_grad():
+            ranked = model.full_sort_predict(Interaction({"user_id": users})).view(len(users), -1)
+            pairs = {"user_id": users.repeat_interleave(len(items)), "item_id": items.repeat(len(users))}
+            torch.testing.assert_close(model.predict(Interaction(pairs)).view_as(ranked), ranked)
+        assert len(model.new_item_ids)
+        torch.testing.assert_close(ranked[:, model.new_item_ids], ranked[:, model.new_item_near].mean(dim=2))
+        model.start_finetuning() if model.stage == "pretrain" else None
+        model.eval()
 
 
 def test_loading_drops_what_the_recommender_kept():

@@ -101,6 +101,10 @@ class MCPTR(MultimodalRecommender):
         self.encoders: Encoders | None = None
         self.recommender: Any = None
         self._build("pretrain")
+        if self.new_item_ids is not None and self.finetune_model == "NeuMF":
+            getLogger().warning(
+                "new_item_neighbours: NeuMF scores pairs and has no vectors; new items are scored by their own tables."
+            )
         if self.contrastive_weight > 0 and len(self.features) < 2:
             getLogger().info("MCPTR: there is one modality, so that contrastive_weight has nothing to align.")
 
@@ -206,13 +210,22 @@ class MCPTR(MultimodalRecommender):
             losses += (self.modality_contrast(views, positive),)
         return losses
 
+    @classmethod
+    def scores_by_vectors(cls) -> bool:
+        """True: all recommenders but NeuMF do, which leaves new items to the tables that pre-training gave them."""
+        return True
+
+    def _ranks_itself(self) -> bool:
+        """Whether scores are taken from :meth:`representations`, where neighbours stand in for new items."""
+        return self.recommender is None or (self.new_item_ids is not None and self.finetune_model != "NeuMF")
+
     def predict(self, interaction: Any) -> Tensor:
         """Scores of the given pairs, shape ``(batch,)``; in fine-tuning those of the recommender."""
-        return super().predict(interaction) if self.recommender is None else self.recommender.predict(interaction)
+        return super().predict(interaction) if self._ranks_itself() else self.recommender.predict(interaction)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of every item for the given users, flattened from ``(batch, n_items)``."""
-        if self.recommender is None:
+        if self._ranks_itself():
             return super().full_sort_predict(interaction)
         return score_all_items(self.recommender, interaction)
 
