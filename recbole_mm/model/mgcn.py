@@ -6,20 +6,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.model.content_views import ContentViews
 from recbole_mm.nn.attention.softmax import masked_softmax
 from recbole_mm.nn.graph.item_graph import ItemGraph, content_graph
 from recbole_mm.nn.graph.lightgcn import lightgcn
 from recbole_mm.nn.linear import Linear
-from recbole_mm.nn.loss import bpr_loss, first_occurrence, info_nce_loss, l2_penalty
-from recbole_mm.nn.rows import batch_rows
 
 __all__ = ["MGCN"]
 
 
-class MGCN(MultimodalRecommender):
+class MGCN(ContentViews, MultimodalRecommender):
     r"""What modalities share and what each adds, weighed by behaviour, beside LightGCN and contrasted with it.
 
     Per modality :math:`m`, with :math:`x^m_i = W_m f^m_i + b_m`, the constant graph :math:`S_m` of the ``knn_k``
@@ -111,37 +109,3 @@ class MGCN(MultimodalRecommender):
         if self.fusion == "mean":
             return (common + own) / (1 + total)
         return common + own / torch.where(total > 0, total, torch.ones_like(total))
-
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """Representations of all users and items, ``(n_users, d)`` and ``(n_items, d)``."""
-        users, items = self._views()
-        return users[0] + self._side(*users, self.user_observed), items[0] + self._side(*items, self.item_observed)
-
-    def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
-        """Ranking, penalty and the contrast of content with behaviour of a batch."""
-        user, positive, negative = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
-        users, items = self._views()
-        # Gates, attention and fusion are a node's own: only the batch's nodes need them.
-        user_behaviour, user_side = self._rows(user, *users, self.user_observed)
-        both = self._rows(torch.cat([positive, negative]), *items, self.item_observed)
-        (behaviour, _), (side, _) = both[0].chunk(2), both[1].chunk(2)
-        anchor, (near, far) = user_behaviour + user_side, (both[0] + both[1]).chunk(2)
-        losses: tuple[Tensor, ...] = (
-            bpr_loss((anchor * near).sum(dim=1), (anchor * far).sum(dim=1)),
-            self.reg_weight * l2_penalty(anchor, near, far),
-        )
-        if self.contrastive_weight > 0:
-            contrast = self._contrast(side, behaviour, positive) + self._contrast(user_side, user_behaviour, user)
-            losses += (self.contrastive_weight * contrast,)
-        return losses
-
-    def _rows(self, ids: Tensor, behaviour: Tensor, views: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-        rows, place = batch_rows(ids, len(behaviour))
-        if rows is not None:
-            behaviour, views, observed = F.embedding(rows, behaviour), F.embedding(rows, views), observed[rows]
-        side = self._side(behaviour, views, observed)
-        return F.embedding(place, behaviour), F.embedding(place, side)  # type: ignore[arg-type]
-
-    def _contrast(self, side: Tensor, behaviour: Tensor, ids: Tensor) -> Tensor:
-        valid = first_occurrence(ids) if self.distinct_ids else None
-        return info_nce_loss(side, behaviour, self.contrastive_temperature, valid=valid)
