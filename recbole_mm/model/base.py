@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import combinations
 from logging import getLogger
 from typing import Any
@@ -12,14 +12,15 @@ import scipy.sparse as sp
 import torch
 from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
 from recbole.utils import InputType
-from torch import Tensor, nn
+from torch import Tensor
 
 from recbole_mm.config import ModelOptions
 from recbole_mm.config.graph_batch import refuse_sampling
 from recbole_mm.config.shared import COLD_FEATURES, DENSE_BACKENDS, FEATURE_NORMS, MISSING_FEATURES, active_weights
 from recbole_mm.data.features.moments import mean_cosine, norm_for
 from recbole_mm.data.features.store import AnyTable, prepare
-from recbole_mm.model.feature_bank import FeatureBank
+from recbole_mm.model.feature_bank import FeatureBank, check_usable_names, relative_weights
+from recbole_mm.model.interactions import training_interactions, warn_about_neighbours, with_pairs
 from recbole_mm.nn.diagnosis import Part
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
 from recbole_mm.nn.graph.content_knn import nearest_known
@@ -99,9 +100,9 @@ class MultimodalModelMixin:
                 f"{name} needs {self.min_modalities} item modalities at least, got {', '.join(store.item)} for dataset "
                 f"{dataset.dataset_name!r}. Add a feature file <dataset>.item.<modality>.npz, or name it in modalities."
             )
-        _check_usable_names((*store.item, *store.user, *store.inter))
+        check_usable_names((*store.item, *store.user, *store.inter))
         self.options, self.modality_names = ModelOptions(config, name), store.available
-        self.interactions = _training_interactions(dataset, self.n_users, self.n_items)  # type: ignore[attr-defined]
+        self.interactions = training_interactions(dataset, self.n_users, self.n_items)  # type: ignore[attr-defined]
         # A checkpoint from before the option has none.
         known_option = "dense_backend" in config
         self.dense_backend = self.options.choice("dense_backend", DENSE_BACKENDS) if known_option else "torch"
@@ -109,13 +110,13 @@ class MultimodalModelMixin:
         refuse_sampling(config["graph_batch"], name, self.samples_graph)
         norm = self.options.per_modality("feature_norm", store.available, "choice", FEATURE_NORMS, default="none")
         missing = self.options.choice("missing_feature", MISSING_FEATURES)
-        weight = _relative_weights(active_weights(config["modality_weight"], store.available), store.item)
+        weight = relative_weights(active_weights(config["modality_weight"], store.available), store.item)
 
         # A checkpoint from before the option was trained on whatever the files held.
         inductive = "cold_features" in config and self.options.choice("cold_features", COLD_FEATURES) == "inductive"
         inductive = inductive and getattr(dataset, "cold_start", None) is not None
         by_user = self.interactions.T.tocsr()
-        known = {"item": _with_pairs(self.interactions), "user": _with_pairs(by_user)} if inductive else {}
+        known = {"item": with_pairs(self.interactions), "user": with_pairs(by_user)} if inductive else {}
         self.register_buffer("known_items", known.get("item"), persistent=False)  # type: ignore[attr-defined]
 
         disk = self.options.optional_text("feature_disk") if "feature_disk" in config else None
@@ -145,7 +146,7 @@ class MultimodalModelMixin:
             getLogger().warning(
                 f"contrastive_weight has no effect: it compares modalities, and {name} has only one here."
             )
-        self._warn_about_neighbours(config)
+        warn_about_neighbours(config, self.n_items, self.n_users)  # type: ignore[attr-defined]
         self._find_neighbours_of_new_items(config)
         self._cache: tuple[tuple[Any, ...], tuple[Tensor, Tensor]] | None = None
         self.register_load_state_dict_post_hook(MultimodalModelMixin._forget_representations)  # type: ignore[attr-defined]
@@ -162,7 +163,7 @@ class MultimodalModelMixin:
             )
         new = near = None
         if k:
-            known = _with_pairs(self.interactions)
+            known = with_pairs(self.interactions)
             if not known[1:].all():
                 tables = dict(self.features.items())
                 new, near = nearest_known(tables, self.features.observed, self.features.weight, known, k)
@@ -173,17 +174,6 @@ class MultimodalModelMixin:
     def scores_by_vectors(cls) -> bool:
         """Whether a score is the inner product of :meth:`representations`, so that another item's may stand in."""
         return cls.full_sort_predict is MultimodalModelMixin.full_sort_predict
-
-    def _warn_about_neighbours(self, config: Any) -> None:
-        """Graphs of nearest neighbours have no more of them than there are."""
-        for key, n in (("knn_k", self.n_items), ("user_knn_k", self.n_users)):  # type: ignore[attr-defined]
-            value = config[key]
-            asked = list(value.values()) if isinstance(value, Mapping) else [value]
-            if any(isinstance(k, int) and not isinstance(k, bool) and k >= n for k in asked):
-                getLogger().warning(
-                    f"{key}={value} is more than the {n - 1:,} there are to choose from: every one is everybody's "
-                    f"neighbour, so that the graph says nothing. Choose a {key} far below that."
-                )
 
     def _forget_representations(self, *_: Any) -> None:
         self._cache = None
@@ -333,44 +323,3 @@ class MultimodalSequentialRecommender(MultimodalModelMixin, SequentialRecommende
         super().__init__(config, dataset)
         self.n_users = dataset.num(self.USER_ID)  # RecBole's sequential base counts items only
         self._set_up_multimodal(config, dataset)
-
-
-def _training_interactions(dataset: Any, n_users: int, n_items: int) -> sp.csr_matrix:
-    """Distinct (user, item) pairs of the split that ``dataset`` holds, as a binary CSR matrix."""
-    users = dataset.inter_feat[dataset.uid_field].numpy()
-    items = dataset.inter_feat[dataset.iid_field].numpy()
-    item_list = dataset.iid_field + dataset.config["LIST_SUFFIX"]
-    if item_list in dataset.inter_feat.interaction:
-        # A sequential data set holds (history, next item) rows: the history is training data as well.
-        history = dataset.inter_feat[item_list].numpy()
-        rows, columns = history.nonzero()
-        users, items = np.concatenate([users, users[rows]]), np.concatenate([items, history[rows, columns]])
-    matrix = sp.csr_matrix((np.ones(len(users), dtype=np.float32), (users, items)), shape=(n_users, n_items))
-    matrix.sum_duplicates()
-    matrix.sort_indices()
-    matrix.data[:] = 1.0
-    return matrix
-
-
-def _with_pairs(matrix: sp.csr_matrix) -> Tensor:
-    """Which columns have a training pair, bool."""
-    found = torch.zeros(matrix.shape[1], dtype=torch.bool)
-    found[torch.from_numpy(matrix.indices.astype(np.int64))] = True
-    return found
-
-
-def _check_usable_names(modalities: Iterable[str]) -> None:
-    """Refuse modalities that torch's dictionaries of modules could not hold, before torch does so obscurely."""
-    taken = {*dir(nn.ModuleDict()), *dir(nn.ParameterDict())}
-    bad = sorted(taken.intersection(modalities))
-    if bad:
-        raise ValueError(
-            f"modality {bad[0]!r}: torch's modules use this name themselves; rename the feature files, "
-            f"for instance to item_{bad[0]}, or leave it out with the option modalities."
-        )
-
-
-def _relative_weights(weight: Mapping[str, float], modalities: Mapping[str, Any]) -> dict[str, float]:
-    """Scale the weights of ``modalities`` to mean 1, so that equal weights are the unweighted model."""
-    total = sum(weight[modality] for modality in modalities)
-    return {modality: weight[modality] * len(modalities) / total for modality in sorted(modalities)}
