@@ -22,6 +22,7 @@ class DualGNN(nn.Module):
         self.fields = (model.USER_ID, model.ITEM_ID, model.NEG_ITEM_ID)
         self.n_users, self.n_items, self.reg_weight = model.n_users, model.n_items, model.reg_weight
         self.n_layers, self.modalities = model.n_layers, list(model.features)
+        self.scale = F.normalize if model.normalize_tables else nn.Identity()
         self.propagate = Weighted()
         self.register_buffer("edge_index", both_directions(*model.training_pairs, model.n_users))
         self.register_buffer("neighbours", model.neighbours)
@@ -35,7 +36,7 @@ class DualGNN(nn.Module):
         branches = []
         for modality in self.modalities:
             items = self.project[modality](getattr(self, f"feature_{modality}"))
-            state = total = F.normalize(torch.cat([self.preference[modality], items]))
+            state = total = torch.cat([self.scale(self.preference[modality]), F.normalize(items)])
             for _ in range(self.n_layers):
                 # The degrees are counted inside every call, as in the released code.
                 weight = symmetric_weights(self.edge_index, self.n_users + self.n_items)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
-from torch_geometric.utils import softmax
+from torch_geometric.utils import degree, softmax
 
 from benchmarks.pyg_reference import both_directions
 from benchmarks.pyg_reference.layers import Weighted
@@ -35,7 +35,7 @@ class Attention(MessagePassing):
 
 
 class GRCN(nn.Module):
-    """Default options: routing towards users, confidence, soft pruning, concatenation."""
+    """Default options: routing towards users, confidence, soft pruning, messages as in LightGCN, concatenation."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -43,6 +43,7 @@ class GRCN(nn.Module):
         self.n_users, self.n_items, self.reg_weight = model.n_users, model.n_items, model.reg_weight
         self.n_routings, self.n_layers, self.modalities = model.n_routings, model.n_layers, list(model.features)
         self.attention, self.propagate = Attention(), Weighted()
+        self.scale = F.normalize if model.normalize_tables else nn.Identity()
         users, items = model.training_pairs
         self.register_buffer("to_users", torch.stack([items + model.n_users, users]))
         self.register_buffer("edge_index", both_directions(users, items, model.n_users))
@@ -56,7 +57,7 @@ class GRCN(nn.Module):
         parts, weights = [], []
         for modality in self.modalities:
             items = F.normalize(F.leaky_relu(self.project[modality](getattr(self, f"feature_{modality}"))))
-            users = F.normalize(self.preference[modality])
+            users = self.scale(self.preference[modality])
             for _ in range(self.n_routings):
                 received, _ = self.attention(torch.cat([users, items]), self.to_users)
                 users = F.normalize(users + received[: self.n_users])
@@ -65,7 +66,9 @@ class GRCN(nn.Module):
             parts.append(nodes + received)
             weights.append(alpha)
         weight = (torch.stack(weights, dim=1) * self.confidence[self.edge_index[0]]).max(dim=1).values
-        state = total = F.normalize(self.embedding)
+        degrees = degree(self.edge_index[1], self.n_users + self.n_items)
+        weight = weight * (degrees[self.edge_index[1]] / degrees[self.edge_index[0]]).sqrt()
+        state = total = self.scale(self.embedding)
         for _ in range(self.n_layers):
             state = self.propagate(state, self.edge_index, weight)
             total = total + state

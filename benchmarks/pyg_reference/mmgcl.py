@@ -75,7 +75,9 @@ class MMGCL(nn.Module):
         rows = _first(user), _first(positive)
         contrast = self._contrast(users_a[user][rows[0]], users_b[user][rows[0]], None)
         contrast = contrast + self._contrast(items_a[positive][rows[1]], items_b[positive][rows[1]], challenge[rows[1]])
-        return F.softplus(gap).mean(), self.weight * contrast
+        # The contrast counts in proportion to the lengths of the read-outs until these are 1.
+        lengths = users[user].detach().norm(dim=1).mean() * items[positive].detach().norm(dim=1).mean()
+        return F.softplus(gap).mean(), self.weight * lengths.clamp(max=1) * contrast
 
     def _contrast(self, left: Tensor, right: Tensor, extra: Tensor | None) -> Tensor:
         left, right = F.normalize(left), F.normalize(right)

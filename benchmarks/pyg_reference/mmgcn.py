@@ -35,7 +35,10 @@ class MMGCN(nn.Module):
         super().__init__()
         self.fields = (model.USER_ID, model.ITEM_ID, model.NEG_ITEM_ID)
         self.n_users, self.n_items, self.reg_weight = model.n_users, model.n_items, model.reg_weight
-        self.modalities = list(model.features.keys())
+        self.modalities, self.scale = (
+            list(model.features.keys()),
+            F.normalize if model.normalize_tables else nn.Identity(),
+        )
         self.mean = Mean()
         self.register_buffer("edge_index", both_directions(*model.training_pairs, model.n_users))
         for modality, feature in model.features.items():
@@ -50,7 +53,7 @@ class MMGCN(nn.Module):
         states = []
         for modality in self.modalities:
             items = self.project[modality](getattr(self, f"feature_{modality}"))
-            x = F.normalize(torch.cat([self.preference[modality], items]))
+            x = torch.cat([self.scale(self.preference[modality]), F.normalize(items)])
             for layer in self.layers:
                 x = self._layer(layer[modality], x)
             states.append(x)
