@@ -230,12 +230,15 @@ def test_ctrl_c_names_the_checkpoint() -> None:
             pressed.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGINT)
 
+    # What was started in the background by a shell ignores Ctrl-C, these tests perhaps among it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=press, daemon=True).start()
     with pytest.raises(recbole_mm.Interrupted) as caught:
         try:
             forked(long)
         finally:
             done.set()
+            signal.signal(signal.SIGINT, before)
     assert time.monotonic() - pressed[-1] < 30
     assert Path(str(caught.value.checkpoint)).is_file()
     assert not multiprocessing.active_children()
