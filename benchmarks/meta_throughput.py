@@ -111,10 +111,16 @@ def loop_windows(trainer: Any, users: torch.Tensor) -> None:
             feature = model.learner_features[name]
             adapt_and_ask(
                 learner,
-                lambda some: some.local_loss(*(part[0] for part in some.prepare(support, feature))),  # noqa: B023
-                lambda some: some.local_loss(*(part[0] for part in some.prepare(query, feature))),  # noqa: B023
+                lambda some: one_task(some, support, feature),  # noqa: B023
+                lambda some: one_task(some, query, feature),  # noqa: B023
                 model.settings,
             )
+
+
+def one_task(learner: Any, batch: Any, feature: torch.Tensor) -> torch.Tensor:
+    """The loss of the only task of a batch."""
+    own, shared = learner.prepare(batch, feature)
+    return learner.local_loss(*(part[0] for part in own), *shared)
 
 
 def loop_rows(trainer: Any, users: torch.Tensor) -> None:
