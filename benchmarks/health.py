@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 import recbole_mm  # noqa: E402  it repairs what RecBole needs repaired
 
 # isort: split
-from benchmarks.rows import append  # noqa: E402
+from benchmarks.rows import append, given_options  # noqa: E402
 
 FAST = "BPR,LightGCN,VBPR,MMGCN,GRCN,DualGNN,MMGCL,LGMRec,FREEDOM,BM3"
 
@@ -54,7 +54,7 @@ def main() -> None:
     arguments, rest = parser.parse_known_args()
     sys.argv = sys.argv[:1] + rest  # RecBole reads --key=value itself
     options = {"state": "WARNING", "show_progress": False, "valid_metric": "Recall@10", "topk": [10]}
-    given = dict(text.removeprefix("--").partition("=")[::2] for text in rest)
+    given = given_options(rest)
     for model in arguments.models.split(","):
         found = measure(model, arguments.dataset, options)
         print(*(f"{name} {value}" for name, value in found.items()), sep=" | ", flush=True)

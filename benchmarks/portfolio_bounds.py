@@ -7,8 +7,8 @@ less than chance counts as below.
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -34,26 +34,27 @@ def bounds(table: pd.DataFrame, dataset: str) -> list[dict[str, str]]:
         table: The models on this data set.
         dataset: Its name.
     """
-    score = table.set_index("model")[METRIC]
+    figures = table.set_index("model")
+    score, fall = figures[METRIC], figures[FALL]
     ours = [model for model in score.index if model not in FLOORS and pd.notna(score[model])]
     graph = [model for model in ours if model not in NO_GRAPH]
-
-    def row(bound: str, models: list[str], limit: float, figure: Callable[[str], float], above: bool) -> dict[str, str]:
-        out = [model for model in models if (figure(model) < limit) == above and figure(model) != limit]
-        exceptions = ", ".join(f"{model} {figure(model):.3f}" for model in out)
-        held = f"{len(models) - len(out)} of {len(models)}"
-        return {"bound": bound, "limit": f"{limit:.3f}", "held": held, "exceptions": exceptions or "none"}
-
-    rows = [row("every model at Pop or above", ours, score["Pop"], score.__getitem__, True)]
-    rows.append(row("every graph model at BPR or above", graph, score["BPR"], score.__getitem__, True))
+    rows = [_row("every model at Pop or above", score[ours], least=score["Pop"])]
+    rows.append(_row("every graph model at BPR or above", score[graph], least=score["BPR"]))
     if dataset in (*DENSE, PLANTED):
-        rows.append(row("every graph model at LightGCN or above", graph, score["LightGCN"], score.__getitem__, True))
+        rows.append(_row("every graph model at LightGCN or above", score[graph], least=score["LightGCN"]))
     if dataset == NOISE:
-        limit = (1 - TENTH) * score["LightGCN"]
-        rows.append(row("no model a tenth below LightGCN", ours, limit, score.__getitem__, True))
-    fall = table.set_index("model")[FALL]
-    rows.append(row("validation never falls by a tenth after epoch 5", ours, TENTH, fall.__getitem__, False))
+        rows.append(_row("no model a tenth below LightGCN", score[ours], least=(1 - TENTH) * score["LightGCN"]))
+    rows.append(_row("validation never falls by a tenth after epoch 5", fall[ours], most=TENTH))
     return rows
+
+
+def _row(bound: str, figures: pd.Series, least: float = -math.inf, most: float = math.inf) -> dict[str, str]:
+    """How many models hold a bound, and which do not."""
+    out = figures[(figures < least) | (figures > most)]
+    exceptions = ", ".join(f"{model} {figure:.3f}" for model, figure in out.items())
+    limit = least if math.isinf(most) else most
+    held = f"{len(figures) - len(out)} of {len(figures)}"
+    return {"bound": bound, "limit": f"{limit:.3f}", "held": held, "exceptions": exceptions or "none"}
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from recbole_mm.experiment.commit import commit
 from recbole_mm.experiment.job import machine
 from recbole_mm.experiment.store import neutral_settings, to_json
 
-__all__ = ["append", "read"]
+__all__ = ["append", "given_options", "read"]
 
 
 def append(file: Path, row: Mapping[str, Any], options: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:
@@ -49,3 +49,8 @@ def append(file: Path, row: Mapping[str, Any], options: Mapping[str, Any], devic
 def read(file: Path) -> list[dict[str, Any]]:
     """The measurements so far."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def given_options(arguments: Iterable[str]) -> dict[str, str]:
+    """Arguments ``--key=value`` that are options of RecBole or of a model."""
+    return dict(text.removeprefix("--").partition("=")[::2] for text in arguments)

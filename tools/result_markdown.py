@@ -9,26 +9,28 @@ import pandas as pd
 
 __all__ = ["measured", "pivot", "rows"]
 
-_COUNTS = {"runs", "parameters"}
-_COSTS = {"epochs": 0, "epoch_seconds": 2, "train_seconds": 0, "train_cpu_seconds": 0, "test_seconds": 1}
-_COSTS |= {"step_seconds": 3, "reference_step_seconds": 3, "times_faster": 1, "times_sasrec": 2, "graph_seconds": 3}
-_COSTS |= {"dense_seconds": 3, "ranking_seconds": 2, "ranking_default_seconds": 2, "ranking_times_faster": 1}
-_COSTS |= {"microseconds_a_pair": 1, "pair_by_pair_seconds": 1, "tasks_a_second": 1}
+_COUNTS = {"runs", "parameters", "pairs"}
+#: Digits of what has no interval.
+_DIGITS = {
+    "epochs": 0, "epoch_seconds": 2, "train_seconds": 0, "train_cpu_seconds": 0, "test_seconds": 1, "step_seconds": 3,
+    "reference_step_seconds": 3, "times_faster": 1, "times_sasrec": 2, "graph_seconds": 3, "dense_seconds": 3,
+    "ranking_seconds": 2, "ranking_default_seconds": 2, "ranking_times_faster": 1, "microseconds_a_pair": 1,
+    "pair_by_pair_seconds": 1, "tasks_a_second": 1, "valid": 4, "valid_of_popularity": 4, "percent": 2,
+    "new_recall": 2, "times_random": 1, "new_share": 2, "among_new": 2, "recall": 2, "load": 1,
+    "limit": 3,
+}  # fmt: skip
 _TITLES = {
     "epoch_seconds": "s/epoch", "train_seconds": "training s", "memory_mib": "MiB", "params": "chosen",
     "step_seconds": "s/step", "peak_mib": "MiB", "reference_step_seconds": "plain: s/step",
     "reference_peak_mib": "plain: MiB", "times_faster": "times faster", "cpu_seconds": "CPU s",
-    "times_sasrec": "of RecBole's SASRec", "graphs_mib": "graphs MiB",
+    "times_sasrec": "of RecBole's SASRec", "graphs_mib": "graphs MiB", "graph_seconds": "graph",
+    "dense_seconds": "dense", "ranking_seconds": "ranking s", "ranking_default_seconds": "RecBole's way: s",
+    "ranking_times_faster": "times faster", "microseconds_a_pair": "us a pair",
+    "pair_by_pair_seconds": "pair by pair: s", "tasks_a_second": "tasks/s", "valid": "validation",
+    "valid_of_popularity": "of popularity", "percent": "% of the time", "seconds": "s", "times_random": "x random",
+    "new_share": "share of the lists", "new_recall": "wanted new products", "among_new": "in lists of new products",
+    "recall": "Recall@20",
 }  # fmt: skip
-_TITLES |= {"graph_seconds": "graph", "dense_seconds": "dense", "ranking_seconds": "ranking s"}
-_TITLES |= {"ranking_default_seconds": "RecBole's way: s", "ranking_times_faster": "times faster"}
-_TITLES |= {"microseconds_a_pair": "us a pair", "pair_by_pair_seconds": "pair by pair: s", "tasks_a_second": "tasks/s"}
-_COSTS |= {"valid": 4, "valid_of_popularity": 4, "percent": 2}
-_TITLES |= {"valid": "validation", "valid_of_popularity": "of popularity", "percent": "% of the time"}
-_COUNTS |= {"pairs"}
-_COSTS |= {"new_recall": 2, "times_random": 1, "new_share": 2, "among_new": 2, "recall": 2, "load": 1}
-_TITLES |= {"cpu_seconds": "CPU s", "seconds": "s", "times_random": "x random", "new_share": "share of the lists"}
-_TITLES |= {"new_recall": "wanted new products", "among_new": "in lists of new products", "recall": "Recall@20"}
 
 
 def rows(table: pd.DataFrame, columns: Sequence[str]) -> list[str]:
@@ -82,7 +84,7 @@ def _cell(row: pd.Series, column: str, best: float | None, spread: bool = True) 
     if column in _COUNTS or isinstance(value, str):
         return f"{value:,}" if not isinstance(value, str) else value
     if f"{column}_low" not in row.index:
-        return f"{value:,.{_COSTS.get(column, 0)}f}"
+        return f"{value:,.{_DIGITS.get(column, 0)}f}"
     text = _short(value) if value != best else f"**{_short(value)}**"
     low, high = row[f"{column}_low"], row[f"{column}_high"]
     return f"{text} [{_short(low)}, {_short(high)}]" if spread and pd.notna(low) else text

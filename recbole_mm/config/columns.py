@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from recbole_mm.config.names import suggest
 from recbole_mm.config.numbers import is_whole
+from recbole_mm.config.refusals import Check, mapping, refuse
 
 __all__ = ["COLUMN_CHECKS", "check_transform"]
 
@@ -32,7 +33,7 @@ def check_transform(options: Mapping[str, Any]) -> None:
         raise ValueError(f"transform: {name} needs the option {needed}, a share of the history such as {needed}: 0.2.")
 
 
-def _names(text_too: bool = False) -> Callable[[str, Any], None]:
+def _names(text_too: bool = False) -> Check:
     def check(key: str, value: Any) -> None:
         if value is None or (text_too and isinstance(value, str)):
             return
@@ -44,28 +45,23 @@ def _names(text_too: bool = False) -> Callable[[str, Any], None]:
 
 def _name(key: str, value: Any) -> None:
     if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise ValueError(f"{key}: expected the name of a column, got {value!r} ({type(value).__name__}).")
+        refuse(key, "the name of a column", value)
 
 
 def _separator(key: str, value: Any) -> None:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{key}: expected a character such as ',' or '\\t', got {value!r} ({type(value).__name__}).")
+        refuse(key, "a character such as ',' or '\\t'", value)
 
 
 def _lengths(key: str, value: Any) -> None:
-    _mapping(key, value, "{history: 50}")
+    mapping("{history: 50}")(key, value)
     for name, length in (value or {}).items():
         if not is_whole(length, 1):
             raise ValueError(f"{key}[{name}]: expected an integer of at least 1, got {length!r}.")
 
 
-def _mapping(key: str, value: Any, example: str) -> None:
-    if value is not None and not isinstance(value, Mapping):
-        raise ValueError(f"{key}: expected a mapping such as {example}, or ~, got {value!r} ({type(value).__name__}).")
-
-
 def _discretization(key: str, value: Any) -> None:
-    _mapping(key, value, "{price: {method: ED, bucket: 10}}")
+    mapping("{price: {method: ED, bucket: 10}}")(key, value)
     for name, how in (value or {}).items():
         if not isinstance(how, Mapping) or how.get("method") not in ("ED", "LD"):
             raise ValueError(f"{key}[{name}]: expected {{method: ED, bucket: 10}} or {{method: LD}}, got {how!r}.")
@@ -75,7 +71,7 @@ def _discretization(key: str, value: Any) -> None:
 
 def _truth_or_none(key: str, value: Any) -> None:
     if value is not None and not isinstance(value, bool):
-        raise ValueError(f"{key}: expected True or False (without quotes), got {value!r} ({type(value).__name__}).")
+        refuse(key, "True or False (without quotes)", value)
 
 
 _FIELDS = (
@@ -85,7 +81,7 @@ _FIELDS = (
 )  # fmt: skip
 
 #: Checks by option, as :func:`recbole_mm.config.ranges.check_ranges` makes them.
-COLUMN_CHECKS: dict[str, Callable[[str, Any], None]] = {
+COLUMN_CHECKS: dict[str, Check] = {
     **dict.fromkeys(_FIELDS, _name),
     **{f"alias_of_{field}": _names() for field in ("user_id", "item_id", "entity_id", "relation_id")},
     "numerical_features": _names(),
@@ -94,8 +90,8 @@ COLUMN_CHECKS: dict[str, Callable[[str, Any], None]] = {
     "additional_feat_suffix": _names(text_too=True),
     "discretization": _discretization,
     "seq_len": _lengths,
-    "preload_weight": lambda key, value: _mapping(key, value, "{item_id: emb}"),
-    "unused_col": lambda key, value: _mapping(key, value, "{inter: [timestamp]}"),
+    "preload_weight": mapping("{item_id: emb}"),
+    "unused_col": mapping("{inter: [timestamp]}"),
     "field_separator": _separator,
     "seq_separator": _separator,
 }

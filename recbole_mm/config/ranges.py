@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Callable
+from typing import Any
 
 from recbole_mm.config.columns import COLUMN_CHECKS
 from recbole_mm.config.names import suggest
 from recbole_mm.config.nested import check_eval_args, check_negatives
 from recbole_mm.config.numbers import LARGEST, is_finite, is_whole
+from recbole_mm.config.refusals import Check, mapping, refuse
 
 __all__ = ["check_ranges"]
 
-Check = Callable[[str, Any], None]
 
 _NUMBER = r"-?(?:\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|inf)"
 _INTERVAL = re.compile(rf"[\[(]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[\])]")
@@ -34,16 +34,12 @@ def check_ranges(options: Mapping[str, Any]) -> None:
             check(key, options[key])
 
 
-def _refuse(key: str, expected: str, value: Any, hint: str = "") -> None:
-    raise ValueError(f"{key}: expected {expected}, got {value!r} ({type(value).__name__}).{hint}")
-
-
 def _integer(least: int, most: int = LARGEST) -> Check:
     def check(key: str, value: Any) -> None:
-        low = most == LARGEST and not is_whole(value, LARGEST, math.inf)
-        bounds = f"of at least {least}" if low else f"from {least} to {most:,}"
+        too_large = is_whole(value, LARGEST, math.inf)
+        bounds = f"from {least} to {most:,}" if most != LARGEST or too_large else f"of at least {least}"
         if not is_whole(value, least, most):
-            _refuse(key, f"an integer {bounds}", value)
+            refuse(key, f"an integer {bounds}", value)
 
     return check
 
@@ -51,7 +47,7 @@ def _integer(least: int, most: int = LARGEST) -> Check:
 def _number(least: float, strictly: bool = False) -> Check:
     def check(key: str, value: Any) -> None:
         if not is_finite(value) or value < least or (strictly and value == least):
-            _refuse(key, f"a finite number {'above' if strictly else 'of at least'} {least:g}", value)
+            refuse(key, f"a finite number {'above' if strictly else 'of at least'} {least:g}", value)
 
     return check
 
@@ -61,20 +57,20 @@ def _within(least: float, most: float = math.inf) -> Check:
 
     def check(key: str, value: Any) -> None:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not least <= value <= most:
-            _refuse(key, f"at least {least:g}" if most == math.inf else f"a number from {least:g} to {most:g}", value)
+            refuse(key, f"at least {least:g}" if most == math.inf else f"a number from {least:g} to {most:g}", value)
 
     return check
 
 
 def _truth(key: str, value: Any) -> None:
     if not isinstance(value, bool):
-        _refuse(key, "True or False (without quotes)", value)
+        refuse(key, "True or False (without quotes)", value)
 
 
 def _one_of(*allowed: Any) -> Check:
     def check(key: str, value: Any) -> None:
         if not any(value == entry and type(value) is type(entry) for entry in allowed):
-            _refuse(
+            refuse(
                 key,
                 f"one of {', '.join(str(entry) for entry in allowed)}",
                 value,
@@ -87,13 +83,13 @@ def _one_of(*allowed: Any) -> Check:
 def _learner(key: str, value: Any) -> None:
     known = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
     if not isinstance(value, str) or value.lower() not in known:
-        _refuse(key, f"one of {', '.join(known)} (RecBole takes adam for any other)", value, suggest(str(value), known))
+        refuse(key, f"one of {', '.join(known)} (RecBole takes adam for any other)", value, suggest(str(value), known))
 
 
 def _topk(key: str, value: Any) -> None:
     lengths = value if isinstance(value, (list, tuple)) else [value]
     if not lengths or not all(is_whole(k, 1) for k in lengths):
-        _refuse(key, "a positive integer or a list of such, like [10, 20]", value)
+        refuse(key, "a positive integer or a list of such, like [10, 20]", value)
 
 
 def _metrics(key: str, value: Any) -> None:
@@ -101,7 +97,7 @@ def _metrics(key: str, value: Any) -> None:
 
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
-        _refuse(key, "a list of metrics such as [Recall, NDCG]", value)
+        refuse(key, "a list of metrics such as [Recall, NDCG]", value)
     for name in names:
         if name.lower() not in metric_types:
             known = sorted(metric_types)
@@ -116,17 +112,17 @@ def _metrics(key: str, value: Any) -> None:
 
 def _text(key: str, value: Any) -> None:
     if not isinstance(value, str) or not value.strip():
-        _refuse(key, "a text that is not empty", value)
+        refuse(key, "a text that is not empty", value)
 
 
 def _path(key: str, value: Any) -> None:
     if value is not None and (not isinstance(value, str) or not value.strip()):
-        _refuse(key, "a path", value)
+        refuse(key, "a path", value)
 
 
 def _text_or_none(key: str, value: Any) -> None:
     if value is not None and not isinstance(value, str):
-        _refuse(key, "a path, or ~", value)
+        refuse(key, "a path, or ~", value)
 
 
 def _interval(key: str, value: Any) -> None:
@@ -135,29 +131,21 @@ def _interval(key: str, value: Any) -> None:
     parts = re.split(r"\s*;\s*", value.strip()) if isinstance(value, str) else [""]
     for found in map(_INTERVAL.fullmatch, parts):
         if found is None or float(found[1]) > float(found[2]):
-            _refuse(key, "an interval in quotes such as '[5,inf)', or ~", value)
+            refuse(key, "an interval in quotes such as '[5,inf)', or ~", value)
 
 
 def _value_intervals(key: str, value: Any) -> None:
-    _mapping("{rating: '[3,inf)'}")(key, value)
+    mapping("{rating: '[3,inf)'}")(key, value)
     for field, kept in (value or {}).items():
         if not isinstance(kept, (list, tuple)):  # a list names the values of a column of tokens
             _interval(f"{key}[{field}]", kept)
 
 
-def _mapping(example: str) -> Check:
-    def check(key: str, value: Any) -> None:
-        if value is not None and not isinstance(value, Mapping):
-            _refuse(key, f"a mapping such as {example}, or ~", value)
-
-    return check
-
-
 def _threshold(key: str, value: Any) -> None:
-    _mapping("{rating: 3}")(key, value)
+    mapping("{rating: 3}")(key, value)
     for field, least in (value or {}).items():
         if not is_finite(least):
-            _refuse(f"{key}[{field}]", "a finite number", least)
+            refuse(f"{key}[{field}]", "a finite number", least)
 
 
 def _devices(key: str, value: Any) -> None:
@@ -165,28 +153,28 @@ def _devices(key: str, value: Any) -> None:
     # RecBole reads the text 0,1 as a tuple.
     text = ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
     if value is not None and not re.fullmatch(r"(?:\s*(?:-1|\d+|(?:GPU|MIG)-[\w/-]+)\s*(?:,|$))*", text):
-        _refuse(key, "numbers of devices such as 0 or '0,1', or '' for none", value)
+        refuse(key, "numbers of devices such as 0 or '0,1', or '' for none", value)
 
 
 _FILES = ("inter", "user", "item", "kg", "link", "net")
 
 
 def _load_col(key: str, value: Any) -> None:
-    _mapping("{inter: [user_id, item_id]}")(key, value)
+    mapping("{inter: [user_id, item_id]}")(key, value)
     for part, fields in (value or {}).items():
         if fields != "*" and not isinstance(fields, (list, tuple)):
-            _refuse(f"{key}[{part}]", "a list of columns, or '*' for all", fields)
+            refuse(f"{key}[{part}]", "a list of columns, or '*' for all", fields)
         if part not in _FILES and suggest(str(part), _FILES):  # others may be in additional_feat_suffix
             raise ValueError(f"{key}: there is no file {part!r}.{suggest(str(part), _FILES)}")
 
 
 def _benchmark(key: str, value: Any) -> None:
     if value is not None and (not isinstance(value, (list, tuple)) or len(value) != 3):
-        _refuse(key, "the three endings of the training, validation and test file, like [train, valid, test]", value)
+        refuse(key, "the three endings of the training, validation and test file, like [train, valid, test]", value)
 
 
 def _clip(key: str, value: Any) -> None:
-    _mapping("{max_norm: 5}")(key, value)
+    mapping("{max_norm: 5}")(key, value)
     for name in value or {}:
         if name not in ("max_norm", "norm_type", "error_if_nonfinite", "foreach"):
             raise ValueError(f"{key}: unknown key {name!r}.{suggest(str(name), ['max_norm', 'norm_type'])}")

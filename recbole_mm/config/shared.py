@@ -17,6 +17,7 @@ __all__ = [
     "DENSE_BACKENDS",
     "FEATURE_DTYPES",
     "FEATURE_NORMS",
+    "FOLDERS",
     "NEGATIVE_ITEMS",
     "MISSING_FEATURES",
     "SHARED_OPTIONS",
@@ -31,6 +32,8 @@ MISSING_FEATURES = ("zero", "mean", "knn", "error", "drop")
 NEGATIVE_ITEMS = ("seen", "all")
 COLD_FEATURES = ("inductive", "transductive")
 DENSE_BACKENDS = ("auto", "torch", "onednn")
+#: Options that say where data are, not what is computed with them.
+FOLDERS = ("data_path", "feature_path", "feature_disk")
 FEATURE_DTYPES = ("float16", "bfloat16", "float32")  # the models compute in float32, so wider tables gain nothing
 
 

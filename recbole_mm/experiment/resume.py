@@ -15,6 +15,7 @@ from recbole.utils.argument_list import dataset_arguments
 from recbole_mm import processes
 from recbole_mm.alive import is_alive, process_note
 from recbole_mm.config.names import read_keys
+from recbole_mm.config.shared import FOLDERS
 from recbole_mm.host.checkpoint import as_plain, build_config
 from recbole_mm.host.names import recbole_folder
 from recbole_mm.host.resumption import find_unfinished, load_parameters
@@ -36,8 +37,6 @@ _TRAINING = {
     "pre_model_path", "pretrain_epochs", "save_step", "finetune_learning_rate", "pretrained_feature_path", "learner",
     "eval_step", "clip_grad_norm", "valid_metric", "metrics", "topk",
 }  # fmt: skip
-# Options that say where a run is done.
-_PLACES = {"data_path", "feature_path", "feature_disk"}
 # How long the process of a broken off run may take to notice that its parent is gone.
 _PATIENCE = 5.0
 _REPORTED = ("valid_metric", "metrics", "topk")
@@ -213,7 +212,7 @@ def _check(
         keys |= read_keys(yaml) if yaml.is_file() else set()
     different = [
         f"{key}: {origin[key]!r} there, {config[key]!r} here"
-        for key in sorted((keys | set(dataset_arguments)) - _TRAINING - _PLACES)
+        for key in sorted((keys | set(dataset_arguments)) - _TRAINING - set(FOLDERS))
         if config[key] != origin[key] and not (key == "modalities" and config[key] is None)
     ]
     if changed is not None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from recbole_mm.alive import is_alive
+from recbole_mm.config.shared import FOLDERS
 from recbole_mm.experiment.claims import Claims
 from recbole_mm.experiment.seal import check_seal, write_seal
 from recbole_mm.files import write_atomically
@@ -29,8 +30,8 @@ __all__ = ["InUseError", "Store", "digest", "neutral_settings", "to_json"]
 #: Options that say where and how a run is done, not what is computed: another machine's results are the same.
 #: ``worker`` and the saved loaders are not among them: they decide which random numbers a batch is drawn with.
 _WHERE = {
-    "checkpoint_dir", "data_path", "dataset_save_path", "feature_disk", "feature_path", "gpu_id", "log_wandb",
-    "save_dataset", "show_progress", "state", "use_gpu", "wandb_project",
+    *FOLDERS, "checkpoint_dir", "dataset_save_path", "gpu_id", "log_wandb", "save_dataset", "show_progress", "state",
+    "use_gpu", "wandb_project",
 }  # fmt: skip
 
 # What the next attempt of an interrupted run goes on with.

@@ -25,6 +25,7 @@ from recbole.utils import EvaluatorType, InputType, ModelType, get_model
 from torch import nn
 
 from recbole_mm.config import ColdStartOptions, resolve_eval_batch_size
+from recbole_mm.config.shared import FOLDERS
 from recbole_mm.data.fingerprint import changes, data_fingerprint, pairs_hash
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.paths import dataset_atomic_dir
@@ -371,4 +372,4 @@ def move(config: Any, places: Mapping[str, Any], source: str) -> None:
 
 
 #: Options that say where things are, not what a model is.
-PLACES = ("data_path", "feature_path", "feature_disk", "gpu_id", "eval_memory_mb")
+PLACES = (*FOLDERS, "gpu_id", "eval_memory_mb")

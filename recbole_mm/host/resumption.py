@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_mm.alive import is_alive, process_note
+from recbole_mm.config.shared import FOLDERS
 from recbole_mm.host import checkpoint
 from recbole_mm.host.session import begin_session, best_file, states_of
 from recbole_mm.trainer.checkpoint import read_checkpoint
@@ -128,15 +129,5 @@ def _is_left(owner: dict[str, Any], patience: float) -> bool:
 
 
 def _comparable(content: dict[str, Any]) -> dict[str, Any]:
-    places = {
-        "data_path",
-        "feature_path",
-        "feature_disk",
-        "checkpoint_dir",
-        "state",
-        "show_progress",
-        "use_gpu",
-        "gpu_id",
-        "device",
-    }
+    places = {*FOLDERS, "checkpoint_dir", "state", "show_progress", "use_gpu", "gpu_id", "device"}
     return {key: value for key, value in content["config"].items() if key not in places and value is not None}

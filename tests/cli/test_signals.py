@@ -8,13 +8,7 @@ import pytest
 
 from recbole_mm.cli.signals import TerminatedError, terminable
 
-
-@pytest.fixture(autouse=True)
-def _ctrl_c_is_heard():
-    """A shell starts what runs in the background with Ctrl-C ignored, tests too."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("ctrl_c_is_heard")
 
 
 class Finalized:

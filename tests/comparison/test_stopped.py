@@ -18,13 +18,7 @@ from recbole_mm.experiment.store import Store
 
 WAITS = f"#!{sys.executable}\nimport os, time\nprint(os.getpid(), flush=True)\ntime.sleep(100)\n"
 
-
-@pytest.fixture(autouse=True)
-def _ctrl_c_is_heard():
-    """A shell starts what runs in the background with Ctrl-C ignored, tests too."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("ctrl_c_is_heard")
 
 
 @pytest.fixture

@@ -215,6 +215,7 @@ def long() -> Any:
     return recbole_mm.run("BPR", "mm-toy", config_dict={**OPTIONS, "epochs": 10_000, "stopping_step": 10_000})
 
 
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_names_the_checkpoint() -> None:
     """As of one process; the signal comes to this one only, as SIGTERM does."""
 
@@ -230,15 +231,12 @@ def test_ctrl_c_names_the_checkpoint() -> None:
             pressed.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGINT)
 
-    # What was started in the background by a shell ignores Ctrl-C, these tests perhaps among it.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=press, daemon=True).start()
     with pytest.raises(recbole_mm.Interrupted) as caught:
         try:
             forked(long)
         finally:
             done.set()
-            signal.signal(signal.SIGINT, before)
     assert time.monotonic() - pressed[-1] < 30
     assert Path(str(caught.value.checkpoint)).is_file()
     assert not multiprocessing.active_children()

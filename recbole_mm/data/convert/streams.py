@@ -7,7 +7,8 @@ import io
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,15 +31,28 @@ class _StreamTable(Table):
     def __init__(self, path: Path, packed: str | None) -> None:
         self.name, self.size, self._path, self._packed = str(path), path.stat().st_size, path, packed
 
-    def _open(self) -> tuple[IO[str], IO[bytes]]:
-        """The text of the file, and the file below it, whose position tells how far reading is."""
-        below = self._path.open("rb")
-        raw: Any = below if self._packed is None else unpacked(self._path, self._packed, below)
-        if self._packed is None and below.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-            raise ValueError(f"{self._path} is UTF-16, as some spreadsheets save; save it as UTF-8.")
-        if self._packed is None:
-            below.seek(0)
-        return io.TextIOWrapper(raw, encoding="utf-8-sig", newline=""), below
+    @contextmanager
+    def _opened(self, wrong: Callable[[], str]) -> Iterator[tuple[IO[str], IO[bytes]]]:
+        """The text of the file, and the file below it, whose position tells how far reading is.
+
+        Args:
+            wrong: What to say of a file that is damaged, when that is met.
+
+        Raises:
+            ValueError: While it is read, the file turns out to be damaged or no text in UTF-8.
+        """
+        with self._path.open("rb") as below:
+            raw: Any = below if self._packed is None else unpacked(self._path, self._packed, below)
+            if self._packed is None and below.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+                raise ValueError(f"{self._path} is UTF-16, as some spreadsheets save; save it as UTF-8.")
+            if self._packed is None:
+                below.seek(0)
+            try:
+                yield io.TextIOWrapper(raw, encoding="utf-8-sig", newline=""), below
+            except UnicodeDecodeError as error:
+                raise self._undecodable(error) from error
+            except DAMAGED as error:
+                raise ValueError(f"{self._path} {wrong()} ({error}); copy it again.") from error
 
     def _undecodable(self, error: UnicodeDecodeError) -> ValueError:
         wrong = bytes(error.object[error.start : error.end])
@@ -82,16 +96,9 @@ class TextTable(_StreamTable):
 
     def _sample(self) -> str:
         """The first lines, whole ones where the file is longer."""
-        text, below = self._open()
-        try:
+        with self._opened(lambda: "cannot be unpacked") as (text, _):
             sample = text.read(1 << 18)
             more = bool(text.read(1))
-        except UnicodeDecodeError as error:
-            raise self._undecodable(error) from error
-        except DAMAGED as error:
-            raise ValueError(f"{self._path} cannot be unpacked ({error}); copy it again.") from error
-        finally:
-            below.close()
         if "\0" in sample:
             raise ValueError(f"{self._path} is no text (it has zero bytes); expected a table in UTF-8.")
         return sample.rpartition("\n")[0] if more and "\n" in sample else sample
@@ -99,10 +106,9 @@ class TextTable(_StreamTable):
     def chunks(self, columns: Sequence[str] | None = None) -> Iterator[tuple[pd.DataFrame, int]]:
         """Pieces of the file, see :meth:`Table.chunks`."""
         wanted, start = list(self.columns if columns is None else columns), 0
-        text, below = self._open()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", pd.errors.ParserWarning)  # columns that pandas would drop with a warning
+        with self._opened(lambda: f"is damaged after row {start:,}") as (text, below), warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # columns that pandas would drop with a warning
+            try:
                 # All columns are read, since with some of them pandas would forgive lines with too many cells.
                 pieces = pd.read_csv(
                     text,
@@ -119,19 +125,13 @@ class TextTable(_StreamTable):
                     frame = piece[wanted].set_axis(range(start, start + len(piece)))
                     start += len(frame)
                     yield frame, below.tell()
-        except UnicodeDecodeError as error:
-            raise self._undecodable(error) from error
-        except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
-            message = str(error).replace("Error tokenizing data. C error: ", "").strip()
-            raise ValueError(
-                f"{self._path} cannot be read as a table of {len(self.columns)} columns separated by "
-                f"{self._separator!r}: {message}. A line with a separator or a line break within a value needs quotes "
-                "around the value, and a quote within it is written twice."
-            ) from error
-        except DAMAGED as error:
-            raise ValueError(f"{self._path} is damaged after row {start:,} ({error}); copy it again.") from error
-        finally:
-            below.close()
+            except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
+                message = str(error).replace("Error tokenizing data. C error: ", "").strip()
+                raise ValueError(
+                    f"{self._path} cannot be read as a table of {len(self.columns)} columns separated by "
+                    f"{self._separator!r}: {message}. A line with a separator or a line break within a value needs "
+                    "quotes around the value, and a quote within it is written twice."
+                ) from error
 
 
 class JsonTable(_StreamTable):
@@ -149,9 +149,7 @@ class JsonTable(_StreamTable):
         self.columns = list(names)
 
     def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        text, below = self._open()
-        self._below = below
-        try:
+        with self._opened(lambda: "is damaged") as (text, self._below):
             for number, line in enumerate(text, start=1):
                 if not line.strip():
                     continue
@@ -164,12 +162,6 @@ class JsonTable(_StreamTable):
                 if not isinstance(record, dict):
                     raise ValueError(f"{self._path}, line {number}: expected an object, got {type(record).__name__}.")
                 yield number, record
-        except UnicodeDecodeError as error:
-            raise self._undecodable(error) from error
-        except DAMAGED as error:
-            raise ValueError(f"{self._path} is damaged ({error}); copy it again.") from error
-        finally:
-            below.close()
 
     def chunks(self, columns: Sequence[str] | None = None) -> Iterator[tuple[pd.DataFrame, int]]:
         """Pieces of the file, see :meth:`Table.chunks`."""
