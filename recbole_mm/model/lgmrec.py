@@ -56,7 +56,8 @@ class LGMRec(MultimodalRecommender):
     Note:
         The Gumbel noise :math:`\gamma` and the dropout of :math:`H` act in training only; the released code draws
         noise when it ranks as well, and two evaluations of one model differ. Rows of :math:`H` of what lacks the
-        modality are 0, and it is neither anchor nor candidate. HCL compares vectors of the span of :math:`A`
+        modality are 0, and it is neither anchor nor candidate; the local part, which has no bias, reads what stands in
+        place of the feature (``missing_feature``, 0 by default). HCL compares vectors of the span of :math:`A`
         hyperedges, so its scores are computed at width :math:`A` where that is less than :math:`d`.
         ``contrast_negatives: batch``, ours, takes the batch's rows for candidates. HCL is for any number of modalities
         (the paper has two); with one there is none. A new item has no local modality part (:math:`K \ge 1` hops erase

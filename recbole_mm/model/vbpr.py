@@ -37,8 +37,10 @@ class VBPR(MultimodalRecommender):
         The paper reads one image vector. A map per modality, summed, is one map of the concatenated vectors, which is
         what a widespread port does for image and text; that port has no biases and penalises lengths that are not
         squared, with the content factors among them: ``VBPR-reference.yaml``. The bias vector of its map moves all
-        items of a user alike and is left out, as are the paper's offsets of users and of everything. The features are
-        scaled to unit length by default: raw vectors of a network, with lengths of tens, drown the latent factors.
+        items of a user alike and is left out, as are the paper's offsets of users and of everything. Without it an item
+        that lacks a modality, whose feature is 0, gets nothing from it; another ``missing_feature`` is read as given.
+        Features are scaled to unit length by default: raw vectors of a network, with lengths of tens, drown the latent
+        factors.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:

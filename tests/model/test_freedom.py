@@ -31,6 +31,7 @@ from tests.model.toy_world import (
 
 GOLDEN = {
     "A": {
+        "items": [[1.96429774, 0.95236893], [0.98570226, 1.29881554], [2.45, 0.08925565], [0.83333333, 0.5]],
         "graph": [[0.5, 0, 0.45, 0.05], [0, 0.5, 0, 0.5], [0.45, 0.05, 0.5, 0], [0, 0.5, 0, 0.5]],
         "scores": [
             [1.66645934, 1.34344336, 1.39974477, 0.76627185],
@@ -40,6 +41,7 @@ GOLDEN = {
         "losses": [0.57171333, 0.13541670],
     },
     "B": {
+        "items": [[1.73929774, 1.17736893], [0.98570226, 1.41131554], [2.43548387, 0.08925565], [0.94583333, 0.5]],
         "graph": [
             [0.5, 0.1125, 0.3375, 0.05],
             [0.1125, 0.5, 0, 0.3875],
@@ -63,6 +65,7 @@ def test_golden_numbers(case):
     dense = torch.zeros(5, 5, dtype=torch.float64)
     dense[model.item_graph.pattern.row, model.item_graph.pattern.col] = model.item_graph.values
     assert_golden(dense[1:, 1:], GOLDEN[case]["graph"])
+    assert_golden(model.eval()()[1][1:], GOLDEN[case]["items"])
     assert_golden(scores(model), GOLDEN[case]["scores"])
     assert_golden(torch.stack(model.train().calculate_loss(batch_of(TRIPLES))), GOLDEN[case]["losses"])
 
