@@ -80,7 +80,7 @@ def run(request: Request) -> int:
 def _places(request: Request, options: dict[str, str]) -> dict[str, Any]:
     """What a command line with a checkpoint may say: where things are, in its arguments or in option files."""
     from recbole_mm.config.reading import read_options
-    from recbole_mm.host.checkpoint import PLACES
+    from recbole_mm.host.saved_config import PLACES
 
     given = sorted({*(set(options) - set(PLACES)), *({"model", "dataset"} & set(request.flags))})
     if given:

@@ -16,9 +16,10 @@ from recbole_mm import processes
 from recbole_mm.alive import is_alive, process_note
 from recbole_mm.config.names import read_keys
 from recbole_mm.config.shared import FOLDERS
-from recbole_mm.host.checkpoint import as_plain, build_config
+from recbole_mm.host.checkpoint import as_plain
 from recbole_mm.host.names import recbole_folder
 from recbole_mm.host.resumption import find_unfinished, load_parameters
+from recbole_mm.host.saved_config import build_config
 from recbole_mm.host.session import best_file, keep_state, notes
 from recbole_mm.locks import InUseError, hold
 from recbole_mm.paths import properties_dir

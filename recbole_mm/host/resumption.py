@@ -10,7 +10,7 @@ from typing import Any
 
 from recbole_mm.alive import is_alive, process_note
 from recbole_mm.config.shared import FOLDERS
-from recbole_mm.host import checkpoint
+from recbole_mm.host.saved_config import plain_config
 from recbole_mm.host.session import begin_session, best_file, states_of
 from recbole_mm.trainer.checkpoint import read_checkpoint
 from recbole_mm.trainer.state import restore
@@ -102,7 +102,7 @@ def find_unfinished(config: Any, patience: float = 0.0) -> Path | None:
     Returns:
         Its ``.last``, or ``None``. A run whose process lives is not taken.
     """
-    wanted = _comparable(checkpoint.plain_config(config))
+    wanted = _comparable(plain_config(config))
     for file in states_of(Path(config["checkpoint_dir"]), config["model"], config["dataset"]):
         try:
             content = read_checkpoint(file)

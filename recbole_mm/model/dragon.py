@@ -48,8 +48,8 @@ class DRAGON(MultimodalRecommender):
         The released code pads short lists of peers with random repetitions; here the softmax runs over the true ones.
         It ignores its options for layers and neighbours (two hops, 40 peers: the defaults here). Tables that no score
         depends on are left out. ``image_share`` is published for image and text; several others divide the rest
-        equally, ``~`` is equal shares. An item without a modality has no neighbours by it, and in its branch is what the
-        perceptron makes of what stands in place of the feature (``missing_feature``).
+        equally, ``~`` is equal shares. An item without a modality has no neighbours by it, and in its branch is what
+        the perceptron makes of what stands in place of the feature (``missing_feature``).
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_mm.host.checkpoint import PLACES, convert
+from recbole_mm.host.checkpoint import convert
+from recbole_mm.host.saved_config import PLACES
 from recbole_mm.serving.saved import save
 
 __all__ = ["main"]

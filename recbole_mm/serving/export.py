@@ -15,9 +15,10 @@ from recbole.utils import get_model, init_seed
 from torch import Tensor
 
 from recbole_mm.data.fingerprint import data_fingerprint
-from recbole_mm.host.checkpoint import as_plain, build_config, check_data, move, no_pickles
+from recbole_mm.host.checkpoint import as_plain, check_data, no_pickles
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.host.resumption import load_parameters
+from recbole_mm.host.saved_config import build_config, move
 from recbole_mm.serving.asked import check_ids
 from recbole_mm.serving.lists import export_lists
 from recbole_mm.serving.masking import SEEN, left_out

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from recbole.utils import get_model, init_seed
 
-from recbole_mm.host.checkpoint import build_config, nothing_executed
+from recbole_mm.host.checkpoint import nothing_executed
 from recbole_mm.host.names import check_model_name
 from recbole_mm.host.resumption import load_parameters
+from recbole_mm.host.saved_config import build_config
 from recbole_mm.host.skeleton import restore, why_not_saved
 from recbole_mm.serving.encoding import join, read_json, read_tensors
 from recbole_mm.serving.folder import FORMAT, check_files, find_features, read_ids

@@ -17,8 +17,8 @@ from recbole_mm.experiment.job import versions
 from recbole_mm.experiment.split import describe_split, known_pairs
 from recbole_mm.experiment.store import to_json
 from recbole_mm.folders import replacing_folder
-from recbole_mm.host.checkpoint import plain_config
 from recbole_mm.host.loaders import dataset_of
+from recbole_mm.host.saved_config import plain_config
 from recbole_mm.host.skeleton import skeleton_of, why_not_saved
 from recbole_mm.serving.encoding import separate, write_tensors
 from recbole_mm.serving.export import Loaded, load
