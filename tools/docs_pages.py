@@ -16,6 +16,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from docs_broken import broken_page
+from docs_departures import departures, published_options
 from docs_markup import cell, docstring, sections, shown, table
 from docs_refused import refused_page
 
@@ -60,7 +61,10 @@ def pages() -> dict[str, str]:
 def inserts() -> dict[str, str]:
     """What ``<!-- insert: NAME -->`` in a page of ``docs/`` stands for."""
     alarms = table(["alarm", "is raised where"], ([f"`{name}`", cell(text)] for name, text in ALARMS.items()))
-    return {"models": model_table("models/"), "models above": model_table("../models/"), "alarms": alarms}
+    return {
+        "models": model_table("models/"), "models above": model_table("../models/"), "alarms": alarms,
+        "departures": departures(models(), PROPERTIES), "published options": published_options(models(), PROPERTIES),
+    }  # fmt: skip
 
 
 _INTRODUCTION = """
@@ -252,11 +256,8 @@ def _results_of(name: str) -> list[str]:
         head = [column for column in head if any(row[column] for row in rows)]
         if head:
             text += [f"### {file.stem}\n", table(head, ([cell(row[column]) for column in head] for row in rows))]
-    return (
-        ["\n## Results\n\nOf `benchmarks/results/`; [how they were measured](../results/index.md).\n", *text]
-        if text
-        else []
-    )
+    head_line = "\n## Results\n\nOf `benchmarks/results/`; [how they were measured](../results/index.md).\n"
+    return [head_line, *text] if text else []
 
 
 # Columns of a result file that the page of a model does not show; they are in the file.

@@ -43,7 +43,9 @@ class BM3(MultimodalRecommender):
         Features enter the loss only: **items that are new at evaluation are ranked by untrained ids, at random**.
         ``cold_items: content``, ours, ranks an item without training pairs by :math:`P(\sum_m w_m x^m_i / \sum_m w_m)`
         over its modalities, which the alignment trains towards its target. The released code trains the feature tables
-        too; here they are constant. ``contrastive_temperature`` has no use: cosines are not divided by anything.
+        too; here they are constant. The penalty is the code's, lengths of both whole tables that are not squared; the
+        paper's, as we understand it, squares those of the batch, for which the weights that the authors searched would
+        be none. ``contrastive_temperature`` has no use: cosines are not divided by anything.
     """
 
     has_contrastive_term = True

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from recbole_mm.data.cooccurrence import cooccurrence
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.model.epochs import EpochClock, PrunesEdges, epoch_steps
 from recbole_mm.nn.graph.item_graph import ItemGraph, base_shares, content_graph, mix_graphs
 from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.graph.user_graph import add_peers, neighbour_table, sum_hops
@@ -22,7 +23,7 @@ from recbole_mm.nn.rows import unit_rows
 __all__ = ["DRAGON"]
 
 
-class DRAGON(MultimodalRecommender):
+class DRAGON(PrunesEdges, MultimodalRecommender):
     r"""Users learn from users with the same items, items from items with similar content.
 
     Per modality :math:`m` as in DualGNN, :math:`V_m = \sum_{l=0}^{L} S^l [\mathrm{unit}(p^m_U); \mathrm{unit}(x^m)]`
@@ -42,14 +43,15 @@ class DRAGON(MultimodalRecommender):
         Zhou et al. "Enhancing Dyadic Relations with Homogeneous Graphs for Multimodal Recommendation." ECAI 2023.
 
     Options:
-        embedding_size, n_layers, n_item_layers, knn_k, image_share, user_knn_k, reg_weight.
+        embedding_size, n_layers, n_item_layers, knn_k, image_share, user_knn_k, edge_dropout, reg_weight.
 
     Note:
         The released code pads short lists of peers with random repetitions; here the softmax runs over the true ones.
-        It ignores its options for layers and neighbours (two hops, 40 peers: the defaults here). Tables that no score
-        depends on are left out. ``image_share`` is published for image and text; several others divide the rest
-        equally, ``~`` is equal shares. An item without a modality has no neighbours by it, and in its branch is what
-        the perceptron makes of what stands in place of the feature (``missing_feature``).
+        It ignores its options for layers, neighbours and dropout (two hops, 40 peers, all edges: the defaults here);
+        ``edge_dropout`` prunes the user-item graph in every epoch as FREEDOM does. Tables that no score depends on are
+        left out. ``image_share`` is published for image and text; several others divide the rest equally, ``~`` is
+        equal shares. An item without a modality has no neighbours by it, and in its branch is what the perceptron makes
+        of what stands in place of the feature (``missing_feature``).
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -62,6 +64,9 @@ class DRAGON(MultimodalRecommender):
         image_share = self.options.optional_number("image_share", minimum=0, maximum=1)
 
         self.graph = self.interaction_graph()
+        known_option = "edge_dropout" in config  # a checkpoint from before the option used all edges
+        self.set_up_pruning(config, self.options.number("edge_dropout", minimum=0, maximum=1) if known_option else 0.0)
+        self.clock = EpochClock(epoch_steps(config, dataset)) if self.edge_dropout > 0 else None
         neighbours, beta = neighbour_table(cooccurrence(self.interactions, user_knn_k))
         self.register_buffer("neighbours", neighbours, persistent=False)
         self.register_buffer("beta", beta, persistent=False)
@@ -83,7 +88,7 @@ class DRAGON(MultimodalRecommender):
         """Representations of users (only those given, if any) and of all items, ``(n, M * d)`` each."""
         users = torch.cat([unit_rows(self.preference[m]) for m in self.features], dim=1)
         items = torch.cat([unit_rows(self.project[m](feature)) for m, feature in self.features.items()], dim=1)
-        users, items = sum_hops([self.graph] * self.n_layers, users, items)
+        users, items = sum_hops([self.present_graph()] * self.n_layers, users, items)
         users, items = (self._weigh(users, self.alpha.unsqueeze(2)), self._weigh(items, None))
         items = items + self.item_graph.spread(items, self.n_item_layers)
         return add_peers(users, self.neighbours, self.beta, user), items
@@ -95,6 +100,8 @@ class DRAGON(MultimodalRecommender):
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """BPR, the penalty of preferences and fusion weights and, if asked for, the modality contrast of a batch."""
+        if self.clock is not None:
+            self.prune(self.clock.tick()[0])
         user, positive = interaction[self.USER_ID], interaction[self.ITEM_ID]
         users, items = self.forward(user)
         chosen, rejected = F.embedding(positive, items), F.embedding(interaction[self.NEG_ITEM_ID], items)

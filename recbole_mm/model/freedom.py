@@ -9,11 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
-from recbole_mm.model.epochs import EpochClock, epoch_steps
-from recbole_mm.nn.graph.bipartite import BipartiteGraph
+from recbole_mm.model.epochs import EpochClock, PrunesEdges, epoch_steps
 from recbole_mm.nn.graph.item_graph import ItemGraph, base_shares, content_graph, mix_graphs
 from recbole_mm.nn.graph.lightgcn import lightgcn
-from recbole_mm.nn.graph.pruning import prune_popular
 from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss
 from recbole_mm.nn.mixture import modality_shares
@@ -22,7 +20,7 @@ from recbole_mm.nn.rows import batch_rows
 __all__ = ["FREEDOM"]
 
 
-class FREEDOM(MultimodalRecommender):
+class FREEDOM(PrunesEdges, MultimodalRecommender):
     r"""Item ids spread over a constant graph of similar content, beside LightGCN on a graph pruned in every epoch.
 
     :math:`S_m` joins each item with its ``knn_k`` nearest by cosine of modality :math:`m`, itself included, unweighted
@@ -50,8 +48,10 @@ class FREEDOM(MultimodalRecommender):
         The paper mixes image and text with .1 and .9; with other modalities the image keeps ``image_share`` and the
         others divide the rest equally, which is ours. The released code trains copies of the feature tables, which
         changed nothing where it was measured; here they are frozen. In it one item without a feature makes all items
-        its neighbours; here such items have no edge and their shares go to the modalities that they have. The seed and
-        the number of the epoch decide which edges are kept: a run that goes on from a checkpoint draws the same.
+        its neighbours; here such items have no edge and their shares go to the modalities that they have. An item is
+        its own neighbour, as released, so that its own id is part of :math:`h_i`; the 1e-7 that the code adds to
+        degrees is left out. The seed and the number of the epoch decide which edges are kept: a run that goes on from a
+        checkpoint draws the same.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -61,13 +61,11 @@ class FREEDOM(MultimodalRecommender):
         self.n_item_layers = self.options.integer("n_item_layers", minimum=0)
         knn_k = self.options.integer("knn_k", minimum=1)
         image_share = self.options.optional_number("image_share", minimum=0, maximum=1)
-        self.edge_dropout = self.options.number("edge_dropout", minimum=0, maximum=1)
+        self.set_up_pruning(config, self.options.number("edge_dropout", minimum=0, maximum=1))
         self.feature_weight = self.options.number("feature_weight", minimum=0)
 
         self.graph = self.interaction_graph()
         self.item_graph = ItemGraph(*self.frozen_item_graph(knn_k, image_share))
-        self.pruned: BipartiteGraph | None = None
-        self.seed, self._pruned_in = int(config["seed"]), -1
         self.clock = EpochClock(epoch_steps(config, dataset))
         self.user_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_users, dim)))
         self.item_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_items, dim)))
@@ -85,13 +83,12 @@ class FREEDOM(MultimodalRecommender):
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Representations of all users and items, ``(n_users, d)`` and ``(n_items, d)``."""
-        graph = self.pruned if self.training and self.pruned is not None else self.graph
-        users, items = lightgcn([graph] * self.n_layers, self.user_embedding, self.item_embedding)
+        users, items = lightgcn([self.present_graph()] * self.n_layers, self.user_embedding, self.item_embedding)
         return users, items + self.item_graph.spread(self.item_embedding, self.n_item_layers)
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """Ranking, ranking by projected features and, if asked for, the modality contrast of a batch."""
-        self._prune(self.clock.tick()[0])
+        self.prune(self.clock.tick()[0])
         user, positive, negative = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
         users, items = self.forward()
         anchor = F.embedding(user, users)
@@ -117,11 +114,3 @@ class FREEDOM(MultimodalRecommender):
             views = {modality: F.embedding(chosen, table) for modality, table in projected.items()}
             losses += (self.modality_contrast(views, positive),)
         return losses
-
-    def _prune(self, epoch: int) -> None:
-        """Draw the edges of an epoch, on the device, unless they are at hand."""
-        if self.edge_dropout == 0 or epoch == self._pruned_in:
-            return
-        generator = torch.Generator(self.user_embedding.device)
-        generator.manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-        self.pruned, self._pruned_in = prune_popular(self.graph, self.edge_dropout, generator), epoch

@@ -50,10 +50,12 @@ class LATTICE(MultimodalRecommender):
         others use that batch's values, so :math:`W_m` moves once an epoch. ``every_step``, which is ours, keeps the
         neighbours of the epoch and differentiates their weights in every step. A run that goes on from a checkpoint in
         the middle of an epoch finds neighbours anew, from the parameters of the checkpoint. The code mixes and then
-        normalises, as here; the paper seems to normalise first. It keeps matrices of items x items; here only the
-        edges exist, with the same values and gradients, and negative cosines, whose roots are not numbers, are 0.
+        normalises, as here; the paper seems to normalise first. It keeps matrices of items x items; here only the edges
+        exist, with the same values and gradients, and negative cosines, whose roots are not numbers, are 0.
         ``graph_norm: self_loop`` is LightGCN as released, ``sym`` as published; ``n_layers: 0`` is the variant on
-        matrix factorisation. Features are frozen, while the code trains copies of them.
+        matrix factorisation; the one on NGCF is left out. With old versions of torch the code went on moving
+        :math:`W_m` by Adam's momentum between the first batches; here, as with newer ones, it stands still. Features
+        are frozen, while the code trains copies of them.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:

@@ -47,8 +47,9 @@ class MGCN(ContentViews, MultimodalRecommender):
         ``mean`` is what the released code computes, ``sum`` the paper's equation as its authors explain it. The code
         counts repeated users and items of a batch as negatives of themselves; here they count once, unless
         ``distinct_ids`` is off (``MGCN-reference.yaml``). It divides the penalty by the configured batch size, here by
-        the batch's own, and trains copies of the feature tables, which are frozen here. Sums and softmax run over the
-        modalities that an item, or any training item of a user, has; a node with none has :math:`v = 0`.
+        the batch's own, and trains copies of the feature tables, which are frozen here. Negative cosines between
+        neighbours, which can make roots of negative sums there, are 0. Sums and softmax run over the modalities that an
+        item, or any training item of a user, has; a node with none has :math:`v = 0`.
     """
 
     has_contrastive_term = True

@@ -43,10 +43,12 @@ class SLMRec(MultimodalRecommender):
 
     Note:
         Copies of an anchor's item are no negatives, and a repeated id takes part in the self-supervised tasks once;
-        ``distinct_ids: False`` is the released code, where an id is a negative of itself. The authors' FM exchanges
-        the hops of its two views; here each view is encoded from its own input. The last maps of the chain have half
-        the width, as published. Training looks at cosines and the ranking at inner products, as published; ``score:
-        cosine`` ranks by cosines. The order of the chain is published for image, audio, text; ``~`` sorts the names.
+        ``distinct_ids: False`` is the released code, where an id is a negative of itself. The authors' FM exchanges the
+        hops of its two views; here each view is encoded from its own input. The last maps of the chain have half the
+        width, as published. Training looks at cosines and the ranking at inner products, as published; ``score:
+        cosine`` ranks by cosines. FAC compares inner products, as released; whether the paper means cosines is not
+        clear. A widespread port has no audio, cannot run FD or FM, and its penalty has no effect: nothing is taken from
+        it. The order of the chain is published for image, audio, text; ``~`` sorts the names.
     """
 
     has_contrastive_term = True

@@ -49,7 +49,8 @@ class SMORE(ContentViews, MultimodalRecommender):
         The paper has two modalities; the product over any number is our extension, and from three on it shrinks with
         the width. Products and sums run over the modalities that an item, or any training item of a user, has. The
         released code counts repeated users and items of a batch as negatives of themselves (``distinct_ids: False``),
-        divides the penalty by the configured batch size and trains copies of the feature tables.
+        divides the penalty by the configured batch size, keeps negative cosines between neighbours, of whose sums it
+        takes roots (they are 0 here), and trains copies of the feature tables.
     """
 
     has_contrastive_term = True

@@ -39,8 +39,9 @@ class VBPR(MultimodalRecommender):
         squared, with the content factors among them: ``VBPR-reference.yaml``. The bias vector of its map moves all
         items of a user alike and is left out, as are the paper's offsets of users and of everything. Without it an item
         that lacks a modality, whose feature is 0, gets nothing from it; another ``missing_feature`` is read as given.
-        Features are scaled to unit length by default: raw vectors of a network, with lengths of tens, drown the latent
-        factors.
+        One library adds content biases of shape ``(batch, 1)`` to scores of shape ``(batch,)``, so that every pair pays
+        for those of all others; that is a slip, and not done here. Features are scaled to unit length by default: raw
+        vectors of a network, with lengths of tens, drown the latent factors.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:

@@ -70,6 +70,21 @@ def test_every_model_has_a_page_with_its_equations_options_and_paper(site, pages
         assert f'href="models/{name}.html"' in read(site, "index.html")
 
 
+def test_departures_of_every_model_and_all_that_its_published_options_change(pages):
+    made = pages.inserts()
+    titles = re.findall(r"^### (\w+)$", made["departures"], flags=re.MULTILINE)
+    assert sorted(titles) == OURS
+    assert "FAC compares inner products, as released" in made["departures"].split("### SLMRec")[1].split("###")[0]
+    row = "| `LGMRec-reference` | `feature_norm` | `none` | `auto` |"
+    assert row in made["published options"].splitlines()
+    for file in (ROOT / "properties" / "experiment").glob("*-reference.yaml"):
+        model = file.stem.partition("-")[0]
+        default = yaml.safe_load((ROOT / "properties" / "model" / f"{model}.yaml").read_text(encoding="utf-8"))
+        for option, value in yaml.safe_load(file.read_text(encoding="utf-8")).items():
+            changed = default.get(option, value) != value
+            assert (f"| `{file.stem}` | `{option}` |" in made["published options"]) or not changed, (file.stem, option)
+
+
 @pytest.mark.slow
 def test_nothing_comes_from_the_network(site):
     for file in site.rglob("*.html"):

@@ -150,3 +150,21 @@ def test_contrast_is_optional():
     built = build("DRAGON", contrastive_weight=0.5)
     assert len(built.model.train().calculate_loss(built.batch(20))) == 3
     assert len(build("DRAGON").model.calculate_loss(built.batch(20))) == 2
+
+
+def test_an_epoch_does_without_some_edges_and_an_evaluation_has_all():
+    built = build("DRAGON", edge_dropout=0.75, train_batch_size=256)
+    model, seen = built.model.train(), []
+    assert model.clock.steps_per_epoch == len(built.train_data) > 1
+    for _ in range(2):
+        for interaction in built.train_data:
+            total_loss(model, interaction)
+            seen.append(model.pruned.to_user.col.tolist())
+    n = model.clock.steps_per_epoch
+    assert len(seen[0]) == math.floor(0.25 * model.graph.n_edges)
+    assert all(edges == seen[0] for edges in seen[:n]) and all(edges == seen[n] for edges in seen[n:])
+    assert seen[0] != seen[n]
+    whole = build("DRAGON").model
+    whole.load_state_dict({k: v for k, v in model.state_dict().items() if k != "clock.steps"})
+    assert not torch.equal(model()[1], whole.train()()[1])
+    torch.testing.assert_close(model.eval()()[1], whole.eval()()[1])

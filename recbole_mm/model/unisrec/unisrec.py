@@ -57,9 +57,10 @@ class UniSRec(NextItemModel):
     Note:
         The authors' code sets the logit of rows with the anchor's target to 0, which adds 1 to the sum; here they are
         left out. Its softmax of fine-tuning has the padding and every item as candidates. It draws a dropout for each
-        expert; here it is one for all. It reads features by row number; here they come with their ids. Several
-        modalities, each with an adaptor of its own, are ours, and so is the mean embedding for items that training
-        never saw. The authors' width is 300 (``properties/experiment/UniSRec-paper.yaml``).
+        expert; here it is one for all. It ranks by cosines, here they are divided by the temperature: the same lists.
+        It reads features by row number; here they come with their ids. Several modalities, each with an adaptor of its
+        own, are ours, and so is the mean embedding for items that training never saw. The authors' width is 300
+        (``properties/experiment/UniSRec-paper.yaml``).
     """
 
     has_contrastive_term = True
