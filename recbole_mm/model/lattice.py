@@ -42,17 +42,19 @@ class LATTICE(MultimodalRecommender):
         Zhang et al. "Mining Latent Structures for Multimedia Recommendation." ACM MM 2021.
 
     Options:
-        embedding_size, n_layers, n_item_layers, knn_k, skip_weight, edge_gradient, graph_norm, reg_weight.
+        embedding_size, n_layers, n_item_layers, knn_k, skip_weight, edge_gradient, refresh_epochs, graph_norm,
+        reg_weight.
 
     Note:
-        Neighbours by :math:`x^m` are found anew at the start of every epoch and of every evaluation. As in the released
-        code only the first batch of an epoch sends gradients through the graph (``edge_gradient: first_step``); the
-        others use that batch's values, so :math:`W_m` moves once an epoch. ``every_step``, which is ours, keeps the
-        neighbours of the epoch and differentiates their weights in every step. A run that goes on from a checkpoint in
-        the middle of an epoch finds neighbours anew, from the parameters of the checkpoint. The code mixes and then
-        normalises, as here; the paper seems to normalise first. It keeps matrices of items x items; here only the edges
-        exist, with the same values and gradients, and negative cosines, whose roots are not numbers, are 0.
-        ``graph_norm: self_loop`` is LightGCN as released, ``sym`` as published; ``n_layers: 0`` is the variant on
+        Neighbours by :math:`x^m` are found anew at the start of every epoch and of every evaluation. With
+        ``refresh_epochs``, ours, above 1 both keep the last ones for that many epochs, and checkpoints hold them. As in
+        the released code only the first batch of an epoch sends gradients through the graph (``edge_gradient:
+        first_step``); the others use that batch's values, so :math:`W_m` moves once an epoch. ``every_step``, which is
+        ours, keeps the neighbours of the epoch and differentiates their weights in every step. A run that goes on from
+        a checkpoint in the middle of an epoch finds neighbours anew, from the parameters of the checkpoint. The code
+        mixes and then normalises, as here; the paper seems to normalise first. It keeps matrices of items x items; here
+        only the edges exist, with the same values and gradients, and negative cosines, whose roots are not numbers, are
+        0. ``graph_norm: self_loop`` is LightGCN as released, ``sym`` as published; ``n_layers: 0`` is the variant on
         matrix factorisation; the one on NGCF is left out. With old versions of torch the code went on moving
         :math:`W_m` by Adam's momentum between the first batches; here, as with newer ones, it stands still. Features
         are frozen, while the code trains copies of them.
@@ -67,6 +69,9 @@ class LATTICE(MultimodalRecommender):
         self.skip_weight = self.options.number("skip_weight", minimum=0, maximum=1)
         self.every_step = self.options.choice("edge_gradient", ("first_step", "every_step")) == "every_step"
         self.learns_features_in_every_step = self.every_step
+        # A checkpoint from before the option found neighbours in every epoch.
+        known_option = "refresh_epochs" in config
+        self.refresh_epochs = self.options.integer("refresh_epochs", minimum=1) if known_option else 1
         self.graph_norm = self.options.choice("graph_norm", GRAPH_NORMS)
         self.reg_weight = self.options.number("reg_weight", minimum=0)
 
@@ -84,6 +89,9 @@ class LATTICE(MultimodalRecommender):
         self.neighbours: nn.ModuleList | None = None  # of the epoch, by projected features
         self.kept_graph: ItemGraph | None = None  # of the epoch's first step, without gradients
         self.clock = EpochClock(epoch_steps(config, dataset))
+        if self.refresh_epochs > 1:  # neighbours that outlive an epoch are part of a checkpoint; -1 is none
+            shape = len(self.features), self.n_items, min(self.knn_k, self.n_items)
+            self.register_buffer("neighbour_ids", torch.full(shape, -1, dtype=torch.int32))
         self.register_load_state_dict_post_hook(LATTICE._forget_graph)
 
         self.user_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_users, dim)))
@@ -103,6 +111,24 @@ class LATTICE(MultimodalRecommender):
             return nn.ModuleList()
         pairs, known = zip(projected, self.observed.unbind(dim=1)), self.known_items
         return nn.ModuleList(content_neighbours(x.detach(), o, self.knn_k, candidates=known)[0] for x, o in pairs)
+
+    def _neighbours(self, projected: list[Tensor], renew: bool) -> nn.ModuleList:
+        """Nearest items found now, or with ``refresh_epochs`` those at hand unless they are to be renewed."""
+        if self.refresh_epochs == 1 or self.skip_weight == 1:
+            return self._nearest(projected)
+        if not renew and bool(self.neighbour_ids.ge(0).any()):
+            rows = [table.ge(0).nonzero()[:, 0] for table in self.neighbour_ids]
+            tables = zip(rows, self.neighbour_ids)
+            size = self.n_items, self.n_items
+            return nn.ModuleList(SparsePattern.from_pairs(row, ids[ids >= 0].long(), *size) for row, ids in tables)
+        found = self._nearest(projected)
+        if self.training:
+            self.neighbour_ids.fill_(-1)
+            for ids, module in zip(self.neighbour_ids, found):
+                pattern = cast(SparsePattern, module)
+                place = torch.arange(pattern.n_edges, device=ids.device) - pattern.ptr[pattern.row]
+                ids[pattern.row, place] = pattern.col.to(ids.dtype)
+        return found
 
     def _item_graph(self, projected: list[Tensor], neighbours: nn.ModuleList) -> list[WeightedEdges]:
         """``A`` as a sum of graphs: the constant ones, then the learned ones."""
@@ -141,12 +167,12 @@ class LATTICE(MultimodalRecommender):
     def forward(self) -> tuple[Tensor, Tensor]:
         """Representations of all users and items, with the graph of the present parameters."""
         projected = self._projected()
-        return self._add_content(self._spread(self._item_graph(projected, self._nearest(projected))))
+        return self._add_content(self._spread(self._item_graph(projected, self._neighbours(projected, False))))
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """Ranking, penalty and, if asked for, the modality contrast of a batch."""
         user, positive, negative = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
-        users, items = self._add_content(self._training_content(self.clock.tick()[1]))
+        users, items = self._add_content(self._training_content(*self.clock.tick()))
         anchor, near, far = F.embedding(user, users), F.embedding(positive, items), F.embedding(negative, items)
         losses: tuple[Tensor, ...] = (
             bpr_loss((anchor * near).sum(dim=1), (anchor * far).sum(dim=1)),
@@ -157,14 +183,14 @@ class LATTICE(MultimodalRecommender):
             losses += (self.modality_contrast(rows, positive),)
         return losses
 
-    def _training_content(self, first: bool) -> Tensor:
+    def _training_content(self, epoch: int, first: bool) -> Tensor:
         """``h`` of a training step, the first of an epoch or another."""
         if not (first or self.every_step) and self.kept_graph is not None:
             return self.kept_graph.spread(self.item_embedding, self.n_item_layers)
         with torch.set_grad_enabled(torch.is_grad_enabled() and (first or self.every_step)):
             projected = self._projected()
             if first or self.neighbours is None:
-                self.neighbours = self._nearest(projected)
+                self.neighbours = self._neighbours(projected, first and epoch % self.refresh_epochs == 0)
             parts = self._item_graph(projected, self.neighbours)
         if not self.every_step:
             self.kept_graph = ItemGraph(*merge_graphs([(pattern, values.detach()) for pattern, values in parts]))

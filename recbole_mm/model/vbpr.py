@@ -47,14 +47,15 @@ class VBPR(MultimodalRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         dim = self.options.integer("embedding_size", minimum=1)
-        width = self.options.integer("content_size", minimum=1)
+        width = self.options.integer("content_size", minimum=0)
         item_bias, content_bias = self.options.boolean("item_bias"), self.options.boolean("content_bias")
         self.penalty = self.options.choice("penalty", ("squared", "norm"))
         self.zero_id_for_cold = self.options.boolean("zero_id_for_cold")
         self.reg_weight = self.options.number("reg_weight", minimum=0)
 
         def table(n_rows: int, n_columns: int) -> nn.Parameter:
-            return nn.Parameter(nn.init.xavier_uniform_(torch.empty(n_rows, n_columns)))
+            empty = torch.empty(n_rows, n_columns)
+            return nn.Parameter(nn.init.xavier_uniform_(empty) if n_columns else empty)
 
         self.user_embedding, self.item_embedding = table(self.n_users, dim), table(self.n_items, dim)
         self.user_content = table(self.n_users, width)

@@ -200,6 +200,35 @@ def test_an_evaluation_takes_the_present_parameters_and_leaves_the_epoch_alone()
     assert model.kept_graph is kept
 
 
+def edges(neighbours):
+    return [list(zip(pattern.row.tolist(), pattern.col.tolist())) for pattern in neighbours]
+
+
+@pytest.mark.parametrize("gradient", ["first_step", "every_step"])
+def test_neighbours_may_be_kept_for_some_epochs(gradient, monkeypatch):
+    built = build("LATTICE", train_batch_size=256, edge_gradient=gradient, refresh_epochs=2, learning_rate=0.05)
+    model, found, searches = built.model, [], []
+    nearest, graph = model._nearest, model._item_graph
+    monkeypatch.setattr(model, "_nearest", lambda x: searches.append(model.clock._steps) or nearest(x))
+    monkeypatch.setattr(model, "_item_graph", lambda x, near: found.append(edges(near)) or graph(x, near))
+    n, states = model.clock.steps_per_epoch, []
+    for _ in range(3):
+        train_steps(built, n, 0.05)
+        states.append(scores(model))
+    assert searches == [1, 2 * n + 1], "in the first and the third epoch, and in no evaluation"
+    first = found[0]
+    assert found.count(first) == len(found) // 3 * 2 and found[-1] != first
+    assert not torch.equal(states[0], states[1])
+
+    other = build("LATTICE", train_batch_size=256, edge_gradient=gradient, refresh_epochs=2).model
+    other.load_state_dict(copy.deepcopy(model.state_dict()))
+    assert torch.equal(scores(other), states[-1])
+    assert total_loss(other.train(), built.batch(64)) == total_loss(model.train(), built.batch(64))
+    untrained = build("LATTICE", refresh_epochs=2).model
+    assert torch.equal(scores(untrained), scores(build("LATTICE").model))
+    assert untrained.neighbour_ids.eq(-1).all(), "an evaluation leaves no trace"
+
+
 @pytest.mark.parametrize("gradient", ["first_step", "every_step"])
 def test_a_checkpoint_in_the_middle_of_an_epoch_goes_on_from_its_parameters(gradient):
     built = build("LATTICE", train_batch_size=256, edge_gradient=gradient)

@@ -124,6 +124,17 @@ def test_doubled_features_with_halved_maps_change_nothing():
     torch.testing.assert_close(scores(models[0]), scores(models[1]))
 
 
+def test_without_content_and_biases_it_is_matrix_factorisation():
+    model = toy("VBPR", "A", content_size=0, item_bias=False, content_bias=False, reg_weight=0.1)
+    users, items = model.user_embedding, model.item_embedding
+    torch.testing.assert_close(scores(model), (users[1:] @ items[1:].T).detach())
+    expected = loop_bpr(users, items, padded(TRIPLES))
+    torch.testing.assert_close(model.train().calculate_loss(batch_of(TRIPLES))[0], expected)
+    assert {len(p.flatten()) for p in model.project.values()} == {0} and sum(
+        p.numel() for p in model.parameters()
+    ) == 18
+
+
 @pytest.mark.parametrize("zero", [False, True])
 def test_new_items_may_be_ranked_by_content_alone(zero):
     model = golden_model("A", zero_id_for_cold=zero)
