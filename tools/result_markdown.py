@@ -29,7 +29,8 @@ _TITLES = {
     "pair_by_pair_seconds": "pair by pair: s", "tasks_a_second": "tasks/s", "valid": "validation",
     "valid_of_popularity": "of popularity", "percent": "% of the time", "seconds": "s", "times_random": "x random",
     "new_share": "share of the lists", "new_recall": "wanted new products", "among_new": "in lists of new products",
-    "recall": "Recall@20",
+    "recall": "Recall@20", "constant_graphs_mib": "constant graphs MiB", "constant_graphs_seconds": "constant graphs s",
+    "first_step_seconds": "first step of an epoch s", "another_step_seconds": "another step s",
 }  # fmt: skip
 
 
