@@ -66,6 +66,19 @@ def test_id_is_recboles_sasrec_at_equal_weights(options):
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"items", "encoder"}
 
 
+@pytest.mark.parametrize("fusion", ["content", "add", "concat", "gate"])
+def test_every_fusion_is_recboles_sasrec_of_its_vectors(fusion):
+    """Whatever makes an item's vector, encoder and scores are those of a SASRec that has it as embedding."""
+    built = tiny(fusion=fusion)
+    model, batch = built.model, built.batch(50)
+    theirs = {"hidden_size": 8, "inner_size": 12, "MAX_ITEM_LIST_LENGTH": 10, "train_neg_sample_args": None}
+    sasrec = get_model("SASRec")(config_for("SASRec", **theirs), built.train_data.dataset).double().eval()
+    vectors = model.item_vectors()[1].detach()
+    sasrec.load_state_dict(under_sasrecs_names(vectors, model.encoder, lambda parameter: parameter.detach().clone()))
+    expected = sasrec.full_sort_predict(batch).view(len(batch), -1)
+    torch.testing.assert_close(model.full_sort_predict(batch).view(len(batch), -1), expected)
+
+
 # --- by hand
 
 
