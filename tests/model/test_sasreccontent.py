@@ -64,6 +64,7 @@ def test_id_is_recboles_sasrec_at_equal_weights(options):
     for name, parameter in sasrec.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-6, atol=1e-9, msg=name)
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"items", "encoder"}
+    assert not model.ranks_by_features and tiny(fusion="add").model.ranks_by_features  # what health asks for
 
 
 @pytest.mark.parametrize("fusion", ["content", "add", "concat", "gate"])

@@ -60,6 +60,7 @@ class SASRecContent(NextItemModel):
         super().__init__(config, dataset)
         o = self.options
         dim, self.fusion = o.integer("embedding_size", minimum=1), o.choice("fusion", FUSIONS)
+        self.ranks_by_features = self.fusion != "id"
         self.loss_type = o.choice("loss_type", ("CE", "BPR"))
         if self.loss_type == "BPR" and config["train_neg_sample_args"]["distribution"] == "none":
             raise ValueError(
