@@ -1,4 +1,4 @@
-"""Models of RecBole that stop with a traceback on small data, or would run code that an option or a file holds."""
+"""Models of RecBole that stop on small data, run code that an option or a file holds, or count what they should not."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from recbole.model.context_aware_recommender import kd_dagfm
-from recbole.model.general_recommender import dgcf, ldiffrec
+from recbole.model.general_recommender import dgcf, ldiffrec, pop
 
 from recbole_mm.config.names import suggest
 from recbole_mm.host.editing import edit, unexpected
+from recbole_mm.host.wrapping import wrap
 
 __all__ = ["install"]
 
@@ -28,6 +30,24 @@ def install() -> None:
     # DGCF draws as many users as items, however few of either there are.
     sampled = {f"{n})), cor_batch_size)": f"{n})), min(cor_batch_size, {n}))" for n in ("n_users", "n_items")}
     edit(dgcf.sample_cor_samples, sampled)
+    # Pop counts an item once a batch, however often it is there, and drawn negatives as well as what users chose.
+    vars(pop)["recbole_mm"] = _count
+    wrap(pop.Pop, "__init__", _knowing_labels)
+    edit(
+        pop.Pop.calculate_loss, {"self.item_cnt[item, :] = self.item_cnt[item, :] + 1": "recbole_mm(self, interaction)"}
+    )
+
+
+def _knowing_labels(original: Any, self: Any, config: Any, dataset: Any) -> None:
+    original(self, config, dataset)
+    self.LABEL = config["LABEL_FIELD"]
+
+
+def _count(model: Any, interaction: Any) -> None:
+    """Add the interactions of a batch to the number of each item, a label of 0 not counting."""
+    item = interaction[model.ITEM_ID]
+    chosen = interaction[model.LABEL] > 0 if model.LABEL in interaction else torch.ones_like(item)
+    model.item_cnt.index_add_(0, item, chosen.to(model.item_cnt.dtype).unsqueeze(1))
 
 
 def _teacher(name: str) -> type[Any]:

@@ -125,6 +125,8 @@ class SharedLoss:
             return f"its parts cannot be tried: {type(error).__name__}: {error}"
         finally:
             set_random_state(state, self._trainer, ())
+        if not whole:
+            return "it has no gradient"  # it counts, and has to count every row
         return None if _equal(whole, parts) else "its rows depend on each other"
 
     def _gradients(self, name: str, parts: list[tuple[Any, float]], state: Any) -> dict[str, torch.Tensor]:

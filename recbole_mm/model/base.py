@@ -17,7 +17,6 @@ from torch import Tensor
 from recbole_mm.config import ModelOptions
 from recbole_mm.config.graph_batch import refuse_sampling
 from recbole_mm.config.shared import COLD_FEATURES, DENSE_BACKENDS, FEATURE_NORMS, MISSING_FEATURES, active_weights
-from recbole_mm.data.features.moments import mean_cosine, norm_for
 from recbole_mm.data.features.store import AnyTable, prepare
 from recbole_mm.model.feature_bank import FeatureBank, check_usable_names, relative_weights
 from recbole_mm.model.interactions import training_interactions, warn_about_neighbours, with_pairs
@@ -127,15 +126,9 @@ class MultimodalModelMixin:
                 if len(table.shape) == 3 and not self.accepts_patches:
                     getLogger().info(f"{name} reads one vector per {table.entity}: {modality} vectors are averaged.")
                     table = table.means()
-                chosen = norm[modality]
-                if chosen == "auto":
-                    cosine = mean_cosine(table, known.get(table.entity))
-                    chosen = norm_for(cosine)
-                    getLogger().info(
-                        f"feature_norm: auto - {modality} vectors of {table.entity}s have a mean cosine of "
-                        f"{cosine:.2f} with their mean: {chosen}."
-                    )
-                prepared[modality] = prepare(table, chosen, missing, interactions, known.get(table.entity), disk)
+                prepared[modality] = prepare(
+                    table, norm[modality], missing, interactions, known.get(table.entity), disk
+                )
             return FeatureBank(prepared, {modality: weight.get(modality, 1.0) for modality in prepared})
 
         self.features = bank(store.item, self.interactions)

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from recbole.model.general_recommender import dgcf, ldiffrec
 
 import recbole_mm
 from tests.data.support import random_pairs, write_inter
+from tests.model.conftest import build
 from tests.options import QUICK
 
 
@@ -32,6 +34,17 @@ def test_dgcf_draws_no_more_than_there_are() -> None:
     few = dgcf.sample_cor_samples(30, 50, 4)
     random.seed(1)
     assert few == (random.sample(list(range(30)), 4), random.sample(list(range(50)), 4))
+
+
+@pytest.mark.parametrize("options", [{}, {"train_neg_sample_args": None, "train_batch_size": 7}])
+def test_pop_counts_every_interaction_and_no_negative(options: dict[str, Any]) -> None:
+    """RecBole counts an item once a batch, and drawn negatives, too."""
+    built = build("Pop", **options)
+    for batch in built.train_data:
+        built.model.calculate_loss(batch)
+    items = built.train_data._dataset.inter_feat["item_id"]
+    assert torch.equal(built.model.item_cnt.flatten(), torch.bincount(items, minlength=built.model.n_items))
+    assert built.model.max_cnt == torch.bincount(items).max() > 1
 
 
 def train(**options: Any) -> Any:

@@ -137,9 +137,7 @@ def test_a_model_that_does_not_move_is_told_while_it_trains(caplog: Any) -> None
 
 
 def test_popularity_is_the_figure_of_the_model_pop() -> None:
-    # RecBole's model counts an item once a batch, so it gets batches of one pair, and counts
-    # sampled negatives if there are any.
-    pop = recbole_mm.run("Pop", "mm-toy", config_dict={**QUICK, "train_batch_size": 1, "train_neg_sample_args": None})
+    pop = recbole_mm.run("Pop", "mm-toy", config_dict=QUICK)
     for model in ("BPR", "MMGCN"):
         result = recbole_mm.run(model, "mm-toy", config_dict={**LONGER, "epochs": 3})
         assert result["health"]["measures"]["popularity_score"] == pytest.approx(pop["best_valid_score"], abs=1e-4)

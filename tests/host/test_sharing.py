@@ -41,6 +41,12 @@ def test_batches_are_divided_where_the_parts_have_the_gradient_of_the_whole(
     assert all(parameter.grad is None for parameter in loss._trainer.model.parameters())
 
 
+def test_a_model_that_counts_gets_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "world", lambda: 2)
+    loss, batch = shared_loss("Pop")
+    assert loss._why_not(batch) == "it has no gradient" and not loss._trainer.model.item_cnt.any()
+
+
 def test_a_contrast_that_is_asked_for_is_not_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "world", lambda: 2)
     loss, batch = shared_loss("VBPR", contrastive_weight=0.1)

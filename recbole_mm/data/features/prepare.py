@@ -73,7 +73,7 @@ def prepare(
     if missing not in MISSING_FEATURES:
         raise ValueError(f"missing_feature: expected one of {', '.join(MISSING_FEATURES)}, got {missing!r}.")
     if norm == "auto":
-        norm = chosen_norm(table, known)
+        norm, known = chosen_norm(table, known)
     lacking = ~table.observed
     lacking[0] = False
     if missing in ("error", "drop") and lacking.any():

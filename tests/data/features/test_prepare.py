@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_mm.data.features import neighbours, stored
-from recbole_mm.data.features.moments import mean_cosine
+from recbole_mm.data.features.moments import mean_cosine, without_outliers
 from recbole_mm.data.features.store import FeatureTable, prepare, scale_warning
 
 NORMS = ["none", "l2", "zscore", "zscore_l2"]
@@ -197,6 +197,25 @@ def test_auto_centres_vectors_that_share_a_direction_and_only_those(shape):
     assert abs(mean_cosine(table)) < 0.2 < 0.9 < mean_cosine(shifted)
     assert torch.equal(prepare(table, "auto", "zero").feature, prepare(table, "l2", "zero").feature)
     assert torch.equal(prepare(shifted, "auto", "zero").feature, prepare(shifted, "zscore_l2", "zero").feature)
+
+
+def test_auto_takes_no_statistics_of_vectors_that_are_far_too_long(caplog) -> None:
+    generator = torch.Generator().manual_seed(3)
+    table = make_table(shape=(300, 6), missing=())
+    table.feature[1:] = 5 + torch.randn(299, 6, generator=generator)
+    long = torch.tensor([4, 50, 299])
+    spoilt = FeatureTable("image", "item", table.feature.clone(), table.observed)
+    spoilt.feature[long] = 1e4 * torch.randn(3, 6, generator=generator)
+    typical = table.observed.clone()
+    typical[long] = False
+    assert without_outliers(table) is None and without_outliers(table, typical) is typical
+    assert torch.equal(without_outliers(spoilt), typical)
+    finished = prepare(spoilt, "auto", "zero").feature
+    assert torch.equal(finished[typical], prepare(table, "zscore_l2", "zero", known=typical).feature[typical])
+    assert finished[1:].norm(dim=1).allclose(torch.ones(299))
+    assert "3 image vectors of items are more than 10 times as long" in caplog.text
+    plain = prepare(spoilt, "zscore_l2", "zero").feature[typical]
+    assert plain.mean(dim=0).norm() > 0.9 > 0.2 > finished[typical].mean(dim=0).norm(), "these all look alike"
 
 
 def test_unknown_names() -> None:
