@@ -23,9 +23,9 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 class Tags:
     """What a model can do with its default options.
 
-    A model of ours states ``ranks_new_items``, ``new_users``, ``uses``, ``min_modalities``, ``accepts_patches`` and
-    ``has_contrastive_term`` as attributes of its class (defaults in `recbole_mm.model.base`); the rest follows from
-    the class and its trainer. So does everything about RecBole's models and those of a user that state nothing.
+    A model of ours states ``ranks_new_items`` (and ``ranks_new_items_with``, the option that changes a no), ``uses``,
+    ``new_users``, ``min_modalities``, ``accepts_patches`` and ``has_contrastive_term`` as attributes of its class
+    (defaults in `recbole_mm.model.base`); the rest follows from the class and its trainer. So does everything about RecBole's models and those of a user that state nothing.
 
     Attributes:
         ranks_new_items: Whether the score of an item without any training interaction depends on what is known of it:
@@ -41,6 +41,7 @@ class Tags:
         patches: Whether it reads several vectors per item; otherwise they are averaged.
         stages: Names of the stages of its training; empty for a single one.
         contrastive: Whether ``contrastive_weight`` weighs a term of its own.
+        new_items_option: The option with which it ranks new items where it does not by default.
 
     Example:
         >>> import recbole_mm
@@ -58,6 +59,7 @@ class Tags:
     patches: bool
     stages: tuple[str, ...]
     contrastive: bool
+    new_items_option: str = ""
 
     def why_no_new_items(self, name: str) -> str | None:
         """Why the model ``name`` with these tags cannot rank new items; ``None`` if it can.
@@ -71,7 +73,8 @@ class Tags:
         reason = (
             "its features never reach the score of an item, only its ID does" if self.uses else "it has no features"
         )
-        return f"{name} cannot rank new items: {reason}"
+        unless = f", unless {self.new_items_option} is set" if self.new_items_option else ""
+        return f"{name} cannot rank new items: {reason}{unless}"
 
     def why_no_new_users(self, name: str) -> str | None:
         """Why the model ``name`` with these tags does not know new users; ``None`` if it does.
@@ -217,6 +220,7 @@ def _make(names: Iterable[str], read: Callable[[str], Any], stages: Iterable[str
         patches=stated("accepts_patches", False),
         stages=tuple(stages) or known.get("stages", ()),
         contrastive=stated("has_contrastive_term", False),
+        new_items_option=stated("ranks_new_items_with", ""),
     )
 
 

@@ -50,6 +50,7 @@ class BM3(MultimodalRecommender):
 
     has_contrastive_term = True
     ranks_new_items = False
+    ranks_new_items_with = "cold_items: content"
     ranks_by_features = False
 
     def __init__(self, config: Any, dataset: Any) -> None:

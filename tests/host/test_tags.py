@@ -171,6 +171,10 @@ class TestOwnModels:
 def test_reasons() -> None:
     assert tags_of("BPR").why_no_new_items("BPR") == "BPR cannot rank new items: it has no features"
     assert tags_of("MMGCN").why_no_new_items("MMGCN") is None
+    assert tags_of("BM3").why_no_new_items("BM3") == (
+        "BM3 cannot rank new items: its features never reach the score of an item, only its ID does, unless "
+        "cold_items: content is set"
+    )
     assert tags_of("SASRec").why_no_new_users("SASRec") is None
     assert "LightGCN does not know new users" in tags_of("LightGCN").why_no_new_users("LightGCN")
 

@@ -125,6 +125,7 @@ def test_new_items_are_ranked_at_random_and_it_says_so(caplog):
     with caplog.at_level(logging.WARNING):
         content = golden_model("B", cold_items="content")
     assert "without training" not in caplog.text
+    assert content.ranks_new_items_with == "cold_items: content"
     left, right = scores(ids), scores(content)
     assert torch.equal(left[:, :3], right[:, :3])
     x = sum(w * content.project[m](content.features[m][4]) for m, w in content.features.weight.items()) / 3
