@@ -25,7 +25,8 @@ class Tags:
 
     A model of ours states ``ranks_new_items`` (and ``ranks_new_items_with``, the option that changes a no), ``uses``,
     ``new_users``, ``min_modalities``, ``accepts_patches`` and ``has_contrastive_term`` as attributes of its class
-    (defaults in `recbole_mm.model.base`); the rest follows from the class and its trainer. So does everything about RecBole's models and those of a user that state nothing.
+    (defaults in `recbole_mm.model.base`); the rest follows from the class and its trainer. So does everything about
+    RecBole's models and those of a user that state nothing.
 
     Attributes:
         ranks_new_items: Whether the score of an item without any training interaction depends on what is known of it:
