@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tests.model.conftest import build, total_loss
-from tests.model.tiny import assert_same_function
+from tests.model.tiny import assert_same_function, tiny_model
 from tests.model.toy import SHEAR, assert_golden, dense_graph, dense_hops, put_map, scores, toy_batch, toy_model
+from tests.model.toy_world import random_batch, random_world
 
 
 def golden_model(case, **options):
@@ -71,6 +72,15 @@ def plain_loss(model, batch):
 def test_loss_and_gradients_equal_the_plain_reference(n_layers):
     model = toy_model("BM3", "B", n_layers=n_layers, embedding_size=2, dropout=0.0).train()
     assert_same_function(total_loss(model, toy_batch(False)), plain_loss(model, toy_batch(False)), model)
+
+
+@pytest.mark.parametrize("n_modalities", [1, 2, 3, 4])
+def test_loss_and_gradients_equal_the_plain_reference_in_random_worlds(n_modalities):
+    pairs, features = random_world(n_modalities, n_modalities)
+    options = {"embedding_size": 3, "n_layers": 2, "dropout": 0.0, "modality_weight": {"audio": 2.0}}
+    model = tiny_model("BM3", pairs, features, **options).double().train()
+    batch = random_batch(pairs)
+    assert_same_function(total_loss(model, batch), plain_loss(model, batch), model)
 
 
 def test_parameters_are_those_of_the_paper():

@@ -10,10 +10,9 @@ import torch
 from torch.nn import functional as F
 
 from tests.model.conftest import build, total_loss
-from tests.model.tiny import assert_same_function
+from tests.model.tiny import assert_same_function, tiny_model
 from tests.model.toy import (
     MAPS,
-    PAIRS,
     SHEAR,
     USERS,
     assert_golden,
@@ -25,6 +24,7 @@ from tests.model.toy import (
     toy_batch,
     toy_model,
 )
+from tests.model.toy_world import random_batch, random_world
 
 ALPHA = np.array([[0.6, 0.4, 0.2], [0.3, 0.7, 0.5], [0.5, 0.5, 0.5]])
 SCORES = {
@@ -65,6 +65,7 @@ def test_golden_numbers(case):
 def plain_item_graph(model, k, image_share):
     """Mean over the k nearest items per modality, mixed; only what is observed has or is a neighbour."""
     n, names = model.n_items, list(model.features)
+    image_share = image_share if "image" in names and len(names) > 1 else None
     base = {m: 1.0 if image_share is None else image_share if m == "image" else 1 - image_share for m in names}
     if image_share is not None:
         base = {m: b if m == "image" else b / (len(names) - 1) for m, b in base.items()}
@@ -99,7 +100,8 @@ def plain(model, k, image_share, n_peers):
         users.append(weight * model.alpha[:, x : x + 1] * hops[: model.n_users])
         items.append(weight * hops[model.n_users :])
     q, z = torch.cat(users, dim=1), torch.cat(items, dim=1)
-    liked = [{i + 1 for u, i in PAIRS if u + 1 == user} for user in range(model.n_users)]
+    pairs = list(zip(*(ids.tolist() for ids in model.training_pairs)))
+    liked = [{i for u, i in pairs if u == user} for user in range(model.n_users)]
     rows = []
     for u in range(model.n_users):
         shared = {v: len(liked[u] & liked[v]) for v in range(model.n_users) if v != u and liked[u] & liked[v]}
@@ -119,13 +121,25 @@ def plain(model, k, image_share, n_peers):
 )
 def test_loss_and_gradients_equal_the_plain_reference(options):
     model, batch = golden_model("B", **options).train(), toy_batch()
-    users, items = plain(model, options["knn_k"], options["image_share"], options.get("user_knn_k", 40))
+    tables = plain(model, options["knn_k"], options["image_share"], options.get("user_knn_k", 40))
+    assert_same_function(total_loss(model, batch), plain_loss(model, *tables, batch), model)
+
+
+def plain_loss(model, users, items, batch):
     user, positive, negative = (batch[key].tolist() for key in ("user_id", "item_id", "neg_item_id"))
     gaps = torch.stack([users[u] @ (items[n] - items[p]) for u, p, n in zip(user, positive, negative)])
     penalty = sum(model.preference[m][user].square().mean() for m in model.features)
     penalty = penalty + model.alpha[1:].square().mean()
-    expected = F.softplus(gaps).mean() / math.log(2) + model.reg_weight * penalty
-    assert_same_function(total_loss(model, batch), expected, model)
+    return F.softplus(gaps).mean() / math.log(2) + model.reg_weight * penalty
+
+
+@pytest.mark.parametrize("n_modalities", [1, 2, 3, 4])
+def test_loss_and_gradients_equal_the_plain_reference_in_random_worlds(n_modalities):
+    pairs, features = random_world(n_modalities, n_modalities)
+    options = {"embedding_size": 3, "knn_k": 3, "image_share": 0.3, "reg_weight": 0.3, "user_knn_k": 2}
+    model = tiny_model("DRAGON", pairs, features, modality_weight={"audio": 2.0}, **options).double().train()
+    batch = random_batch(pairs)
+    assert_same_function(total_loss(model, batch), plain_loss(model, *plain(model, 3, 0.3, 2), batch), model)
 
 
 def test_parameters_are_those_of_the_paper():

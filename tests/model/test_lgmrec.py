@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.model.conftest import build, total_loss
-from tests.model.tiny import assert_same_function
+from tests.model.tiny import assert_same_function, tiny_model
 from tests.model.toy import (
     ONE,
     SHEAR,
@@ -22,6 +22,7 @@ from tests.model.toy import (
     toy_batch,
     toy_model,
 )
+from tests.model.toy_world import random_batch, random_world
 
 MEMBERSHIP = {"audio": SHEAR, "image": 0.2 * ONE, "text": 0.1 * SWAP}
 GOLDEN = {
@@ -123,7 +124,7 @@ def plain_loss(model, noise, drop, batch):
                 else:
                     contrast = contrast + torch.stack(list(logits.values())).logsumexp(dim=0) - logits[b]
     total = ranking + model.reg_weight * penalty
-    return total + model.contrastive_weight * contrast / len(pairs)
+    return total + model.contrastive_weight * contrast / max(len(pairs), 1)
 
 
 def draws(model, rate):
@@ -152,6 +153,17 @@ def test_loss_and_gradients_with_noise_and_dropout_equal_the_plain_reference(opt
 
     monkeypatch.setattr(model, "_member", member)
     assert_same_function(total_loss(model, toy_batch()), plain_loss(model, noise, drop, toy_batch()), model)
+
+
+@pytest.mark.parametrize("n_modalities", [1, 2, 3, 4])
+def test_loss_and_gradients_equal_the_plain_reference_in_random_worlds(n_modalities):
+    pairs, features = random_world(n_modalities, n_modalities)
+    options = {"embedding_size": 5, "n_hyperedges": 3, "n_hyper_layers": 2, "modality_weight": {"audio": 2.0}}
+    weights = {"reg_weight": 0.3, "contrastive_weight": 0.05, "feature_norm": "none"}
+    model = tiny_model("LGMRec", pairs, features, **options, **weights).double().eval()
+    batch, nothing = random_batch(pairs), {m: (0.0, 0.0) for m in model.features}
+    expected = plain_loss(model, nothing, {m: (1.0, 1.0) for m in model.features}, batch)
+    assert_same_function(total_loss(model, batch), expected, model)
 
 
 def test_two_rankings_are_equal_and_two_steps_are_not():

@@ -9,7 +9,7 @@ from recbole.data.interaction import Interaction
 from torch.nn import functional as F
 
 from tests.model.conftest import build, total_loss
-from tests.model.tiny import assert_same_function
+from tests.model.tiny import assert_same_function, tiny_model
 from tests.model.toy import (
     ONE,
     SHEAR,
@@ -21,6 +21,7 @@ from tests.model.toy import (
     toy_batch,
     toy_model,
 )
+from tests.model.toy_world import random_batch, random_world
 
 GOLDEN = {
     "A": (
@@ -119,22 +120,36 @@ def firsts(ids):
     return [index for index, value in enumerate(ids) if value not in ids[:index]]
 
 
-@pytest.mark.parametrize("order", [None, ["text", "audio", "image"]])
-def test_loss_and_gradients_of_the_chain_equal_the_plain_reference(order):
-    model = golden_model("B", fac_order=order).train()
-    batch = toy_batch(False)
+def plain_chain_loss(model, batch, order=None):
+    """Main loss and FAC."""
     users, items = batch["user_id"].tolist(), batch["item_id"].tolist()
     branches = plain_branches(model)
     u, i = plain_read(model, branches)
-    expected = plain_contrast(u[users], i[items], 0.2, range(4), same=items)
+    total = plain_contrast(u[users], i[items], model.temperature, range(len(users)), same=items)
     joint, names = branches[0][1][items], list(model.features)
     for modality in order or names:
         joint = model.joint[modality](joint)
         own = model.own[modality](branches[1 + names.index(modality)][1][items])
         rows = [b for b in firsts(items) if model.features.observed[modality][items[b]]]
-        part = plain_contrast(joint, own, 0.5, rows, unit=False)
-        expected = expected + 0.1 * model.features.weight[modality] * part
-    assert_same_function(total_loss(model, batch), expected, model)
+        part = plain_contrast(joint, own, model.contrastive_temperature, rows, unit=False)
+        total = total + model.contrastive_weight * model.features.weight[modality] * part
+    return total
+
+
+@pytest.mark.parametrize("order", [None, ["text", "audio", "image"]])
+def test_loss_and_gradients_of_the_chain_equal_the_plain_reference(order):
+    model = golden_model("B", fac_order=order).train()
+    batch = toy_batch(False)
+    assert_same_function(total_loss(model, batch), plain_chain_loss(model, batch, order), model)
+
+
+@pytest.mark.parametrize("n_modalities", [1, 2, 3, 4])
+def test_loss_and_gradients_equal_the_plain_reference_in_random_worlds(n_modalities):
+    pairs, features = random_world(n_modalities, n_modalities)
+    options = {"embedding_size": 4, "modality_weight": {"audio": 2.0}, "contrastive_weight": 0.7}
+    model = tiny_model("SLMRec", pairs, features, **options).double().train()
+    batch = random_batch(pairs)
+    assert_same_function(total_loss(model, batch), plain_chain_loss(model, batch), model)
 
 
 def test_dropped_views_equal_the_plain_reference():

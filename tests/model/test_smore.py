@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from recbole_mm.model.smore import FUSED
 from tests.model.conftest import build, total_loss
-from tests.model.tiny import assert_same_function
+from tests.model.tiny import assert_same_function, tiny_model
 from tests.model.toy import (
     ONE,
     SHEAR,
@@ -26,6 +26,7 @@ from tests.model.toy import (
     toy_batch,
     toy_model,
 )
+from tests.model.toy_world import random_batch, random_world
 
 SCORES = {
     "A": [
@@ -149,28 +150,42 @@ def plain(model, k):
 )
 def test_loss_and_gradients_equal_the_plain_reference(options):
     if "embedding_size" in options:
-        from tests.model.tiny import tiny_model
         from tests.model.toy import FEATURES, PAIRS
 
         weight = {"audio": 0.5, "image": 1.0, "text": 1.5}
         model = tiny_model("SMORE", PAIRS, FEATURES, knn_k=2, modality_weight=weight, **options).double().train()
     else:
         model = golden_model("B", **options).train()
-    batch, n_users = toy_batch(), model.n_users
-    k = options.get("knn_k", dict.fromkeys(model.features, 2))
+    batch = toy_batch()
+    expected = plain_loss(model, batch, options.get("knn_k", dict.fromkeys(model.features, 2)))
+    assert_same_function(total_loss(model, batch), expected, model)
+
+
+@pytest.mark.parametrize("n_modalities", [1, 2, 3, 4])
+def test_loss_and_gradients_equal_the_plain_reference_in_random_worlds(n_modalities):
+    pairs, features = random_world(n_modalities, n_modalities)
+    options = {"embedding_size": 4, "knn_k": 3, "modality_weight": {"audio": 2.0}, "contrastive_weight": 0.7}
+    model = tiny_model("SMORE", pairs, features, reg_weight=0.3, **options).double().train()
+    batch = random_batch(pairs)
+    expected = plain_loss(model, batch, dict.fromkeys(model.features, 3))
+    assert_same_function(total_loss(model, batch), expected, model)
+
+
+def plain_loss(model, batch, k):
+    n_users, size = model.n_users, len(batch)
     behaviour, side = plain(model, k)
     table = behaviour + side
     user, positive, negative = (batch[key].tolist() for key in ("user_id", "item_id", "neg_item_id"))
     triples = [(table[u], table[n_users + p], table[n_users + n]) for u, p, n in zip(user, positive, negative)]
-    expected = sum(F.softplus(u @ n - u @ p) for u, p, n in triples) / 4
-    expected = expected + model.reg_weight * sum(x @ x for triple in triples for x in triple) / 8
+    total = sum(F.softplus(u @ n - u @ p) for u, p, n in triples) / size
+    total = total + model.reg_weight * sum(x @ x for triple in triples for x in triple) / (2 * size)
     for ids in (user, [n_users + i for i in positive]):
-        rows = [b for b in range(4) if ids[b] not in ids[:b] or not model.distinct_ids]
+        rows = [b for b in range(size) if ids[b] not in ids[:b] or not model.distinct_ids]
         left, right = (F.normalize(x, dim=1)[[ids[b] for b in rows]] for x in (side, behaviour))
         logits = left @ right.T / model.contrastive_temperature
         contrast = (logits.logsumexp(dim=1) - logits.diagonal()).mean()
-        expected = expected + model.contrastive_weight * contrast
-    assert_same_function(total_loss(model, batch), expected, model)
+        total = total + model.contrastive_weight * contrast
+    return total
 
 
 def test_a_doubled_batch_gives_the_same_contrast():

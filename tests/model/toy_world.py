@@ -96,6 +96,11 @@ def random_world(seed: int, n_modalities: int) -> tuple[list[tuple[int, int]], d
     return pairs, features
 
 
+def random_batch(pairs: list[tuple[int, int]]) -> Interaction:
+    """Triples of a random world; a user and an item come twice, negatives lack modalities or are new."""
+    return batch_of([(0, pairs[0][1], 8), (2, 3, 4), (5, 1, 2), (5, 2, 3), (0, 3, 5)])
+
+
 # --- the definitions, one node and one edge at a time; ids with padding -----------------------------------------------
 
 
