@@ -34,6 +34,7 @@ from recbole_mm.data.cold_start import (
 )
 from recbole_mm.data.negatives import negative_pool
 from recbole_mm.host.drawing import collate_users
+from recbole_mm.host.evaluation import mask_others
 from recbole_mm.host.limited_sampler import limited_samplers
 from recbole_mm.host.wrapping import wrap
 
@@ -66,27 +67,15 @@ def install() -> None:
     def collate_fn(collate: Any, self: Any, index: Any) -> Any:
         batch = collate_users(collate, self, index)
         cold = getattr(self._dataset, "cold_start", None)
-        if cold is None or cold.candidates is None:
+        if cold is None or cold.candidates is None or getattr(self, "masks_history_only", False):
             return batch
-        return _without(self._dataset.item_num, cold.excluded, *batch)
+        interaction, history, *positives = batch
+        ranked = torch.from_numpy(np.flatnonzero(cold.candidates))
+        return interaction, mask_others(self._dataset.item_num, ranked, len(interaction), history), *positives
 
     wrap(Dataset, "build", build_parts)
     wrap(recbole.data.utils, "create_samplers", create_samplers)
     wrap(FullSortEvalDataLoader, "collate_fn", collate_fn)
-
-
-def _without(
-    n_items: int, excluded: np.ndarray, interaction: Any, history: Any, positive_u: Any, positive_i: Any
-) -> Any:
-    """The batch with items masked that are not ranked, too, where RecBole masks a user's history.
-
-    A byte a score in place of RecBole's two numbers a masked pair: most of the items may be masked.
-    """
-    mask = torch.zeros(len(interaction), n_items, dtype=torch.bool)
-    mask[:, torch.from_numpy(excluded)] = True
-    if history is not None:
-        mask[history] = True
-    return interaction, mask, positive_u, positive_i
 
 
 class _Splitter:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recbole_mm.config.slices import slice_names, tail_share
 from recbole_mm.data.pairs import training_pairs
+from recbole_mm.host.deferred import Deferred
 from recbole_mm.host.sharing import joined
 from recbole_mm.host.wrapping import wrap
 from recbole_mm.slicing.cases import Cases, select
@@ -71,11 +72,14 @@ class SliceRecorder:
                 "trainer.eval_collector.data_collect(train_data) before trainer.evaluate, as trainer.fit does."
             )
 
-    def record(self, scores: Tensor, interaction: Any, ranked: Tensor, hits: Tensor, row: Tensor, item: Tensor) -> None:
+    def record(
+        self, scores: Tensor | Deferred, interaction: Any, ranked: Tensor, hits: Tensor, row: Tensor, item: Tensor
+    ) -> None:
         """Keep a batch.
 
         Args:
-            scores: Minus infinity where an item is no candidate. Shape ``(n_cases, n_items)``.
+            scores: Minus infinity where an item is no candidate. Shape ``(n_cases, n_items)``; or scores that were
+                computed while they were ranked.
             interaction: The batch.
             ranked: Best items of each case. Shape ``(n_cases, k)``.
             hits: Whether they are positives. Shape ``(n_cases, k)``.
@@ -85,8 +89,12 @@ class SliceRecorder:
         users = interaction[self._user_field]
         if len(users) != len(scores):  # sampled candidates: a row of the scores for each run of equal users
             users = torch.unique_consecutive(users)
-        candidate = scores != -torch.inf
-        batch = (users, candidate.sum(dim=1), torch.where(hits.bool(), ranked, 0), row, item, candidate[row, item])
+        if isinstance(scores, Deferred):
+            count, reachable = scores.candidates(), scores.is_candidate(row, item)
+        else:
+            candidate = scores != -torch.inf
+            count, reachable = candidate.sum(dim=1), candidate[row, item]
+        batch = (users, count, torch.where(hits.bool(), ranked, 0), row, item, reachable)
         self._batches.append(Cases(*(tensor.cpu().numpy() for tensor in batch)))
 
     def take(self) -> Cases | None:

@@ -220,9 +220,17 @@ class MultimodalModelMixin:
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of every item for the given users, flattened from ``(batch, n_items)``."""
+        return linear(*self.score_factors(interaction), backend=self.dense_backend).view(-1)
+
+    def score_factors(self, interaction: Any) -> tuple[Tensor, Tensor]:
+        """Vectors of the given users, ``(batch, d)``, and of all items, ``(n_items, d)``: scores are their products.
+
+        An evaluation reads them in place of :meth:`full_sort_predict`, to score the items that are ranked alone and a
+        few users at a time. It does not where a class has a ``full_sort_predict`` of its own below this method; one
+        that scores other than by products says ``score_items(interaction, items)`` for some items, or nothing.
+        """
         users, items = self.representations()
-        scores = linear(users[interaction[self.USER_ID]], items, backend=self.dense_backend)  # type: ignore[attr-defined]
-        return scores.view(-1)
+        return users[interaction[self.USER_ID]], items  # type: ignore[attr-defined]
 
     def modality_contrast(self, rows: Mapping[str, Tensor], items: Tensor) -> Tensor:
         r"""Symmetric InfoNCE between the modality representations of the batch's distinct items.

@@ -161,8 +161,11 @@ class NextItemModel(MultimodalModelMixin, SequentialRecommender):
 
     def score_states(self, states: Tensor) -> Tensor:
         """Scores of every item after the histories with the given states, ``(batch, n_items)``."""
-        candidates = self._evaluated()[1]
-        return (unit_rows(states) / self.temperature if self.cosine else states) @ candidates.T
+        queries, candidates = self._factors(states)
+        return queries @ candidates.T
+
+    def _factors(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        return (unit_rows(states) / self.temperature if self.cosine else states), self._evaluated()[1]
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores of the given pairs of a history and an item, ``(batch,)``."""
@@ -174,6 +177,10 @@ class NextItemModel(MultimodalModelMixin, SequentialRecommender):
         """Scores of every item after the given histories, flattened from ``(batch, n_items)``."""
         states = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         return self.score_states(states).view(-1)
+
+    def score_factors(self, interaction: Any) -> tuple[Tensor, Tensor]:
+        """Vectors of the given histories and of all items, whose inner products are the scores."""
+        return self._factors(self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]))
 
     def _evaluated(self) -> tuple[Any, Tensor]:
         """Items for histories and as candidates, computed once an evaluation; normalised where cosines rank."""

@@ -240,12 +240,16 @@ class CMBF(MultimodalRecommender):
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Logits of every item for the given users, flattened from ``(batch, n_items)``."""
+        return self.score_items(interaction, torch.arange(self.n_items, device=self.device)).view(-1)
+
+    def score_items(self, interaction: Any, wanted: Tensor) -> Tensor:
+        """Logits of the wanted items for the given users, ``(batch, n)``."""
         users, (items, image) = self._evaluation()
         users = users.rows(interaction[self.USER_ID])
         text = Tokens(self.network.text_input(users.values), users.mask)
-        n_block = min(self.n_items, self._chunk())
+        n_block = min(len(wanted), self._chunk())
         columns = []
-        for block in torch.arange(self.n_items, device=self.device).split(n_block):
+        for block in wanted.split(n_block):
             block_items = Tokens(self.network.text_input(items.values[block]), items.mask[block])
             block_image = self.network.image_input(image[block])
             rows = [
@@ -253,7 +257,7 @@ class CMBF(MultimodalRecommender):
                 for some in zip(*(part.split(max(self._chunk() // n_block, 1)) for part in text))
             ]
             columns.append(torch.cat(rows))
-        return torch.cat(columns, dim=1).view(-1)
+        return torch.cat(columns, dim=1)
 
     def _grid(self, users: Tokens, items: Tokens, image: Tensor, present: Tensor, own: Tensor | None) -> Tensor:
         """Logits ``(n_users, n_items)`` of all pairs. One user at a time needs no copy of the items' image."""

@@ -168,11 +168,16 @@ class UVCAN(MultimodalRecommender):
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of every item for the given users, flattened from ``(batch, n_items)``."""
+        return self.score_items(interaction).view(-1)
+
+    def score_items(self, interaction: Any, items: Tensor | None = None) -> Tensor:
+        """Scores of some items, or of all, for the given users, ``(batch, n)``."""
         users, catalogue = self._evaluation()
         if catalogue.tables is None:
             catalogue.tables = side_tables(self.co_attention, self.score, "item", catalogue.tokens)
+        tables = catalogue.tables if items is None else catalogue.tables.take(items)
         rows = side_tables(self.co_attention, self.score, "user", users.rows(interaction[self.USER_ID]))
-        return score_grid(self.co_attention, self.score, rows, catalogue.tables, self._chunk()).view(-1)
+        return score_grid(self.co_attention, self.score, rows, tables, self._chunk())
 
     def _evaluation(self) -> tuple[Tokens, _Catalogue]:
         users, catalogue = self.representations()

@@ -45,6 +45,22 @@ class SideTables(NamedTuple):
     mask: Tensor | None
     bounded: bool
 
+    def take(self, index: Tensor) -> SideTables:
+        """The tables of some of the users or items.
+
+        Args:
+            index: Their numbers, ``(n,)``.
+        """
+        return SideTables(
+            [table[index] for table in self.keys],
+            [table[index] for table in self.base],
+            [table[index] for table in self.increments],
+            self.score_base[index],
+            self.score_increment[index],
+            None if self.mask is None else self.mask[index],
+            self.bounded,
+        )
+
     def rows(self, start: int, stop: int, exponential: bool) -> SideTables:
         """Part of the tables as a block of pairs reads them: tokens in front, keys exponential if asked for."""
         # A copy even where the transpose is contiguous as it is: what follows in place must not reach the tables.
