@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from logging import getLogger
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["asked_items", "asked_users", "check_ids", "popularity", "read_ids"]
+from recbole_mm.config.refusals import refuse
+
+__all__ = ["asked_items", "asked_users", "check_flag", "check_ids", "check_length", "popularity", "read_ids"]
 
 _NAMED = 10
 
@@ -47,6 +50,28 @@ def read_ids(file: str | os.PathLike[str], what: str) -> list[str]:
     if not found:
         raise ValueError(f"{what}: {path} has no id; expected one a line.")
     return found
+
+
+def check_length(what: str, value: Any) -> int:
+    """The length of a list, also where numpy counted it.
+
+    Raises:
+        ValueError: No positive whole number.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral) or value < 1:
+        refuse(what, "a positive integer", value)
+    return int(value)
+
+
+def check_flag(what: str, value: Any) -> bool:
+    """Yes or no.
+
+    Raises:
+        ValueError: Anything else: a text such as 'False' would be taken for yes.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        refuse(what, "True or False", value)
+    return bool(value)
 
 
 def check_ids(what: str, ids: Iterable[Any] | None) -> list[str] | None:

@@ -19,7 +19,7 @@ from recbole_mm.host.checkpoint import as_plain, check_data, no_pickles
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.host.resumption import load_parameters
 from recbole_mm.host.saved_config import build_config, move
-from recbole_mm.serving.asked import check_ids
+from recbole_mm.serving.asked import check_ids, check_length
 from recbole_mm.serving.lists import export_lists
 from recbole_mm.serving.masking import SEEN, left_out
 from recbole_mm.serving.scoring import Scorer, last_rows
@@ -132,8 +132,7 @@ def check_targets(
         raise ValueError(
             f"seen: expected one of {', '.join(SEEN)} (when not given: what the test leaves out), got {seen!r}."
         )
-    if isinstance(topk, bool) or not isinstance(topk, int) or topk < 1:
-        raise ValueError(f"topk: expected a positive integer, got {topk!r}.")
+    check_length("topk", topk)
     if file is not None and embeddings is not None and Path(file).absolute() == Path(embeddings).absolute():
         raise ValueError(f"export: {file} would hold the recommendations and the embeddings; give two files.")
     return (

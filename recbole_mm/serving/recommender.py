@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_mm.config.names import suggest
-from recbole_mm.serving.asked import asked_items, check_ids
+from recbole_mm.serving.asked import asked_items, check_flag, check_ids, check_length
 from recbole_mm.serving.history import history_row
 from recbole_mm.serving.opening import open_folder
 from recbole_mm.serving.scoring import LastRows, Scorer
@@ -121,11 +121,10 @@ class Recommender:
             A row per recommendation: ``user_id``, ``rank`` (from 1), ``item_id``, ``score``.
 
         Raises:
-            ValueError: An unknown user or item of a history, candidates of which none is known, or a history that the
-                model cannot read.
+            ValueError: An unknown user or item of a history, candidates of which none is known, a history that the
+                model cannot read, or an argument of another kind.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ValueError(f"k: expected a positive integer, got {k!r}.")
+        k, exclude_seen = check_length("k", k), check_flag("exclude_seen", exclude_seen)
         never = self._never(candidates)
         if history is not None:
             return self._of_history(users, k, exclude_seen, never, history)
@@ -167,9 +166,9 @@ class Recommender:
             ``item_id`` and ``similarity`` (cosine), the best first, without the item itself.
 
         Raises:
-            ValueError: An unknown item, or a model without vectors that rank as it does.
+            ValueError: An unknown item, no positive ``k``, or a model without vectors that rank as it does.
         """
-        own = self._id("item", item)
+        own, k = self._id("item", item), check_length("k", k)
         table = F.normalize(self._tables()["item"][: len(self._tokens["item"])].float(), dim=1)
         near = table @ table[own]
         near[[0, own]] = -torch.inf

@@ -91,6 +91,10 @@ def test_a_sequential_model_reads_a_history_as_any_other(
         (lambda r: r.recommend(["u4i"]), r"user 'u4i' is not among .* Did you mean 'u4.*history=\["),
         (lambda r: r.recommend(), r"whose\?"),
         (lambda r: r.recommend("u41", 0), "positive integer"),
+        (lambda r: r.recommend("u41", True), "positive integer"),
+        (lambda r: r.recommend("u41", exclude_seen="no"), "exclude_seen: expected True or False, got 'no'"),
+        (lambda r: r.similar_items("i20", 0), "k: expected a positive integer"),
+        (lambda r: r.similar_items("i20", "5"), "k: expected a positive integer, got '5'"),
         (lambda r: r.recommend("u41", candidates=["i2o"]), "none of the 1 is in .* such as 'i2o'"),
         (lambda r: r.scores("u41", ["i2o"]), "item 'i2o' is not among.*Did you mean 'i2"),
         (lambda r: r.recommend("u41", candidates="i20"), "list of raw ids"),
@@ -105,6 +109,12 @@ def test_a_sequential_model_reads_a_history_as_any_other(
 def test_mistakes_are_named(bpr: recbole_mm.Recommender, ask: Callable[[Any], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ask(bpr)
+
+
+def test_what_numpy_counted_is_a_length(bpr: recbole_mm.Recommender) -> None:
+    found = bpr.recommend("u41", np.int64(3), exclude_seen=np.bool_(True))
+    assert found["item_id"].tolist() == bpr.recommend("u41", 3)["item_id"].tolist()
+    assert len(bpr.similar_items("i20", np.int32(2))) == 2
 
 
 def test_a_user_without_a_history_is_told_what_helps(sasrec: recbole_mm.Recommender) -> None:
