@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from itertools import combinations
 from logging import getLogger
@@ -80,9 +81,10 @@ class MultimodalModelMixin:
     new_item_ids: Tensor | None
     new_item_near: Tensor
     dense_backend: str
+    begun_at: float
 
     def _set_up_multimodal(self, config: Any, dataset: Any) -> None:
-        name = type(self).__name__
+        self.begun_at, name = time.process_time(), type(self).__name__
         store = getattr(dataset, "features", None)
         if store is None:
             raise ValueError(

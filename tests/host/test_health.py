@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 import recbole_mm
 from recbole_mm.config.health import ALARMS, health_alarms
+from recbole_mm.host.health import final
 from recbole_mm.host.health.alarms import judge_end, judge_loss, new_history
 from recbole_mm.nn.diagnosis import Part
 from recbole_mm.nn.loss import bpr_loss
@@ -191,6 +193,33 @@ def test_short_trainings_and_other_evaluations_are_left_alone() -> None:
     sampled = {**QUICK, "epochs": 3, "eval_args": {"split": {"RS": [8, 1, 1]}, "mode": "uni20"}}
     measures = recbole_mm.run("MMGCN", "mm-toy", config_dict=sampled)["health"]["measures"]
     assert measures["popularity_score"] is None and "permuted" not in measures
+
+
+def test_a_model_is_built_anew_only_where_that_is_little_beside_its_training(monkeypatch: Any) -> None:
+    """FREEDOM reads features when its item graph is made, and then no more."""
+    options = {**QUICK, "epochs": 3}
+    monkeypatch.setattr(final, "_LITTLE", 1e9)
+    with_it = recbole_mm.run("FREEDOM", "mm-toy", config_dict=options)["health"]["measures"]["permuted"]
+    assert set(with_it) == {"audio", "image", "text"}
+    monkeypatch.setattr(final, "_LITTLE", 0.0)
+    monkeypatch.setattr(final, "_SHARE", 1e-9)
+    monkeypatch.setattr(final, "_built_anew", lambda *_: pytest.fail("built anew"))
+    said: list[str] = []
+    monkeypatch.setattr(final, "getLogger", lambda: SimpleNamespace(info=said.append))
+    without = recbole_mm.run("FREEDOM", "mm-toy", config_dict=options)["health"]
+    assert without["measures"]["permuted"] == {} and alarms({"health": without}) == {}
+    assert len(said) == 3 and "dead_modality is not looked for in audio: FREEDOM would have to be built" in said[0]
+    assert recbole_mm.run("MMGCN", "mm-toy", config_dict=options)["health"]["measures"]["permuted"], (
+        "it needs no building"
+    )
+
+
+def test_looks_at_gradients_take_few_of_the_steps() -> None:
+    options = {**QUICK, "epochs": 10}
+    few = recbole_mm.run("GRCN", "mm-toy", config_dict=options)["health"]["measures"]["gradient_shares"]
+    assert few[-1][0] == 2, "epochs from 0: the second and the third"
+    many = recbole_mm.run("GRCN", "mm-toy", config_dict={**options, "train_batch_size": 8})["health"]["measures"]
+    assert many["gradient_shares"][-1][0] == 8
 
 
 class TestJudgements:

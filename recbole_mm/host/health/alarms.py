@@ -28,10 +28,12 @@ def new_history(stage: str | None = None) -> dict[str, Any]:
     """What is kept of a training while it runs: plain values, which a checkpoint holds like other counters.
 
     ``loss`` has the mean ranking loss of every epoch, ``shares`` the shares of the loss parts in the gradient after the
-    number of the epoch, ``silent`` how often in a row a modality had no gradient, ``valid`` pairs of epoch and score.
+    number of the epoch, ``silent`` how often in a row a modality had no gradient, ``valid`` pairs of epoch and score,
+    ``seconds`` of a processor that it has taken.
     """
     return {
         "stage": stage, "first": None, "steps": 0, "loss": [], "shares": [], "silent": {}, "valid": [], "pop": None,
+        "seconds": 0.0,
     }  # fmt: skip
 
 

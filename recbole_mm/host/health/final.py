@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging import getLogger
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,18 @@ _ROWS = 512
 _SEED = 2020
 _FEWEST_ROWS = 8
 _SHORTEST = 5
+# Share of the training's seconds that building a model anew may take, and seconds that are too few to matter.
+_SHARE, _LITTLE = 0.01, 0.5
 
 
-def measure(trainer: Any, train_data: Any, valid_data: Any) -> dict[str, Any]:
+def measure(trainer: Any, train_data: Any, valid_data: Any, seconds: float) -> dict[str, Any]:
     """Measures of the model as it is after the last epoch.
 
     Args:
         trainer: A RecBole trainer.
         train_data: Its training data.
         valid_data: Its validation data, or nothing.
+        seconds: Of a processor that the training took, of which building a model anew may take a hundredth.
 
     Returns:
         ``concentration``, ``same_items``, ``coverage`` and ``gini`` of lists, ``effective_rank`` of what there is,
@@ -56,7 +60,8 @@ def measure(trainer: Any, train_data: Any, valid_data: Any) -> dict[str, Any]:
             if scores is not None and len(scores) >= _FEWEST_ROWS:
                 found.update(_lists(scores))
                 found["effective_rank"]["the scores of different users"] = effective_rank(scores[:, 1:])
-                found["permuted"] = _permuted(trainer, model, dataset_of(train_data), batch, _top(scores))
+                rebuilt = getattr(model, "building_seconds", 0.0) <= max(_SHARE * seconds, _LITTLE)
+                found["permuted"] = _permuted(trainer, model, dataset_of(train_data), batch, _top(scores), rebuilt)
     return found
 
 
@@ -108,8 +113,8 @@ def _some(rows: Tensor) -> Tensor:
     return rows[::step][:_ROWS].detach().float().cpu()
 
 
-def _permuted(trainer: Any, model: Any, dataset: Any, batch: Any, lists: Tensor) -> dict[str, float]:
-    """Modality to the share of the lists that stays when its rows are permuted."""
+def _permuted(trainer: Any, model: Any, dataset: Any, batch: Any, lists: Tensor, rebuilt: bool) -> dict[str, float]:
+    """Modality to the share of the lists that stays when its rows are permuted, where that is known."""
     bank: Any = getattr(model, "features", None)
     store = getattr(dataset, "features", None)
     same: dict[str, float] = {}
@@ -121,6 +126,13 @@ def _permuted(trainer: Any, model: Any, dataset: Any, batch: Any, lists: Tensor)
         same[modality] = 1.0 if scores is None else overlap(lists, _top(scores))
         if same[modality] >= 0.99:
             # What the model derived from the features when it was made (item graphs) has not been permuted.
+            if not rebuilt:
+                del same[modality]
+                getLogger().info(
+                    f"health: dead_modality is not looked for in {modality}: {type(model).__name__} would have to be "
+                    f"built anew, which takes {model.building_seconds:.0f} s, over a hundredth of the training."
+                )
+                continue
             scores = _scores(_built_anew(trainer, model, dataset, modality), batch)
             same[modality] = 1.0 if scores is None else overlap(lists, _top(scores))
     return same

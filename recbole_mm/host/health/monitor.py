@@ -21,14 +21,16 @@ from recbole_mm.nn.diagnosis import gradient_shares
 __all__ = ["Monitor", "health_report", "monitor_of", "monitored"]
 
 _NEAR = 0.03
+_STEPS_PER_LOOK = 200
 
 
 class Monitor:
     """What is known of a training, and what it costs to know.
 
-    A step of epochs 2, 3, 5, 9, 17 and so on is looked at: the gradient of each part of the loss. What is kept between
-    two epochs lies in the trainer as ``health_history``, which checkpoints hold as they hold its counters, so a resumed
-    training is judged like an undisturbed one.
+    A step of epochs 2 and 3, and of epochs 5, 9, 17 and so on where there were 200 steps for every look before, is
+    looked at: the gradient of each part of the loss. What is kept between two epochs lies in the trainer as
+    ``health_history``, which checkpoints hold as they hold its counters, so a resumed training is judged like an
+    undisturbed one.
 
     Args:
         trainer: A RecBole trainer that is about to train.
@@ -45,6 +47,10 @@ class Monitor:
         self._said: set[str] = set()
         self._steps = 0
         self._seconds = 0.0
+        self._since = time.process_time()
+        model = trainer.model
+        if hasattr(model, "begun_at"):  # little happens between a model and its training
+            vars(model).setdefault("building_seconds", self._since - model.begun_at)
         self.report: dict[str, Any] = {"alarms": [], "measures": {}, "seconds": 0.0}
 
     @property
@@ -77,6 +83,7 @@ class Monitor:
     def epoch_done(self, epoch: int, losses: Any) -> None:
         """Take the sums of an epoch's losses, as RecBole's ``_train_epoch`` gives them."""
         history = self._history
+        self._count_time()
         if not self._steps:  # the trainer has a loop of its own, whose losses are its own
             return
         history["steps"] += self._steps
@@ -106,24 +113,36 @@ class Monitor:
         history, trainer = self._history, self._trainer
         measures: dict[str, Any] = {}
         alarms: list[dict[str, str]] = []
+        self._count_time()
         if len(history["loss"]) >= FEWEST_EPOCHS:
             with self._timed():
-                measures = final.measure(trainer, *self._data)
+                measures = final.measure(trainer, *self._data, history["seconds"])
                 measures.update(popularity_score=history["pop"], gradient_shares=history["shares"][-1:])
                 alarms = self._say(judge_end(history, measures, trainer.valid_metric_bigger))
         self.report = {"alarms": alarms, "measures": measures, "seconds": self._seconds}
+
+    def _count_time(self) -> None:
+        now = time.process_time()
+        history = self._history
+        history["seconds"] = history.get("seconds", 0.0) + now - self._since
+        self._since = now
 
     def _look_at_step(self, losses: Any, epoch: int) -> None:
         history = self._history
         if epoch == 0 and history["first"] is None:
             first = losses[0] if isinstance(losses, tuple) else losses
             history["first"] = _untrained(float(first.detach()), getattr(self._trainer.model, "n_items", 0))
-        if "gradient" in self._wanted and isinstance(losses, tuple) and len(losses) > 1 and _looked_at(epoch):
+        if "gradient" in self._wanted and isinstance(losses, tuple) and len(losses) > 1 and self._is_due(epoch):
             with self._timed():
                 parameters = [p for p in self._trainer.model.parameters() if p.requires_grad]
                 shares = gradient_shares(losses, parameters)
                 if shares is not None:
                     history["shares"].append([epoch, *shares])
+
+    def _is_due(self, epoch: int) -> bool:
+        """Each look costs some steps; two are needed, and the last one counts."""
+        looks = len(self._history["shares"])
+        return _looked_at(epoch) and (looks < 2 or self._history["steps"] >= _STEPS_PER_LOOK * looks)
 
     def _look_at_modalities(self, silent: dict[str, int]) -> None:
         """The gradients of an epoch's last step are still there when it is done."""
