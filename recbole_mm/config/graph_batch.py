@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["GRAPH_BATCHES", "check_fanout", "fanouts", "refuse_sampling"]
+__all__ = ["GRAPH_BATCHES", "TABLE_UPDATES", "check_fanout", "check_table_updates", "fanouts", "refuse_sampling"]
 
 GRAPH_BATCHES = ("full", "sampled", "auto")
+TABLE_UPDATES = ("all", "touched")
 
 
 def check_fanout(key: str, value: Any) -> None:
@@ -58,3 +60,24 @@ def refuse_sampling(graph_batch: Any, model: str, samples_graph: bool) -> None:
             f"graph_batch: {model} cannot train on sampled neighbours; use graph_batch: full (or auto, which takes "
             "full for it). docs/guides/large-data.md lists the models that can."
         )
+
+
+def check_table_updates(options: Mapping[str, Any]) -> None:
+    """Refuse ``table_updates: touched`` beside what it does not go with.
+
+    Raises:
+        ValueError: With the other option and what to choose instead.
+    """
+    if options.get("table_updates") != "touched":
+        return
+    learner = str(options.get("learner", "adam"))
+    reasons = {
+        "graph_batch: full, whose steps read every row; set graph_batch to sampled or auto": options.get("graph_batch")
+        not in ("sampled", "auto"),
+        f"learner: {learner}, which has no form by rows here; set learner to adam": learner.lower() != "adam",
+        "clip_grad_norm, which needs the gradient of every row; leave it out": bool(options.get("clip_grad_norm")),
+        "compile, whose gradients hold every row; set compile to False": bool(options.get("compile")),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise ValueError(f"table_updates: touched does not go with {reason}, or set table_updates to all.")

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from recbole.trainer import Trainer
 
+from recbole_mm import processes
 from recbole_mm.host.wrapping import wrap
+from recbole_mm.nn.row_adam import RowAdam
 
 __all__ = ["install"]
 
@@ -26,10 +28,24 @@ def _build_optimizer(original: Any, self: Any, **options: Any) -> torch.optim.Op
     without stays without, to the last bit.
     """
     optimizer: torch.optim.Optimizer = original(self, **options)
+    if getattr(self.model, "touched", False):
+        return _by_rows(self, optimizer)
     if self.config["optimizer_fused"] != "auto" or not _can_fuse(self, optimizer):
         return optimizer
     groups = [{**group, "foreach": False, "fused": True} for group in optimizer.param_groups]
     return type(optimizer)(groups, lr=groups[0]["lr"], fused=True)  # type: ignore[call-arg]
+
+
+def _by_rows(trainer: Any, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Adam that takes the sparse gradients of ``table_updates: touched``."""
+    if processes.world() > 1:
+        raise ValueError(
+            "table_updates: touched trains in one process, as several add up gradients of every row; start one, or set "
+            "table_updates to all."
+        )
+    fused = trainer.config["optimizer_fused"] == "auto" and _can_fuse(trainer, optimizer)
+    groups = [{**group, "foreach": False, "fused": fused} for group in optimizer.param_groups]
+    return RowAdam(groups, lr=groups[0]["lr"], fused=fused)
 
 
 def _can_fuse(trainer: Any, optimizer: torch.optim.Optimizer) -> bool:

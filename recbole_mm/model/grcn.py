@@ -128,7 +128,7 @@ class GRCN(SamplesGraph, MultimodalRecommender):
         """Rows of users and of items of a table of both, looked up at once: each look-up has a gradient of all rows."""
         if part.users is None or part.items is None:
             return table.split([self.n_users, self.n_items])  # type: ignore[return-value]
-        rows = F.embedding(torch.cat([part.users, part.items + self.n_users]), table)
+        rows = F.embedding(torch.cat([part.users, part.items + self.n_users]), table, sparse=part.sparse)
         return rows.split([len(part.users), len(part.items)])  # type: ignore[return-value]
 
     def _parts(self, part: Neighbourhood, tables: _Tables) -> tuple[list[Tensor], list[Tensor]]:

@@ -32,6 +32,8 @@ class SamplesGraph:
     features: Any
     training: bool
     fanout: list[int] | None
+    #: Whether a step's gradients of the tables hold the rows that it reads and no others (``table_updates: touched``).
+    touched = False
 
     def set_up_sampling(self, config: Any, n_hops: int, routes: bool = False) -> None:
         """Read the options.
@@ -60,12 +62,14 @@ class SamplesGraph:
             if not chosen:
                 return
         self.fanout = fanout
+        self.touched = "table_updates" in config and config["table_updates"] == "touched"
 
     def neighbourhood(self, user: Tensor | None = None, item: Tensor | None = None) -> Neighbourhood:
         """What a step propagates over for the given rows of users and items, ``None`` for all of them."""
         if self.fanout is None or not self.training or user is None or item is None:
             return Neighbourhood((self.graph,) * self.n_hops, None, None, user, item)
-        return sample_neighbourhood(self.graph, user, item, self.fanout, self.routes)
+        part = sample_neighbourhood(self.graph, user, item, self.fanout, self.routes)
+        return part._replace(sparse=self.touched)
 
     def last_users(self, user: Tensor, fanout: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
         """Users that the last layer has to give for those of a batch: these, and whom a model adds to them."""

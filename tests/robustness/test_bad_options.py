@@ -216,6 +216,7 @@ VALUES: list[tuple[str, Any, str]] = [
     ("cold_features", "inductiv", "Did you mean 'inductive'"),
     ("dense_backend", "mkl", "auto, torch, onednn"),
     ("optimizer_fused", True, "auto, never"),
+    ("table_updates", "some", "all, touched"),
 ]
 
 

@@ -15,6 +15,10 @@ from recbole_mm.nn.graph.sparse import SparsePattern, sddmm, spmm
 __all__ = ["Hop", "Neighbourhood", "SampledHop", "SampledRows", "sample_neighbourhood", "sample_peers", "sample_rows"]
 
 
+SPARSELY = 8
+"""How many times as many nodes as a step meets make it cheaper to sort these than to go through all."""
+
+
 class SampledRows(NamedTuple):
     """Some of the edges of some rows of a pattern.
 
@@ -81,8 +85,12 @@ def _first_in_random_order(
 ) -> Tensor:
     """Edges of rows that all have more than ``fanout``: those of the columns that come first, in edge order."""
     part, edge = pattern.rows(index)
-    order = torch.randperm(pattern.n_cols, generator=generator, device=edge.device)
-    ranked = (part.row * pattern.n_cols + order[part.col]).argsort()
+    col, n = part.col, pattern.n_cols
+    if SPARSELY * len(edge) < n:  # an order of the columns that are met, not of all there are
+        met, col = torch.unique(col, return_inverse=True)
+        n = len(met)
+    order = torch.randperm(n, generator=generator, device=edge.device)
+    ranked = (part.row * n + order[col]).argsort()
     place = torch.arange(len(edge), device=edge.device) - part.ptr[part.row]
     keep = torch.zeros_like(edge, dtype=torch.bool)
     keep[ranked[place < fanout]] = True
@@ -194,6 +202,7 @@ class Neighbourhood(NamedTuple):
         item: The same of its items.
         routes: Items of all ``users`` and where these edges are in ``graph.to_user``; their columns are ``items``.
             ``None`` for the whole graph, and where nobody asked.
+        sparse: Whether gradients of the tables that rows are taken of shall hold these rows only.
     """
 
     hops: tuple[Hop, ...]
@@ -202,6 +211,7 @@ class Neighbourhood(NamedTuple):
     user: Tensor | None
     item: Tensor | None
     routes: SampledRows | None = None
+    sparse: bool = False
 
     @property
     def sampled(self) -> bool:
@@ -210,11 +220,11 @@ class Neighbourhood(NamedTuple):
 
     def of_users(self, table: Tensor) -> Tensor:
         """Rows of the users whose states the first layer reads. Shape ``(n_users, k)`` to ``(n, k)``."""
-        return table if self.users is None else F.embedding(self.users, table)
+        return table if self.users is None else F.embedding(self.users, table, sparse=self.sparse)
 
     def of_items(self, table: Tensor) -> Tensor:
         """Rows of the items whose states the first layer reads."""
-        return table if self.items is None else F.embedding(self.items, table)
+        return table if self.items is None else F.embedding(self.items, table, sparse=self.sparse)
 
 
 class _Numbering:
@@ -226,9 +236,12 @@ class _Numbering:
         self.add(first)
 
     def add(self, found: Tensor) -> None:
-        fresh = torch.zeros_like(self.place, dtype=torch.bool)
-        fresh[found] = True
-        new = (fresh & (self.place < 0)).nonzero().squeeze(1)
+        if SPARSELY * len(found) < len(self.place):  # the same nodes, without a look at all others
+            new = torch.unique(found[self.place[found] < 0])
+        else:
+            fresh = torch.zeros_like(self.place, dtype=torch.bool)
+            fresh[found] = True
+            new = (fresh & (self.place < 0)).nonzero().squeeze(1)
         self.place[new] = torch.arange(len(new), device=new.device) + len(self.ids)
         self.ids = torch.cat((self.ids, new))
 
