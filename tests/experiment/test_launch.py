@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ from recbole_mm.host import sharing
 from recbole_mm.processes import Place
 from tests.options import QUICK
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="starts its processes with fork, which imports nothing")
 
 OPTIONS = {
@@ -240,3 +242,20 @@ def test_ctrl_c_names_the_checkpoint() -> None:
     assert time.monotonic() - pressed[-1] < 30
     assert Path(str(caught.value.checkpoint)).is_file()
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_torchrun_does_what_one_process_does(tmp_path: Path) -> None:
+    how = ["--epochs=1", "--train_batch_size=256", "--metrics=['Recall']", "--topk=[10]", "--valid_metric=Recall@10"]
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "recbole_mm", "train"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, "--model=MMGCN", "--dataset=mm-toy", *how],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True,
+        text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = [line.split() for line in done.stdout.splitlines() if line.startswith("recall@10 ")]
+    options = {**QUICK, "epochs": 1, "train_batch_size": 256, "topk": [10], "metrics": ["Recall"], "seed": 2020}
+    one = recbole_mm.run("MMGCN", "mm-toy", config_dict={**options, "valid_metric": "Recall@10"}, saved=False)
+    assert [float(x) for x in printed[0][1:]] == [one["best_valid_score"], one["test_result"]["recall@10"]]
+    assert len(printed) == 1 and len(list((tmp_path / "saved").glob("*.pth"))) == 1, "one of them writes"

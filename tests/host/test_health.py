@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -186,6 +187,8 @@ def test_a_comparison_says_it_below_its_table(tmp_path: Path) -> None:
     notes = [note for note in table.attrs["notes"] if note.startswith("Health, BPR (2 of 2 seeds): ")]
     assert any("untrained value" in note for note in notes)
     assert "Health, BPR" in (tmp_path / "out" / "table.md").read_text()
+    records = [json.loads(file.read_text()) for file in (tmp_path / "out" / "runs").glob("*/run.json")]
+    assert len(records) == 2 and all("untrained value" in alarms(record)["loss"] for record in records)
 
 
 def test_short_trainings_and_other_evaluations_are_left_alone() -> None:
