@@ -2,10 +2,11 @@
 
 Users, items and pairs in the proportion of 192,000 x 63,000 x 1.3 million with planted taste: items belong to groups, a
 group's features lie around its centre, and users choose from two groups of theirs and sometimes from all; one pair of
-every user is held out for validation. The data set is made in memory, so that no time goes into files. A process with
-one thread measures a model at a size, sampled steps first; seconds are CPU seconds of a step, memory is the peak of the
-process so far, data and libraries included. ``--train`` trains for as many CPU seconds from the same start and gives
-Recall@20 of 4,000 users on the way, as (seconds, steps, recall).
+every user is held out for validation. Pairs are made in memory, so that no time goes into files; vectors come from a
+``.npy`` file, as large ones do. A process measures a model at a size, sampled steps first; seconds are CPU seconds of a
+step (on one thread, if not told otherwise), memory is the peak of the process so far, data and libraries included.
+``--train`` trains for as many CPU seconds from the same start and gives Recall@20 of 4,000 users on the way. Sampled
+steps may have batches of a size of their own (``--sampled_batch``): a step on the whole graph costs the same at any.
 Linux only (``/proc``).
 """
 
@@ -16,6 +17,7 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +32,10 @@ import recbole_mm  # noqa: E402,F401
 from benchmarks.measure import _status  # noqa: E402
 from benchmarks.rows import append  # noqa: E402
 from recbole_mm.cli.malloc import keep_freed_memory  # noqa: E402
-from recbole_mm.data.features.table import FeatureStore, FeatureTable  # noqa: E402
+from recbole_mm.data.features.matrix import FeatureMatrix  # noqa: E402
+from recbole_mm.data.features.stored import StoredTable  # noqa: E402
+from recbole_mm.data.features.table import FeatureStore  # noqa: E402
+from recbole_mm.nn.row_adam import RowAdam  # noqa: E402
 
 ITEMS_PER_USER, PAIRS_PER_USER, GROUPS, OWN, HELD_OUT = 63 / 192, 1300 / 192, 60, 32, 4000
 FANOUT = {"MMGCN": [4, 2], "GRCN": [4, 2], "DualGNN": [4, 2], "MMGCL": [4, 2, 1], "MGAT": [5]}
@@ -56,8 +61,11 @@ def taste(users: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return keys // items + 1, keys % items + 1, group
 
 
-def data_set(users: int, widths: dict[str, int], dtype: torch.dtype) -> tuple[Any, np.ndarray]:
-    """What a model asks of a data set, and the held-out pairs ``(n, 2)``, one a user with two pairs or more."""
+def data_set(users: int, widths: dict[str, int], dtype: torch.dtype, folder: Path) -> tuple[Any, np.ndarray]:
+    """What a model asks of a data set, and the held-out pairs ``(n, 2)``, one a user with two pairs or more.
+
+    Vectors are float16 in files in ``folder``, which are read while the model is made; ``dtype`` is that of its tables.
+    """
     user, item, group = taste(users)
     first = np.zeros(len(user), dtype=bool)
     first[np.unique(user, return_index=True)[1]] = True
@@ -70,8 +78,14 @@ def data_set(users: int, widths: dict[str, int], dtype: torch.dtype) -> tuple[An
         shares = torch.cat((own, torch.zeros(n_items, GROUPS)), dim=1)
         shares[torch.arange(1, n_items), OWN + torch.from_numpy(group)] = 1.0
         shares[0] = 0
-        feature = (shares @ torch.randn(OWN + GROUPS, width, generator=generator)).to(dtype)
-        tables[modality] = FeatureTable(modality, "item", feature, torch.arange(n_items) > 0)
+        directions, file = torch.randn(OWN + GROUPS, width, generator=generator), folder / f"{modality}.npy"
+        matrix = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=(n_items, width))
+        for rows in torch.arange(n_items).split(2048):
+            matrix[rows.numpy()] = (shares[rows] @ directions).half().numpy()
+        del matrix
+        stored = FeatureMatrix(file, (n_items, width), np.dtype(np.float16), None)
+        place = torch.where(torch.arange(n_items) > 0, torch.arange(n_items), -1)
+        tables[modality] = StoredTable(modality, "item", stored, place, dtype)
     sizes = {"user_id": users + 1, "item_id": n_items}
     return SimpleNamespace(
         dataset_name="planted", uid_field="user_id", iid_field="item_id", config={"LIST_SUFFIX": "_list"},
@@ -97,12 +111,13 @@ def build(options: argparse.Namespace) -> tuple[Any, Any, np.ndarray]:
     from recbole.utils import get_model, init_seed
 
     given = {"state": "ERROR", "use_gpu": False, "train_batch_size": options.batch, "graph_batch": "sampled"}
-    given |= {"fanout": config_fanout(options), **options.options}
+    given |= {"fanout": config_fanout(options), "table_updates": "touched", **options.options}
     config = Config(model=options.model, dataset="mm-toy", config_dict=given)
     widths = {"image": options.image_width, "text": 384}
-    data, held_out = data_set(options.users, widths, getattr(torch, options.feature_dtype))
-    init_seed(options.seed, True)
-    return get_model(options.model)(config, data), data, held_out
+    with tempfile.TemporaryDirectory() as folder:
+        data, held_out = data_set(options.users, widths, getattr(torch, options.feature_dtype), Path(folder))
+        init_seed(options.seed, True)
+        return get_model(options.model)(config, data), data, held_out
 
 
 def config_fanout(options: argparse.Namespace) -> Any:
@@ -138,7 +153,7 @@ def recall(model: Any, data: Any, held_out: np.ndarray) -> float:
 
 def measure(options: argparse.Namespace) -> None:
     """The rows of one model at one size, in a process of its own."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     keep_freed_memory()  # as our commands do
     model, data, held_out = build(options)
     built = round(_status("VmHWM"))
@@ -146,33 +161,43 @@ def measure(options: argparse.Namespace) -> None:
     for mode in sorted(options.modes.split(","), reverse=True):
         model.load_state_dict(start)
         model.fanout = fanout if mode == "sampled" else None
-        seconds, curve = train(model, data, held_out, options)
-        epoch = math.ceil(len(data.inter_feat) / options.batch)
+        batch = (options.sampled_batch or options.batch) if mode == "sampled" else options.batch
+        seconds, clock, curve = train(model, data, held_out, options, batch)
+        epoch = math.ceil(len(data.inter_feat) / batch)
         step = float(np.median(seconds[1:]))
         metrics = {"users": options.users, "pairs": len(data.inter_feat), "step_seconds": round(step, 3)}
-        metrics |= {"epoch_seconds": round(epoch * step, 1), "built_mib": built, "peak_mib": round(_status("VmHWM"))}
+        metrics |= {
+            "epoch_seconds": round(epoch * step, 1),
+            "clock_seconds": round(epoch * clock, 1),
+            "built_mib": built,
+            "peak_mib": round(_status("VmHWM")),
+        }
         metrics |= {f"recall@20 at {spent} s": value for spent, _, value in curve}
-        row = {"model": options.model, "variant": mode, "metrics": metrics, "fanout": model.fanout}
+        row = {"model": options.model, "variant": mode, "metrics": metrics, "fanout": model.fanout, "batch": batch}
         row["dataset"] = f"{options.users:,} x {data.num('item_id') - 1:,}"
         print(json.dumps(row), flush=True)
 
 
-def train(model: Any, data: Any, held_out: np.ndarray, options: argparse.Namespace) -> tuple[list[float], list[Any]]:
-    """Seconds of every step, and the curve where a time is given."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, fused=True)
-    source, seconds, curve, spent = batches(data, options.batch, options.seed), [], [], 0.0
+def train(
+    model: Any, data: Any, held_out: np.ndarray, options: argparse.Namespace, size: int
+) -> tuple[list[float], float, list[Any]]:
+    """CPU seconds of every step, the median by the clock, and the curve where a time is given."""
+    kind = RowAdam if model.touched else torch.optim.Adam
+    optimizer = kind(model.parameters(), lr=options.learning_rate, fused=True)
+    source, seconds, clocks, curve, spent = batches(data, size, options.seed), [], [], [], 0.0
     model.train()
     while len(seconds) < options.steps if not options.train else spent < options.train:
-        batch, start = next(source), time.process_time()
+        batch, start, clock = next(source), time.process_time(), time.perf_counter()
         optimizer.zero_grad()
         loss = model.calculate_loss(batch)
         (sum(loss) if isinstance(loss, tuple) else loss).backward()
         optimizer.step()
         seconds.append(time.process_time() - start)
+        clocks.append(time.perf_counter() - clock)
         spent += seconds[-1]
         if options.train and spent >= (len(curve) + 1) * options.train / 5:
             curve.append((round(spent), len(seconds), round(recall(model, data, held_out), 4)))
-    return seconds, curve
+    return seconds, float(np.median(clocks[1:])), curve
 
 
 def main() -> int:
@@ -183,6 +208,8 @@ def main() -> int:
     parser.add_argument("--sizes", default="192000", help="numbers of users, separated by commas")
     parser.add_argument("--fanout", type=json.loads, help="an integer or a JSON list; else that of FANOUT")
     parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--sampled_batch", type=int, default=0, help="of sampled steps, else that of --batch")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--train", type=float, default=0, help="CPU seconds to train for, instead of steps")
     parser.add_argument("--image_width", type=int, default=4096)
@@ -198,7 +225,18 @@ def main() -> int:
         options.model, options.users = options.models, int(options.sizes)
         measure(options)
         return 0
-    names = ("modes", "batch", "steps", "train", "image_width", "feature_dtype", "learning_rate", "seed")
+    names = (
+        "modes",
+        "batch",
+        "sampled_batch",
+        "threads",
+        "steps",
+        "train",
+        "image_width",
+        "feature_dtype",
+        "learning_rate",
+        "seed",
+    )
     shared = [f"--{key}={getattr(options, key)}" for key in names]
     shared += [f"--{key}={json.dumps(getattr(options, key))}" for key in ("fanout", "options")]
     for users in options.sizes.split(","):
@@ -208,8 +246,9 @@ def main() -> int:
             print(done.stdout, end="", flush=True)
             for line in done.stdout.splitlines() if options.rows else ():
                 row = json.loads(line)
-                given = {**options.options, "fanout": row.pop("fanout"), "batch": options.batch}
-                append(options.rows, row, {**given, "image_width": options.image_width})
+                given = {**options.options, **{key: row.pop(key) for key in ("fanout", "batch")}}
+                given |= {key: getattr(options, key) for key in ("image_width", "learning_rate", "threads")}
+                append(options.rows, row, given)
             if done.returncode:
                 print(done.stderr[-2000:], file=sys.stderr)
                 return 1
