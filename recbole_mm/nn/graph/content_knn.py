@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from recbole_mm.nn.graph.bipartite import knn_graph
 from recbole_mm.nn.graph.item_graph import edge_cosines
-from recbole_mm.nn.graph.knn import BLOCK
 from recbole_mm.nn.graph.sparse import SparsePattern
 from recbole_mm.nn.rows import unit_rows
 
 __all__ = ["content_rows", "nearest_content", "nearest_known", "neighbour_scores"]
+
+ROWS = 2**23
+"""Numbers of content rows that are made at a time where not all are needed at once: 32 MB, and as much to make them."""
 
 
 def content_rows(features: Mapping[str, Tensor], observed: Mapping[str, Tensor], weight: Mapping[str, float]) -> Tensor:
@@ -85,6 +87,8 @@ def nearest_known(
 ) -> tuple[Tensor, Tensor]:
     """The known items that are nearest to each new one by the weighted mean of cosines of their modalities.
 
+    Tables may be as large as memory: rows of length 1 are made by the block, and no second table is.
+
     Args:
         features: Modality to its table. Shape ``(n_items, d_m)``.
         observed: Modality to the items that have it. Bool, shape ``(n_items,)``.
@@ -103,15 +107,30 @@ def nearest_known(
         >>> new.tolist(), near.tolist()
         ([3], [[1]])
     """
-    content = content_rows(features, observed, weight)
-    has_content = content.ne(0).any(dim=1)
-    new, old = (~known & has_content).nonzero().view(-1), (known & has_content).nonzero().view(-1)
+
+    def content(ids: Tensor) -> Tensor:
+        return content_rows({m: t[ids] for m, t in features.items()}, {m: o[ids] for m, o in observed.items()}, weight)
+
+    size = max(1, ROWS // sum(table.shape[1] for table in features.values()))
+    everyone = torch.arange(len(known), device=known.device)
+    there = torch.cat([content(ids).ne(0).any(dim=1) for ids in everyone.split(size)])
+    new, old = (~known & there).nonzero().view(-1), (known & there).nonzero().view(-1)
     k = min(k, len(old))
-    near = [
-        old[(content[rows] @ content[old].T).topk(k, dim=1).indices]
-        for rows in new.split(max(1, BLOCK // max(len(old), 1)))
-    ]
-    return (new, torch.cat(near)) if k and len(new) else (new[:0], new.new_empty((0, k)))
+    if not k or not len(new):
+        return new[:0], new.new_empty((0, k))
+    return new, torch.cat([_nearest(content, rows, old.split(size), k) for rows in new.split(size)])
+
+
+def _nearest(content: Callable[[Tensor], Tensor], rows: Tensor, others: Sequence[Tensor], k: int) -> Tensor:
+    """The ``k`` nearest of ``others`` to some rows, nearest first; a part of the others at a time."""
+    own = content(rows)
+    best, ids = own.new_empty(len(rows), 0), rows.new_empty(len(rows), 0)
+    for part in others:
+        score = torch.cat((best, own @ content(part).T), dim=1)
+        ids = torch.cat((ids, part.expand(len(rows), -1)), dim=1)
+        best, place = score.topk(min(k, score.shape[1]), dim=1)
+        ids = ids.gather(1, place)
+    return ids
 
 
 def neighbour_scores(history: SparsePattern, neighbours: SparsePattern, similarity: Tensor) -> Tensor:

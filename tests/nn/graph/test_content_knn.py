@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_mm.nn.graph.content_knn import content_rows, nearest_content, neighbour_scores
+from recbole_mm.nn.graph import content_knn
+from recbole_mm.nn.graph.content_knn import content_rows, nearest_content, nearest_known, neighbour_scores
 from recbole_mm.nn.graph.sparse import SparsePattern
 
 N_USERS, N_ITEMS = 7, 23
@@ -82,3 +83,22 @@ def test_no_feature_no_score():
     assert near.n_edges == 0
     history = SparsePattern.from_pairs(torch.tensor([0]), torch.tensor([1]), 1, 4)
     assert not neighbour_scores(history, near, similarity).any()
+
+
+def test_nearest_known_items_by_the_block_are_those_of_one_block(monkeypatch):
+    """Large tables: neither the block of new items nor that of known ones changes what is nearest."""
+    features, observed, known, _ = world(4)
+    tables = {name: torch.from_numpy(table).float() for name, table in features.items()}
+    masks = {name: torch.from_numpy(mask) for name, mask in observed.items()}
+    weight, known = {"image": 0.7, "text": 1.3}, torch.from_numpy(known)
+    seen = []
+    for rows in (2**20, 10, 50):  # numbers: all items, one and five at a time
+        monkeypatch.setattr(content_knn, "ROWS", rows)
+        seen.append(nearest_known(tables, masks, weight, known, k=6))
+    content = content_rows(tables, masks, weight)
+    new, near = seen[0]
+    assert len(new) > 2 and not known[new].any()
+    old = (known & content.ne(0).any(dim=1)).nonzero().view(-1)
+    assert torch.equal(near, old[(content[new] @ content[old].T).topk(6, dim=1).indices])
+    for others in seen[1:]:
+        assert torch.equal(others[0], new) and torch.equal(others[1], near)
