@@ -57,7 +57,7 @@ def _columns(train: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     rows, suffix = train.inter_feat, train.config["LIST_SUFFIX"] or "_list"
     parts = {"user": train.user_feat, "item": train.item_feat, "train": rows}
-    pairs = rows[train.iid_field].numpy(), rows[train.uid_field].numpy()
+    sort = _Sorter(rows[train.uid_field].numpy(), rows[train.iid_field].numpy())
     for part, frame in parts.items():
         for name, values in getattr(frame, "interaction", {}).items():
             derived = part == "train" and (name.endswith(suffix) or values.dim() > 1)
@@ -65,9 +65,37 @@ def _columns(train: Any) -> dict[str, str]:
                 continue
             array = values.numpy()
             if part == "train":  # whatever the order of the rows
-                array = array[np.lexsort((array, *pairs))]
+                array = sort(array)
             found[f"{part}.{name}"] = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
     return found
+
+
+class _Sorter:
+    """Values of rows in the order of their pairs, those of one pair in the order of the values.
+
+    ``values[np.lexsort((values, items, users))]`` with one sort of all rows for all columns.
+
+    Args:
+        users: Shape ``(n,)``.
+        items: Shape ``(n,)``.
+    """
+
+    def __init__(self, users: np.ndarray, items: np.ndarray) -> None:
+        self._users, self._items = users, items
+        self._order: np.ndarray | None = None
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        if self._order is None:
+            self._key = self._users.astype(np.int64) << 32 | self._items
+            self._order = np.argsort(self._key)
+            ordered = self._key[self._order]
+            same = np.concatenate([[False], ordered[1:] == ordered[:-1], [False]])
+            self._tied = same[1:] | same[:-1]
+        found = values[self._order]
+        if self._tied.any():
+            rows = np.sort(self._order[self._tied])
+            found[self._tied] = values[rows[np.lexsort((values[rows], self._key[rows]))]]
+        return np.asarray(found)
 
 
 def pairs_hash(part: Any) -> str:

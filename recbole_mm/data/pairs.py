@@ -38,5 +38,5 @@ def distinct(users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Distinct pairs, sorted by user and then item."""
     if not len(users):
         return users.astype(np.int64), items.astype(np.int64)
-    pairs = np.unique(np.stack([users.astype(np.int64), items.astype(np.int64)], axis=1), axis=0)
-    return pairs[:, 0], pairs[:, 1]
+    keys = np.unique(users.astype(np.int64) << 32 | items.astype(np.int64))  # ids are less than 2 ** 31
+    return keys >> 32, keys & (2**32 - 1)

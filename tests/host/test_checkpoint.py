@@ -285,7 +285,7 @@ def test_the_order_of_rows_with_one_pair_does_not_matter():
 
     from recbole.data.interaction import Interaction
 
-    from recbole_mm.data.fingerprint import _columns
+    from recbole_mm.data.fingerprint import _columns, _Sorter
 
     def columns(rows, columns=("u", "i", "rating", "item_length", "i_list")):
         table = {name: torch.tensor([row[place] for row in rows]) for place, name in enumerate(columns)}
@@ -294,6 +294,13 @@ def test_the_order_of_rows_with_one_pair_does_not_matter():
         return _columns(SimpleNamespace(inter_feat=Interaction(table), **named))
 
     rows = [(1, 2, 5.0, 3, [1, 2]), (1, 2, 4.0, 3, [2, 1]), (2, 1, 3.0, 3, [0, 0])]
+    generator = np.random.default_rng(0)
+    for n_users in (3, 100_000):  # pairs that repeat, and pairs that hardly do
+        users, items = generator.integers(0, n_users, 3000), generator.integers(0, 3, 3000)
+        for values in (generator.integers(-2, 3, 3000) / 2, np.where(users % 5, generator.random(3000), np.nan)):
+            values = values.astype(np.float32)
+            whole = values[np.lexsort((values, items, users))]
+            assert _Sorter(users, items)(values).tobytes() == whole.tobytes()
     assert columns(rows) == columns(rows[::-1]) and list(columns(rows)) == ["train.rating"]
     assert columns(rows) != columns([(1, 2, 5.0, 3, [1, 2]), (1, 2, 3.0, 3, [2, 1]), (2, 1, 4.0, 3, [0, 0])])
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from recbole_mm.data.features import parquet
+from recbole_mm.data.features.archive import large_vectors
 from recbole_mm.data.features.matrix import FeatureMatrix
 from recbole_mm.data.features.ragged import ragged
 
@@ -64,14 +65,21 @@ class FeatureFile:
         self._check_distinct(columns)
         return tuple(columns)
 
-    def matrix(self) -> FeatureMatrix:
-        """The vectors, checked for type and rank; a ``.npy`` matrix stays on disk.
+    def matrix(self, in_order: bool = False) -> FeatureMatrix:
+        """The vectors, checked for type and rank; a ``.npy`` matrix and a large one of a plain ``.npz`` stay on disk.
+
+        Args:
+            in_order: Whether it is enough to get the rows in the order of the file; large vectors that are compressed
+                or in a ``.parquet`` are then a ``stream``.
 
         Raises:
             ValueError: Not a numeric array of rank 2 or 3, or without rows or columns.
         """
         array: Any = None
         count: np.ndarray | None = None
+        large = large_vectors(self.path, in_order)
+        if large is not None:
+            return self._checked(large)
         if self.path.suffix == ".npz":
             arrays = self._npz("feature", "count")
             array, count = arrays["feature"], arrays.get("count")
@@ -80,6 +88,10 @@ class FeatureFile:
         elif self.path.suffix == ".parquet":
             array, count = parquet.vectors(self._parquet("feature"), self.path)
         shape, dtype = (array.shape, array.dtype) if array is not None else self._npy_header()
+        return self._checked(FeatureMatrix(self.path, tuple(shape), dtype, array, count))
+
+    def _checked(self, matrix: FeatureMatrix) -> FeatureMatrix:
+        shape, dtype = matrix.shape, matrix.dtype
         if dtype.kind not in "biuf":
             raise ValueError(
                 f"{self.path}: expected numbers (float16 or float32), got dtype {dtype}; convert them first."
@@ -93,7 +105,7 @@ class FeatureFile:
             raise ValueError(
                 f"{self.path}: features of shape {shape} hold no number; write at least one row and column."
             )
-        return FeatureMatrix(self.path, tuple(shape), dtype, array, count)
+        return matrix
 
     def _npz(self, *names: str) -> dict[str, np.ndarray]:
         try:

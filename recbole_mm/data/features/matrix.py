@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ class FeatureMatrix:
         path: The file.
         shape: ``(rows, d)`` or ``(rows, R, d)``.
         dtype: Type of the numbers in the file.
-        array: The vectors, or ``None`` for a ``.npy`` file, which is read row by row.
+        array: The vectors; ``None`` for those that stay in the file.
         count: How many vectors of each row are its own, ``(rows,)``, where the file says it; the places beyond hold
             their mean.
+        offset: Where the numbers of an array in an archive begin in the file; ``None`` in a ``.npy`` file.
+        stream: For vectors that can only be read in order: makes an iterator over blocks of rows.
     """
 
     path: Path
@@ -29,11 +32,15 @@ class FeatureMatrix:
     dtype: np.dtype
     array: np.ndarray | None
     count: np.ndarray | None = None
+    offset: int | None = None
+    stream: Callable[[], Iterable[np.ndarray]] | None = None
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """The given rows, ``(len(rows), ...)``, as a new array."""
         if self.array is not None:
             return self.array[rows]
+        if self.offset is not None:
+            return self._read_rows(rows, self.offset)
         try:
             matrix = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except ValueError as error:
@@ -42,14 +49,17 @@ class FeatureMatrix:
             ) from error
         if not matrix.flags.c_contiguous:
             return np.asarray(matrix[rows])
-        # Read, not taken from the mapping: a page that is touched brings its neighbours into memory, which for rows in
+        return self._read_rows(rows, matrix.offset)
+
+    def _read_rows(self, rows: np.ndarray, offset: int) -> np.ndarray:
+        # Read, not taken from a mapping: a page that is touched brings its neighbours into memory, which for rows in
         # random order is most of the file.
-        block = np.empty((len(rows), *matrix.shape[1:]), dtype=matrix.dtype)
+        block = np.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
         bytes_of = block.reshape(len(rows), -1).view(np.uint8)
         first = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
         with self.path.open("rb", buffering=0) as stream:
             for start, stop in zip(first.tolist(), [*first[1:].tolist(), len(rows)]):
-                stream.seek(matrix.offset + int(rows[start]) * bytes_of.shape[1])
+                stream.seek(offset + int(rows[start]) * bytes_of.shape[1])
                 _fill(stream, bytes_of[start:stop].data.cast("B"), self.path)
         return block
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import numpy as np
 
 from recbole_mm.data.features.ragged import ragged
 
-__all__ = ["ids", "read", "vectors"]
+__all__ = ["blocks", "first_rows", "ids", "read", "vectors"]
+
+_NUMBERS = 2**20  # of a block
 
 
 def read(path: Path, columns: Sequence[str]) -> tuple[Any, list[str]]:
@@ -35,6 +37,60 @@ def read(path: Path, columns: Sequence[str]) -> tuple[Any, list[str]]:
         found = parquet.read_schema(path).names
         return parquet.read_table(path, columns=[name for name in columns if name in found]), found
     except Exception as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
+
+
+def first_rows(path: Path, whole: int) -> tuple[tuple[int, ...], np.dtype] | None:
+    """Shape and type of a large column ``feature`` of vectors of one length, told from its first row.
+
+    Args:
+        path: The file.
+        whole: Bytes up to which a column is not large.
+
+    Returns:
+        Them; ``None`` for other columns, for lists of lists, whose number may differ, and for whatever is wrong with
+        the file: reading it whole tells.
+    """
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+
+        with parquet.ParquetFile(path) as file:
+            groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+            columns = (group.column(index) for group in groups for index in range(group.num_columns))
+            found = (part for part in columns if part.path_in_schema.partition(".")[0] == "feature")
+            if sum(part.total_uncompressed_size for part in found) <= whole:
+                return None
+            rows, batch = file.metadata.num_rows, next(file.iter_batches(batch_size=1, columns=["feature"]))
+        array, count = vectors(arrow.Table.from_batches([batch]), path)
+    except Exception:  # damage raises whatever it leads to
+        return None
+    return None if count is not None or array.ndim != 2 else ((rows, *array.shape[1:]), array.dtype)
+
+
+def blocks(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """The vectors of a file, some rows at a time, in order.
+
+    Args:
+        path: The file.
+        shape: From :func:`first_rows`.
+
+    Raises:
+        ValueError: A row is null or has another length, or the file is damaged.
+    """
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=max(_NUMBERS // max(shape[1], 1), 1), columns=["feature"]):
+                array, _ = vectors(arrow.Table.from_batches([batch]), path)
+                if array.shape[1:] != shape[1:]:
+                    raise ValueError(
+                        f"{path}: the lists in feature differ in length ({shape[1]} and {array.shape[-1]})."
+                    )
+                yield array
+    except (OSError, arrow.ArrowException) as error:
         raise ValueError(f"{path} cannot be read: {error}.") from error
 
 

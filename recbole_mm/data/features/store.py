@@ -38,7 +38,7 @@ def align(file: FeatureFile, vocabulary: Mapping[str, int], dtype: torch.dtype =
     """A feature file of items or users as a table with one row per internal id.
 
     Only the rows that the vocabulary knows are read, a block at a time, so the table is all the memory this takes. The
-    vectors of a ``.npy`` file are checked and stay where they are.
+    vectors of a ``.npy`` file, and many of a ``.npz`` that is not compressed, are checked and stay where they are.
 
     Args:
         file: The feature file.
@@ -53,7 +53,7 @@ def align(file: FeatureFile, vocabulary: Mapping[str, int], dtype: torch.dtype =
             number is not finite.
     """
     (tokens,) = file.tokens()
-    matrix = file.matrix()
+    matrix = file.matrix(in_order=True)
     check_length(file, matrix, len(tokens))
     n = max(vocabulary.values(), default=0) + 1
     ids = _internal_ids(tokens, vocabulary)
@@ -62,7 +62,7 @@ def align(file: FeatureFile, vocabulary: Mapping[str, int], dtype: torch.dtype =
     rows = rows[np.argsort(ids[rows])]
     target = torch.from_numpy(ids[rows])
     table: AnyTable
-    if matrix.array is None:
+    if matrix.array is None and matrix.stream is None:
         for _ in read_finite(matrix, rows, tokens, dtype):
             pass
         row = torch.full((n,), -1)
@@ -114,7 +114,7 @@ def align_interactions(
         ValueError: As for :func:`align`.
     """
     user_tokens, item_tokens = file.tokens()
-    matrix = file.matrix()
+    matrix = file.matrix(in_order=True)
     check_length(file, matrix, len(user_tokens))
     user, item = _internal_ids(user_tokens, users), _internal_ids(item_tokens, items)
     known = (user > 0) & (item > 0)

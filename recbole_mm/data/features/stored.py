@@ -26,7 +26,7 @@ def in_blocks(rows: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 @dataclass(frozen=True)
 class StoredTable:
-    """One modality of one entity whose vectors stay in a ``.npy`` file; the same face as ``FeatureTable``.
+    """One modality of one entity whose vectors stay in their file; the same face as ``FeatureTable``.
 
     Attributes:
         modality: Name of the modality.
@@ -71,7 +71,7 @@ class StoredTable:
         there = place >= 0
         result = torch.zeros(len(ids), *self.shape[1:], dtype=self.dtype)
         if there.any():
-            found = _read(self.matrix, place[there].numpy(), self.dtype)[1]
+            found = torch.from_numpy(_torch_array(self.matrix.read(place[there].numpy()))).to(self.dtype)
             result[there] = found.mean(dim=1) if self.averaged else found
         return result
 
@@ -93,7 +93,7 @@ class StoredTable:
 
 def read_finite(
     matrix: FeatureMatrix, rows: np.ndarray, tokens: np.ndarray, dtype: torch.dtype
-) -> Iterator[tuple[slice, Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows of a file in a torch type, a block at a time; numbers that are not finite are refused at the end.
 
     Args:
@@ -103,22 +103,20 @@ def read_finite(
         dtype: Type of the vectors.
 
     Yields:
-        Which part of ``rows`` a block holds, and the block.
+        Places in ``rows`` of the rows of a block, and the block.
 
     Raises:
         ValueError: A number that is not finite, in the file or in the type.
     """
     bad: list[int] = []
     too_large: list[int] = []
-    start = 0
-    for part in map(Tensor.numpy, in_blocks(torch.from_numpy(rows), matrix.shape)):
-        block, converted = _read(matrix, part, dtype)
+    for place, block in _blocks(matrix, rows):
+        part, converted = rows[place], torch.from_numpy(_torch_array(block)).to(dtype)
         held = converted.isfinite().reshape(len(part), -1).all(dim=1).numpy()
         # What is finite after the conversion was so before; NumPy is slow at asking that of float16.
         for index in np.flatnonzero(~held).tolist():
             (too_large if np.isfinite(block[index]).all() else bad).append(int(part[index]))
-        yield slice(start, start + len(part)), converted
-        start += len(part)
+        yield torch.from_numpy(place), converted
     if bad:
         raise ValueError(
             f"{matrix.path}: {len(bad):,} of {len(rows):,} rows hold NaN or infinity (first: {str(tokens[bad[0]])!r}); "
@@ -131,10 +129,19 @@ def read_finite(
         )
 
 
-def _read(matrix: FeatureMatrix, rows: np.ndarray, dtype: torch.dtype) -> tuple[np.ndarray, Tensor]:
-    """Some rows as they stand in the file, and in a torch type."""
-    block = matrix.read(rows)
-    return block, torch.from_numpy(_torch_array(block)).to(dtype)
+def _blocks(matrix: FeatureMatrix, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Some rows as they stand in the file, a block at a time, each with its places in ``rows``."""
+    if matrix.stream is None:
+        for place in map(Tensor.numpy, in_blocks(torch.arange(len(rows)), matrix.shape)):
+            yield place, matrix.read(rows[place])
+        return
+    order, start = np.argsort(rows), 0
+    ascending = rows[order]
+    for block in matrix.stream():
+        first, last = np.searchsorted(ascending, [start, start + len(block)])
+        if first < last:
+            yield order[first:last], block[ascending[first:last] - start]
+        start += len(block)
 
 
 def _torch_array(block: np.ndarray) -> np.ndarray:
