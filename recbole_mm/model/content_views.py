@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_mm.nn.loss import bpr_loss, first_occurrence, info_nce_loss, l2_penalty
+from recbole_mm.nn.loss import bpr_loss, contrast_scale, first_occurrence, info_nce_loss, l2_penalty
 from recbole_mm.nn.rows import batch_rows
 
 __all__ = ["ContentViews"]
@@ -24,11 +24,15 @@ class ContentViews:
 
     .. math:: L = L_{BPR} + \lambda \|\cdot\|^2 + \beta\, [\mathrm{InfoNCE}(v_i, b_i) + \mathrm{InfoNCE}(v_u, b_u)]
 
-    over the batch's positive items and users. A model gives :meth:`_views` and :meth:`_side`, reads ``distinct_ids``
-    and ``reg_weight``, and keeps which modalities its nodes have (``user_observed``, ``item_observed``).
+    over the batch's positive items and users; ``contrast_by_length`` scales :math:`\beta` by
+    :func:`~recbole_mm.nn.loss.contrast_scale` of the representations. A model gives :meth:`_views` and :meth:`_side`,
+    calls :meth:`_read_contrast`, reads ``reg_weight``, and keeps which modalities its nodes have (``user_observed``,
+    ``item_observed``).
     """
 
+    options: Any
     distinct_ids: bool
+    contrast_by_length: bool
     reg_weight: float
     contrastive_weight: float
     contrastive_temperature: float
@@ -37,6 +41,10 @@ class ContentViews:
     USER_ID: str
     ITEM_ID: str
     NEG_ITEM_ID: str
+
+    def _read_contrast(self) -> None:
+        self.distinct_ids = self.options.boolean("distinct_ids")
+        self.contrast_by_length = self.options.boolean("contrast_by_length")
 
     def _views(self) -> tuple[Side, Side]:
         """Behaviour view and all content views side by side of all users, and the same of all items."""
@@ -66,7 +74,8 @@ class ContentViews:
         )
         if self.contrastive_weight > 0:
             contrast = self._contrast(side, behaviour, positive) + self._contrast(user_side, user_behaviour, user)
-            losses += (self.contrastive_weight * contrast,)
+            scale = contrast_scale(anchor, near) if self.contrast_by_length else 1.0
+            losses += (self.contrastive_weight * scale * contrast,)
         return losses
 
     def _rows(self, ids: Tensor, behaviour: Tensor, views: Tensor, observed: Tensor) -> Side:

@@ -41,7 +41,7 @@ class MGCN(ContentViews, MultimodalRecommender):
         Yu et al. "Multi-View Graph Convolutional Network for Multimedia Recommendation." ACM MM 2023.
 
     Options:
-        embedding_size, n_layers, n_item_layers, knn_k, fusion, distinct_ids, reg_weight.
+        embedding_size, n_layers, n_item_layers, knn_k, fusion, distinct_ids, contrast_by_length, reg_weight.
 
     Note:
         ``mean`` is what the released code computes, ``sum`` the paper's equation as its authors explain it. The code
@@ -49,7 +49,8 @@ class MGCN(ContentViews, MultimodalRecommender):
         ``distinct_ids`` is off (``MGCN-reference.yaml``). It divides the penalty by the configured batch size, here by
         the batch's own, and trains copies of the feature tables, which are frozen here. Negative cosines between
         neighbours, which can make roots of negative sums there, are 0. Sums and softmax run over the modalities that an
-        item, or any training item of a user, has; a node with none has :math:`v = 0`.
+        item, or any training item of a user, has; a node with none has :math:`v = 0`. Neither paper nor code has
+        ``contrast_by_length``: while representations are short, the contrast alone would set the direction.
     """
 
     has_contrastive_term = True
@@ -61,7 +62,7 @@ class MGCN(ContentViews, MultimodalRecommender):
         self.n_item_layers = self.options.integer("n_item_layers", minimum=0)
         knn_k = self.options.integer("knn_k", minimum=1)
         self.fusion = self.options.choice("fusion", ("mean", "sum"))
-        self.distinct_ids = self.options.boolean("distinct_ids")
+        self._read_contrast()
         self.reg_weight = self.options.number("reg_weight", minimum=0)
 
         self.graph = self.interaction_graph()

@@ -13,7 +13,7 @@ from recbole_mm.nn.graph.bipartite import sym_norm
 from recbole_mm.nn.graph.branches import Encoding, drop_edges, drop_nodes, encode_branches
 from recbole_mm.nn.graph.sampling import Neighbourhood
 from recbole_mm.nn.linear import Linear
-from recbole_mm.nn.loss import bpr_loss, first_occurrence, info_nce_loss
+from recbole_mm.nn.loss import bpr_loss, contrast_scale, first_occurrence, info_nce_loss
 
 __all__ = ["MMGCL"]
 
@@ -149,8 +149,7 @@ class MMGCL(SamplesGraph, MultimodalRecommender):
         masked = self._mask_view(part, inputs, main) if "MM" in self.ssl_task else main
         weight: Any = self.contrastive_weight
         if self.contrast_by_length:
-            lengths = [rows.detach().norm(dim=1).mean() for rows in (anchors, chosen)]
-            weight = weight * (lengths[0] * lengths[1]).clamp(max=1)
+            weight = weight * contrast_scale(anchors, chosen)
         return ranking, weight * self._contrast(dropped, masked, user, positive)
 
     def _draw_branch(self) -> int:

@@ -14,6 +14,7 @@ from recbole_mm.nn.graph.sparse import full_precision
 __all__ = [
     "bpr_loss",
     "check_temperature",
+    "contrast_scale",
     "first_occurrence",
     "frobenius_penalty",
     "info_nce_loss",
@@ -96,6 +97,30 @@ def frobenius_penalty(*tables: Tensor) -> Tensor:
     if not tables:
         raise ValueError("frobenius_penalty needs at least one tensor, got none")
     return torch.stack([torch.linalg.vector_norm(full_precision(table)) for table in tables]).sum()
+
+
+def contrast_scale(anchors: Tensor, positives: Tensor) -> Tensor:
+    r"""What keeps a contrast of normalised rows in proportion to BPR while rows are short: their mean lengths' product.
+
+    The gradient of BPR with respect to a row is as long as the other side's row, that of a contrast of normalised rows
+    is one over the row's own length. With tables drawn small the contrast is one to two orders stronger, and as Adam
+    follows directions alone, nothing else is learned for as long as that lasts.
+
+    .. math:: \min\bigl(1,\; \overline{\|a\|} \cdot \overline{\|p\|}\bigr)
+
+    Args:
+        anchors: What BPR multiplies with the positives, such as users. Shape ``(batch, dim)``.
+        positives: The positives. Shape ``(batch, dim)``.
+
+    Returns:
+        A scalar, a constant to the gradient.
+
+    Example:
+        >>> contrast_scale(0.5 * torch.eye(4), torch.eye(4))
+        tensor(0.5000)
+    """
+    lengths = [rows.detach().norm(dim=1).mean() for rows in (anchors, positives)]
+    return (lengths[0] * lengths[1]).clamp(max=1)
 
 
 def info_nce_loss(

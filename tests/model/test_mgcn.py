@@ -156,11 +156,12 @@ def reference(model, k, layers_item, fusion):
     return behaviour, sides
 
 
+@pytest.mark.parametrize("by_length", [True, False])
 @pytest.mark.parametrize("n_modalities, fusion", [(1, "mean"), (2, "sum"), (3, "mean"), (4, "sum")])
-def test_scores_losses_and_gradients_equal_plain_loops(n_modalities, fusion):
+def test_scores_losses_and_gradients_equal_plain_loops(n_modalities, fusion, by_length):
     pairs, features = random_world(n_modalities, n_modalities)
     options = {"embedding_size": 3, "knn_k": 3, "n_item_layers": 2, "modality_weight": {"audio": 2.0}, "fusion": fusion}
-    weights = {"reg_weight": 0.3, "contrastive_weight": 0.7}
+    weights = {"reg_weight": 0.3, "contrastive_weight": 0.7, "contrast_by_length": by_length}
     model = tiny_model("MGCN", pairs, features, **options, **weights).double()
     (c_users, c_items), (v_users, v_items) = reference(model, 3, 2, fusion)
     users, items = c_users + v_users, c_items + v_items
@@ -169,6 +170,11 @@ def test_scores_losses_and_gradients_equal_plain_loops(n_modalities, fusion):
     ids = padded(triples)
     near = loop_contrast(v_items, c_items, [p for _, p, _ in ids], 0.2, True)
     near = near + loop_contrast(v_users, c_users, [u for u, _, _ in ids], 0.2, True)
+    lengths = [
+        sum(x.norm().item() for x in rows) / len(ids)
+        for rows in ([users[u] for u, _, _ in ids], [items[p] for _, p, _ in ids])
+    ]
+    near = near * (min(1.0, lengths[0] * lengths[1]) if by_length else 1.0)
     expected = torch.stack([loop_bpr(users, items, ids), 0.3 * loop_half_squares(users, items, ids), 0.7 * near])
     assert_same_function(torch.stack(model.train().calculate_loss(batch_of(triples))), expected, model)
 

@@ -145,6 +145,7 @@ def plain(model, k):
         {"knn_k": {"audio": 2, "image": 3, "text": 1}},
         {"embedding_size": 5, "n_item_layers": 2, "n_layers": 1},
         {"embedding_size": 4, "distinct_ids": False},
+        {"embedding_size": 4, "contrast_by_length": False},
     ],
     ids=str,
 )
@@ -179,12 +180,14 @@ def plain_loss(model, batch, k):
     triples = [(table[u], table[n_users + p], table[n_users + n]) for u, p, n in zip(user, positive, negative)]
     total = sum(F.softplus(u @ n - u @ p) for u, p, n in triples) / size
     total = total + model.reg_weight * sum(x @ x for triple in triples for x in triple) / (2 * size)
+    lengths = [sum(triple[side].norm().item() for triple in triples) / size for side in (0, 1)]
+    weight = model.contrastive_weight * (min(1.0, lengths[0] * lengths[1]) if model.contrast_by_length else 1.0)
     for ids in (user, [n_users + i for i in positive]):
         rows = [b for b in range(size) if ids[b] not in ids[:b] or not model.distinct_ids]
         left, right = (F.normalize(x, dim=1)[[ids[b] for b in rows]] for x in (side, behaviour))
         logits = left @ right.T / model.contrastive_temperature
         contrast = (logits.logsumexp(dim=1) - logits.diagonal()).mean()
-        total = total + model.contrastive_weight * contrast
+        total = total + weight * contrast
     return total
 
 

@@ -12,6 +12,7 @@ from recbole.model.loss import EmbLoss
 from recbole_mm.nn import loss as loss_module
 from recbole_mm.nn.loss import (
     bpr_loss,
+    contrast_scale,
     first_occurrence,
     frobenius_penalty,
     info_nce_loss,
@@ -310,3 +311,11 @@ def test_frobenius_penalty_has_gradients_of_length_one_and_none_at_zero():
     assert all(table.grad.norm().item() == pytest.approx(1.0) for table in tables) and not zero.grad.any()
     with pytest.raises(ValueError, match="at least one tensor"):
         frobenius_penalty()
+
+
+def test_a_contrast_is_scaled_by_the_mean_lengths_up_to_one_and_as_a_constant():
+    left, right = views(6, 4)
+    lengths = [sum(row.norm().item() for row in rows) / 6 for rows in (left, right)]
+    for factor in (0.1, 10.0):
+        scale = contrast_scale(factor * left, right)
+        assert scale.item() == pytest.approx(min(1.0, factor * lengths[0] * lengths[1])) and not scale.requires_grad
