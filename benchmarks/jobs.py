@@ -12,6 +12,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.floor import ranking_floor, step_floor  # noqa: E402
 from benchmarks.measure import Clock, PeakMemory, best_seconds, graph_region  # noqa: E402
 from benchmarks.workload import ITEMS, USERS, recbole_options, synthetic_pairs  # noqa: E402
 
@@ -101,6 +102,8 @@ def training_job(
             }
         )
     best = min(parts[1:], key=lambda part: sum(part.values()))  # what else the machine does can only add to a step
+    peak = memory.growth()
+    floor = step_floor(network, batch, clock)
     network.eval()
     with torch.no_grad():
         forward = best_seconds(network.forward, clock, 3)
@@ -108,10 +111,13 @@ def training_job(
     return {
         **{f"{name}_seconds": seconds for name, seconds in best.items()},
         "step_seconds": step,
+        "outside_share": (best["loader"] + best["optimizer"]) / step,
+        **floor,
+        "times_floor": step / floor["floor_seconds"],
         "steps_per_epoch": len(train),
         "epoch_seconds": step * len(train),
         "forward_seconds": forward,
-        "peak_mb": memory.growth(),
+        "peak_mb": peak,
         "model_mb": sum(t.numel() * t.element_size() for t in (*parameters, *network.buffers())) / 2**20,
         "parameters": sum(p.numel() for p in parameters),
         "check": losses[:3],
@@ -131,12 +137,19 @@ def evaluation_job(
     clock, memory = Clock(place), PeakMemory(place)
     start = clock()
     result = trainer.evaluate(valid, load_best_model=False, show_progress=False)
-    seconds = clock() - start
+    seconds, peak = clock() - start, memory.growth()
+    factors = getattr(network, "score_factors", None)
+    floor = None
+    if factors is not None and device == "cpu" and network.scores_by_vectors():
+        with torch.no_grad():
+            users, items = network.representations()
+        floor = ranking_floor(users[valid.uid_list], items, max(config["topk"]), clock)
     return {
         "seconds": seconds,
+        "floor_seconds": floor,
         "eval_batch_size": config["eval_batch_size"],
         "batches": len(valid),
-        "peak_mb": memory.growth(),
+        "peak_mb": peak,
         "check": [float(value) for value in result.values()],
     }
 

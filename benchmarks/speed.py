@@ -135,7 +135,8 @@ def models(options: argparse.Namespace, folder: str) -> bool:
             print(
                 f"{name:8} full ranking: eval_batch_size auto {auto['seconds']:.2f} s in {auto['batches']} batches, "
                 f"peak {auto['peak_mb']:.0f} MB; RecBole's 4096 {default['seconds']:.2f} s in {default['batches']}, "
-                f"{default['peak_mb']:.0f} MB; metrics {'equal' if row['evaluation']['agree'] else 'DIFFER'}",
+                f"{default['peak_mb']:.0f} MB; bare {auto['floor_seconds'] or float('nan'):.2f} s; "
+                f"metrics {'equal' if row['evaluation']['agree'] else 'DIFFER'}",
                 flush=True,
             )
         if options.rows:
@@ -151,11 +152,16 @@ def keep(row: dict[str, Any], options: argparse.Namespace) -> None:
             metrics[f"{prefix}{part}_seconds"] = row[code][f"{part}_seconds"]
         if code in row:
             metrics[f"{prefix}peak_mib"] = row[code]["peak_mb"]
+    for name in ("outside_share", "floor_seconds", "times_floor", "gigaflop_a_second", "gigabytes_a_second"):
+        metrics[name] = row["ours"][name]
     if "pyg" in row:
         metrics["times_faster"] = row["pyg"]["step_seconds"] / row["ours"]["step_seconds"]
     if "evaluation" in row:
         auto, default = (row["evaluation"][size]["seconds"] for size in ("auto", "4096"))
         metrics |= {"ranking_seconds": auto, "ranking_default_seconds": default, "ranking_times_faster": default / auto}
+        floor = row["evaluation"]["auto"]["floor_seconds"]
+        if floor is not None:
+            metrics |= {"ranking_floor_seconds": floor, "ranking_times_floor": auto / floor}
     about = {"model": row["model"], "dataset": options.shape, "metrics": metrics}
     append(options.rows, about, options.options, options.device)
 

@@ -17,7 +17,8 @@ _DIGITS = {
     "ranking_seconds": 2, "ranking_default_seconds": 2, "ranking_times_faster": 1, "microseconds_a_pair": 1,
     "pair_by_pair_seconds": 1, "tasks_a_second": 1, "valid": 4, "valid_of_popularity": 4, "percent": 2,
     "new_recall": 2, "times_random": 1, "new_share": 2, "among_new": 2, "recall": 2, "load": 1,
-    "limit": 3,
+    "limit": 3, "floor_seconds": 3, "times_floor": 1, "outside_share": 2, "ranking_floor_seconds": 2,
+    "ranking_times_floor": 2, "gigaflop_a_second": 0, "gigabytes_a_second": 0,
 }  # fmt: skip
 _TITLES = {
     "epoch_seconds": "s/epoch", "train_seconds": "training s", "memory_mib": "MiB", "params": "chosen",
@@ -30,7 +31,10 @@ _TITLES = {
     "valid_of_popularity": "of popularity", "percent": "% of the time", "seconds": "s", "times_random": "x random",
     "new_share": "share of the lists", "new_recall": "wanted new products", "among_new": "in lists of new products",
     "recall": "Recall@20", "constant_graphs_mib": "constant graphs MiB", "constant_graphs_seconds": "constant graphs s",
-    "first_step_seconds": "first step of an epoch s", "another_step_seconds": "another step s",
+    "floor_seconds": "floor s", "times_floor": "times the floor", "outside_share": "share outside the model",
+    "ranking_floor_seconds": "bare ranking s", "ranking_times_floor": "times bare", "gigaflop_a_second": "GFLOP/s",
+    "gigabytes_a_second": "GB/s", "first_step_seconds": "first step of an epoch s",
+    "another_step_seconds": "another step s",
 }  # fmt: skip
 
 

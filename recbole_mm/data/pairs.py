@@ -8,6 +8,8 @@ import numpy as np
 
 __all__ = ["distinct", "target_pairs", "training_pairs"]
 
+_MARKS = 2**24  # pairs that may be marked one by one, a byte each, before they are sorted
+
 
 def training_pairs(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
     """Distinct users and items of a training part, with the histories of a sequential one.
@@ -38,5 +40,10 @@ def distinct(users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Distinct pairs, sorted by user and then item."""
     if not len(users):
         return users.astype(np.int64), items.astype(np.int64)
+    n_users, n_items = int(users.max()) + 1, int(items.max()) + 1
+    if n_users * n_items <= max(_MARKS, 4 * len(users)):
+        marks = np.zeros(n_users * n_items, dtype=np.bool_)
+        marks[users.astype(np.int64) * n_items + items] = True
+        return np.divmod(np.flatnonzero(marks), n_items)
     keys = np.unique(users.astype(np.int64) << 32 | items.astype(np.int64))  # ids are less than 2 ** 31
     return keys >> 32, keys & (2**32 - 1)
