@@ -42,9 +42,10 @@ class ContentViews:
     ITEM_ID: str
     NEG_ITEM_ID: str
 
-    def _read_contrast(self) -> None:
+    def _read_contrast(self, config: Any) -> None:
         self.distinct_ids = self.options.boolean("distinct_ids")
-        self.contrast_by_length = self.options.boolean("contrast_by_length")
+        known_option = "contrast_by_length" in config  # a checkpoint from before the option trained as published
+        self.contrast_by_length = self.options.boolean("contrast_by_length") if known_option else False
 
     def _views(self) -> tuple[Side, Side]:
         """Behaviour view and all content views side by side of all users, and the same of all items."""

@@ -13,11 +13,11 @@ import pytest
 import torch
 import yaml
 from recbole.data.interaction import Interaction
-from recbole.utils import ModelType
+from recbole.utils import ModelType, get_model
 
 from recbole_mm.config import properties_directory
 from tests.model.conftest import build, total_loss, train_steps
-from tests.model.tiny import tiny_model
+from tests.model.tiny import tiny_dataset, tiny_model
 from tests.model.toy_world import batch_of, random_world, scores
 
 BASELINES = ("VBPR", "FREEDOM", "BM3", "SLMRec", "MGCN", "LATTICE", "LGMRec", "ItemKNNCBF", "DRAGON", "SMORE")
@@ -152,3 +152,18 @@ def test_planted_new_items_are_ranked_by_their_own_content(name):
             )
     least = PLANTED[name]
     assert np.mean(areas) > least if least else np.mean(areas) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "before"),
+    [
+        ("MGCN", "contrast_by_length", False),
+        ("SMORE", "contrast_by_length", False),
+        ("DRAGON", "edge_dropout", 0),
+        ("LATTICE", "refresh_epochs", 1),
+    ],
+)
+def test_a_checkpoint_from_before_an_option_is_what_it_was(name, key, before):
+    config, dataset = tiny_dataset(name, PAIRS, FEATURES, **OPTIONS)
+    del config.final_config_dict[key]
+    assert getattr(get_model(name)(config, dataset), key) == before
