@@ -46,6 +46,11 @@ class ColdStartSplit:
     left_out: int = 0
 
     @property
+    def ranked(self) -> np.ndarray | None:
+        """Internal ids of the items that are ranked, ascending; ``None`` for all."""
+        return None if self.candidates is None else np.flatnonzero(self.candidates)
+
+    @property
     def excluded(self) -> np.ndarray:
         """Internal ids of the items that are not ranked, without the padding."""
         if self.candidates is None:

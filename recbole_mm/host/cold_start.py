@@ -67,11 +67,12 @@ def install() -> None:
     def collate_fn(collate: Any, self: Any, index: Any) -> Any:
         batch = collate_users(collate, self, index)
         cold = getattr(self._dataset, "cold_start", None)
-        if cold is None or cold.candidates is None or getattr(self, "masks_history_only", False):
+        ranked = None if cold is None else cold.ranked
+        if ranked is None or getattr(self, "masks_history_only", False):
             return batch
         interaction, history, *positives = batch
-        ranked = torch.from_numpy(np.flatnonzero(cold.candidates))
-        return interaction, mask_others(self._dataset.item_num, ranked, len(interaction), history), *positives
+        mask = mask_others(self._dataset.item_num, torch.from_numpy(ranked), len(interaction), history)
+        return interaction, mask, *positives
 
     wrap(Dataset, "build", build_parts)
     wrap(recbole.data.utils, "create_samplers", create_samplers)

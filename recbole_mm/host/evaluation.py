@@ -111,8 +111,8 @@ def _evaluate(original: Any, self: Any, eval_data: Any, *args: Any, **more: Any)
     if not own or watched or not isinstance(eval_data, FullSortEvalDataLoader) or not _needs_lists_only(collector):
         return original(self, eval_data, *args, **more)
     cold = getattr(dataset_of(eval_data), "cold_start", None)
-    columns = None if cold is None or cold.candidates is None else torch.from_numpy(cold.candidates.nonzero()[0])
-    self.ranked_columns = None if columns is None else columns.to(self.device)
+    ranked = None if cold is None else cold.ranked
+    self.ranked_columns = None if ranked is None else torch.from_numpy(ranked).to(self.device)
     self.defers_scores = eval_data.masks_history_only = True
     try:
         return original(self, eval_data, *args, **more)
