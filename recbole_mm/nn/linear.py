@@ -11,15 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["BACKENDS", "Linear", "linear", "set_default_backend"]
+__all__ = ["BACKENDS", "Linear", "linear", "set_default_backend", "worth_onednn"]
 
 BACKENDS = ("auto", "torch", "onednn")
 
-LARGE = 2**22
-"""Multiply-adds from which a product is worth the call: below, both libraries take microseconds."""
+LARGE = 2**24
+"""Multiply-adds from which ``auto`` takes oneDNN: below, a shape that is new costs more than it gains."""
+
+NARROW = 32
+"""Length that every side of a product must have for ``auto``: with shorter ones oneDNN is the slower as often."""
 
 LONG = 320
-"""Columns of the result from which a weight gradient gains: measured 1.0 to 1.2 x at 384 to 4,096, 0.8 x at 256."""
+"""Columns that the result must have for ``auto`` where the left operand is transposed, as in a weight's gradient."""
 
 _default: ContextVar[str] = ContextVar("recbole_mm_dense_backend", default="torch")
 
@@ -38,14 +41,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, backend: str |
         \partial Y_r
 
     torch hands float32 products to MKL, which leaves part of a CPU that Intel did not make unused; oneDNN comes in the
-    same wheel. ``auto`` takes it on such CPUs, by what the machine is and how large the product is, never by a
+    same wheel. ``auto`` takes it on such CPUs, by what the machine is and the product's size and layout, never by a
     measurement: a clock that decides would let two runs with one seed, or a resumed run, round differently. Other
     devices, types and modes (autocast, a lowered matmul precision) and small products are ``F.linear`` itself. Equal
     to it within float32 rounding, differentiable any number of times.
 
     Args:
         x: Shape ``(..., n_in)``.
-        weight: Shape ``(n_out, n_in)``, contiguous or transposed.
+        weight: Shape ``(n_out, n_in)``.
         bias: Shape ``(n_out,)``.
         backend: ``auto``; ``torch`` for ``F.linear`` always; ``onednn`` for oneDNN wherever it can; by default what
             :func:`set_default_backend` was told, ``torch`` at first.
@@ -81,8 +84,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.backend = backend
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return product
+        return _product(_packed(x), _packed(weight), bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -91,16 +93,27 @@ class _Linear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_x = linear(grad, weight.t(), None, ctx.backend)
         if ctx.needs_input_grad[1]:
-            wide = ctx.backend == "onednn" or x.shape[1] >= LONG
-            of_weight = linear(grad.t(), x.t(), None, ctx.backend if wide else "torch")
+            of_weight = linear(grad.t(), x.t(), None, ctx.backend)
         if ctx.needs_input_grad[2]:
             of_bias = grad.sum(dim=0)
         return of_x, of_weight, of_bias, None
 
 
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return found
+
+
+def _packed(table: Tensor) -> Tensor:
+    """A table without gaps, as it is or transposed: with gaps, some products take oneDNN a thousand times as long."""
+    return table if table.is_contiguous() or table.t().is_contiguous() else table.contiguous()
+
+
 def _fits(x: Tensor, weight: Tensor, backend: str) -> bool:
     """Whether oneDNN can do this product and should."""
-    if backend == "torch" or not x.numel() or x.numel() * weight.shape[0] < (LARGE if backend == "auto" else 1):
+    if backend == "torch" or not x.numel() or not weight.numel():
+        return False
+    if backend == "auto" and not worth_onednn(x, weight):
         return False
     plain = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
     return (
@@ -113,12 +126,21 @@ def _fits(x: Tensor, weight: Tensor, backend: str) -> bool:
     )
 
 
+def worth_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether a product is of a size and layout that gained on every shape measured (``benchmarks/products.py``)."""
+    columns, width = weight.shape
+    rows = x.numel() // width
+    transposed = x.dim() == 2 and not x.is_contiguous()
+    large = rows * width * columns >= LARGE and min(rows, width, columns) >= NARROW
+    return large and (columns >= LONG or not transposed)
+
+
 @functools.cache
 def _available() -> bool:
     """Whether this torch has the operator."""
     try:
         table = torch.eye(2)
-        product = torch.ops.mkldnn._linear_pointwise(table, table, None, "none", [], "")
+        product = _product(table, table, None)
     except (AttributeError, RuntimeError):
         return False
     return torch.backends.mkldnn.is_available() and bool(torch.equal(product, table))

@@ -54,6 +54,23 @@ def test_equals_float64_forward_and_backward(calls, transposed, with_bias):
 
 
 @needs_onednn
+def test_no_table_with_gaps_reaches_onednn(monkeypatch):
+    """Some take it a thousand times as long: a slice of columns as a transposed right operand, for one."""
+    wide, gaps, product = torch.randn(40, 30), [], module._product
+
+    def watched(x, weight, bias):
+        gaps.extend(not (t.is_contiguous() or t.t().is_contiguous()) for t in (x, weight))
+        return product(x, weight, bias)
+
+    monkeypatch.setattr(module, "_product", watched)
+    x, weight = wide[:, :24], torch.randn(16, 30)[:, 3:27].requires_grad_()
+    found = linear(x, weight, backend="onednn")
+    assert torch.allclose(found, F.linear(x, weight), atol=1e-5)
+    assert torch.allclose(torch.autograd.grad(found.sum(), weight)[0], x.sum(dim=0).expand(16, -1), atol=1e-5)
+    assert len(gaps) == 4 and not any(gaps)
+
+
+@needs_onednn
 def test_second_derivatives_are_those_of_linear():
     x, weight, _ = tables(5, 4, 3)
 
@@ -107,6 +124,10 @@ def test_auto_is_decided_by_machine_and_size(calls, monkeypatch, vendor, capabil
         linear(x, weight, bias, backend="auto")
         assert not calls, "a small product"
         monkeypatch.setattr(module, "LARGE", 40 * 24 * 16)
+        monkeypatch.setattr(module, "NARROW", 17)
+        linear(x, weight, bias, backend="auto")
+        assert not calls, "a narrow product"
+        monkeypatch.setattr(module, "NARROW", 16)
         monkeypatch.setattr(module, "LONG", 25)
         leaf = weight.clone().requires_grad_()
         linear(x, leaf, bias, backend="auto").sum().backward()
@@ -114,6 +135,9 @@ def test_auto_is_decided_by_machine_and_size(calls, monkeypatch, vendor, capabil
         monkeypatch.setattr(module, "LONG", 24)
         linear(x, leaf, bias, backend="auto").sum().backward()
         assert len(calls) == 3 * gains
+        monkeypatch.setattr(module, "LONG", 17)
+        linear(x.t().contiguous().t(), weight, bias, backend="auto")
+        assert len(calls) == 3 * gains, "a transposed operand whose result has 16 columns"
     finally:
         module._gains.cache_clear()
 
