@@ -1,10 +1,11 @@
 """Graph models on large **synthetic** data, whole graph against sampled neighbours: ``python benchmarks/large.py``.
 
-Users, items and pairs in the proportion of 192,000 x 63,000 x 1.3 million with planted taste: items belong to groups, a
-group's features lie around its centre, and users choose from two groups of theirs and sometimes from all; one pair of
-every user is held out for validation. Pairs are made in memory, so that no time goes into files; vectors come from a
-``.npy`` file, as large ones do. A process measures a model at a size, sampled steps first; seconds are CPU seconds of a
-step (on one thread, if not told otherwise), memory is the peak of the process so far, data and libraries included.
+Users, items (unless ``--items`` says how many) and pairs in the proportion of 192,000 x 63,000 x 1.3 million with
+planted taste: items belong to groups, a group's features lie around its centre, and users choose from two groups of
+theirs and sometimes from all; one pair of every user is held out for validation. Pairs are made in memory, so that no
+time goes into files; vectors come from a ``.npy`` file, as large ones do. A process measures a model at a size, sampled
+steps first; seconds are CPU seconds of a step (on one thread, if not told otherwise), memory is the peak of the process
+so far, data and libraries included.
 ``--train`` trains for as many CPU seconds from the same start and gives Recall@20 of 4,000 users on the way. Sampled
 steps may have batches of a size of their own (``--sampled_batch``): a step on the whole graph costs the same at any.
 Linux only (``/proc``).
@@ -41,10 +42,9 @@ ITEMS_PER_USER, PAIRS_PER_USER, GROUPS, OWN, HELD_OUT = 63 / 192, 1300 / 192, 60
 FANOUT = {"MMGCN": [4, 2], "GRCN": [4, 2], "DualGNN": [4, 2], "MMGCL": [4, 2, 1], "MGAT": [5]}
 
 
-def taste(users: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def taste(users: int, items: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """User and item of each distinct pair, in random order, and the group of each item; ids from 1."""
     generator = np.random.default_rng(seed)
-    items = round(users * ITEMS_PER_USER)
     group = generator.integers(0, GROUPS, items)
     weight = (np.arange(items) + 10.0) ** -0.7
     cumulative = np.cumsum(weight / weight.sum())
@@ -61,12 +61,14 @@ def taste(users: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return keys // items + 1, keys % items + 1, group
 
 
-def data_set(users: int, widths: dict[str, int], dtype: torch.dtype, folder: Path) -> tuple[Any, np.ndarray]:
+def data_set(
+    users: int, items: int, widths: dict[str, int], dtype: torch.dtype, folder: Path
+) -> tuple[Any, np.ndarray]:
     """What a model asks of a data set, and the held-out pairs ``(n, 2)``, one a user with two pairs or more.
 
     Vectors are float16 in files in ``folder``, which are read while the model is made; ``dtype`` is that of its tables.
     """
-    user, item, group = taste(users)
+    user, item, group = taste(users, items)
     first = np.zeros(len(user), dtype=bool)
     first[np.unique(user, return_index=True)[1]] = True
     first &= np.bincount(user)[user] > 1
@@ -115,7 +117,8 @@ def build(options: argparse.Namespace) -> tuple[Any, Any, np.ndarray]:
     config = Config(model=options.model, dataset="mm-toy", config_dict=given)
     widths = {"image": options.image_width, "text": 384}
     with tempfile.TemporaryDirectory() as folder:
-        data, held_out = data_set(options.users, widths, getattr(torch, options.feature_dtype), Path(folder))
+        items = options.items or round(options.users * ITEMS_PER_USER)
+        data, held_out = data_set(options.users, items, widths, getattr(torch, options.feature_dtype), Path(folder))
         init_seed(options.seed, True)
         return get_model(options.model)(config, data), data, held_out
 
@@ -206,6 +209,7 @@ def main() -> int:
     parser.add_argument("--models", default="GRCN,DualGNN,MMGCL")
     parser.add_argument("--modes", default="full,sampled")
     parser.add_argument("--sizes", default="192000", help="numbers of users, separated by commas")
+    parser.add_argument("--items", type=int, default=0, help="at every size; else in proportion to the users")
     parser.add_argument("--fanout", type=json.loads, help="an integer or a JSON list; else that of FANOUT")
     parser.add_argument("--batch", type=int, default=2048)
     parser.add_argument("--sampled_batch", type=int, default=0, help="of sampled steps, else that of --batch")
@@ -226,6 +230,7 @@ def main() -> int:
         measure(options)
         return 0
     names = (
+        "items",
         "modes",
         "batch",
         "sampled_batch",
