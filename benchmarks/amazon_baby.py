@@ -24,6 +24,8 @@ import recbole_mm  # noqa: E402  it repairs what RecBole needs repaired
 # isort: split
 import pandas as pd  # noqa: E402
 
+from benchmarks.rows import read_command_line  # noqa: E402
+
 PUBLISHED = {"BPR": 0.0575, "LightGCN": 0.0754}
 SPACES = {
     "BPR": {"weight_decay": [0.0, 1e-6, 1e-5, 1e-4]},
@@ -56,8 +58,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--output", type=Path, default=Path("comparison/amazon-baby"))
-    arguments, rest = parser.parse_known_args()
-    sys.argv = sys.argv[:1] + rest  # RecBole reads --key=value itself
+    arguments, _ = read_command_line(parser)
     data = arguments.output.resolve() / "data"
     data.mkdir(parents=True, exist_ok=True)
     convert(data)

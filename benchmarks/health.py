@@ -9,7 +9,6 @@ beside that of a ranking by popularity, and the share of the whole run's seconds
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 import recbole_mm  # noqa: E402  it repairs what RecBole needs repaired
 
 # isort: split
-from benchmarks.rows import append, given_options  # noqa: E402
+from benchmarks.rows import append, models_parser, read_command_line  # noqa: E402
 
 FAST = "BPR,LightGCN,VBPR,MMGCN,GRCN,DualGNN,MMGCL,LGMRec,FREEDOM,BM3"
 
@@ -47,14 +46,8 @@ def measure(model: str, dataset: str, options: dict[str, Any]) -> dict[str, Any]
 
 def main() -> None:
     """Print a line as each model is done."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--models", default=FAST)
-    parser.add_argument("--dataset", default="ml-100k")
-    parser.add_argument("--rows", type=Path, help="append the figures to this file, with commit and machine")
-    arguments, rest = parser.parse_known_args()
-    sys.argv = sys.argv[:1] + rest  # RecBole reads --key=value itself
+    arguments, given = read_command_line(models_parser(__doc__.split("\n")[0], FAST, "ml-100k"))
     options = {"state": "WARNING", "show_progress": False, "valid_metric": "Recall@10", "topk": [10]}
-    given = given_options(rest)
     for model in arguments.models.split(","):
         found = measure(model, arguments.dataset, options)
         print(*(f"{name} {value}" for name, value in found.items()), sep=" | ", flush=True)

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import Clock, PeakMemory
-from benchmarks.rows import append
+from benchmarks.rows import append, read_command_line
 from recbole_mm import MML
 from recbole_mm.trainer import MMLTrainer
 
@@ -42,8 +42,7 @@ def main() -> None:
     parser.add_argument("--looped", type=int, default=8)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rows", type=Path, help="append the figures to this file, with commit and machine")
-    arguments, rest = parser.parse_known_args()
-    sys.argv = sys.argv[:1] + rest  # RecBole reads --key=value itself
+    arguments, _ = read_command_line(parser)
     torch.set_num_threads(1)
     device = torch.device(arguments.device)
     trainer = prepare(arguments.dataset, device)

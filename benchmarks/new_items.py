@@ -33,7 +33,7 @@ import recbole_mm  # noqa: E402  it repairs what RecBole needs repaired
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks.rows import given_options  # noqa: E402
+from benchmarks.rows import read_command_line  # noqa: E402
 from recbole_mm.experiment.commit import commit  # noqa: E402
 from recbole_mm.experiment.job import machine  # noqa: E402
 from recbole_mm.experiment.store import neutral_settings  # noqa: E402
@@ -108,9 +108,7 @@ def main() -> None:
     parser.add_argument("--shop", type=Path, required=True, help="folder of the shop")
     parser.add_argument("--models", help="names, separated by commas (default: all that rank new items)")
     parser.add_argument("--output", type=Path, help="CSV to which a row per model is added")
-    arguments, rest = parser.parse_known_args()
-    sys.argv = sys.argv[:1] + rest  # RecBole reads --key=value itself
-    given = given_options(rest)
+    arguments, given = read_command_line(parser)
     shop, output = arguments.shop.resolve(), arguments.output and arguments.output.resolve()
     there = pd.read_csv(output, keep_default_na=False) if output and output.is_file() else pd.DataFrame()
     done = set(there["model"][there["variant"] == variant(given)]) if len(there) else set()

@@ -34,7 +34,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.rows import append, read  # noqa: E402
+from benchmarks.rows import append, read, read_command_line  # noqa: E402
 from recbole_mm.trainer.checkpoint import read_checkpoint  # noqa: E402
 
 STAGES = {"meta": "MML, meta-learners", "generator": "MML, and generator", "fusion": "MML, and fusion"}
@@ -51,9 +51,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30, help="at most, of the baselines")
     parser.add_argument("--support", default="all", help="interactions of a new user that are known, or all")
     parser.add_argument("--output", type=Path, default=Path("new_users"))
-    arguments, rest = parser.parse_known_args()
-    sys.argv = sys.argv[:1] + rest  # RecBole reads --key=value itself
-    given = dict(argument.removeprefix("--").split("=", 1) for argument in rest)
+    arguments, given = read_command_line(parser)
     file = arguments.output / f"{arguments.dataset}.jsonl"
     for seed in range(2020, 2020 + arguments.seeds):
         for model in arguments.models.split(","):

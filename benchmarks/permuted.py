@@ -10,7 +10,6 @@ ItemKNNCBF, a content kNN, says what the modality is worth. BM3 and a fine-tuned
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +25,7 @@ from recbole.quick_start import load_data_and_model  # noqa: E402
 from recbole.utils import get_model, get_trainer  # noqa: E402
 
 from benchmarks import portfolio_data  # noqa: E402
-from benchmarks.rows import append, given_options  # noqa: E402
+from benchmarks.rows import append, models_parser, read_command_line  # noqa: E402
 from recbole_mm.data.features.permute import permute_modality  # noqa: E402
 
 MODELS = "ItemKNNCBF,MMGCN,GRCN,DualGNN,MGAT,MMGCL,HCGCN,VBPR,FREEDOM,DRAGON,LATTICE,LGMRec,MGCN,SMORE,SLMRec,UVCAN"
@@ -56,13 +55,7 @@ def measure(model: str, dataset: str, options: dict[str, Any]) -> tuple[str, dic
 
 def main() -> None:
     """Print a line as each model is done."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--models", default=MODELS)
-    parser.add_argument("--dataset", default="planted-content")
-    parser.add_argument("--rows", type=Path, help="append the figures to this file, with commit and machine")
-    arguments, rest = parser.parse_known_args()
-    sys.argv = sys.argv[:1] + rest  # RecBole reads --key=value itself
-    given = given_options(rest)
+    arguments, given = read_command_line(models_parser(__doc__.split("\n")[0], MODELS, "planted-content"))
     with tempfile.TemporaryDirectory() as data:
         portfolio_data.make(arguments.dataset, Path(data))
         for model in arguments.models.split(","):

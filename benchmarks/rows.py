@@ -1,13 +1,15 @@
-"""What benchmarks append to files of JSON lines: a measurement a line, with what it was measured with.
+"""What benchmarks are called with, and what they append to files of JSON lines: a measurement a line.
 
 ``python tools/result_tables.py add NAME FILE ...`` makes a table of such files.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from recbole_mm.experiment.commit import commit
 from recbole_mm.experiment.job import machine
 from recbole_mm.experiment.store import neutral_settings, to_json
 
-__all__ = ["append", "given_options", "read"]
+__all__ = ["append", "models_parser", "read", "read_command_line"]
 
 
 def append(file: Path, row: Mapping[str, Any], options: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:
@@ -51,6 +53,26 @@ def read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
-def given_options(arguments: Iterable[str]) -> dict[str, str]:
-    """Arguments ``--key=value`` that are options of RecBole or of a model."""
-    return dict(text.removeprefix("--").partition("=")[::2] for text in arguments)
+def models_parser(description: str, models: str, dataset: str) -> argparse.ArgumentParser:
+    """The arguments of a benchmark that trains models on a data set, one after the other.
+
+    Args:
+        description: What it measures.
+        models: Their names by default, separated by commas.
+        dataset: The data set by default.
+    """
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument("--models", default=models)
+    parser.add_argument("--dataset", default=dataset)
+    parser.add_argument("--rows", type=Path, help="append the figures to this file, with commit and machine")
+    return parser
+
+
+def read_command_line(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The arguments of a benchmark, and the options of RecBole or of a model, ``--key=value``, that came with them.
+
+    Those options alone stay on the command line, where RecBole looks for them.
+    """
+    arguments, rest = parser.parse_known_args()
+    sys.argv = sys.argv[:1] + rest
+    return arguments, dict(text.removeprefix("--").partition("=")[::2] for text in rest)

@@ -34,7 +34,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
-from benchmarks.rows import append, given_options, read
+from benchmarks.rows import append, read, read_command_line
 from recbole_mm.experiment.split import describe_split
 from recbole_mm.model.sasreccontent.items import FUSIONS
 
@@ -77,9 +77,7 @@ def main() -> None:
     parser.add_argument("--pretrain_datasets", help="of the run 'pretrained'")
     parser.add_argument("--output", type=Path, default=Path("sequential"))
     parser.add_argument("--protocol", choices=PROTOCOLS, default="leave-one-out")
-    arguments, rest = parser.parse_known_args()
-    sys.argv = sys.argv[:1] + rest  # RecBole reads --key=value itself
-    given = given_options(rest)
+    arguments, given = read_command_line(parser)
     names = [name.strip() for name in arguments.runs.split(",")]
     unknown = [name for name in names if name not in RUNS]
     if unknown:

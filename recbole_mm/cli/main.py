@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = {"--help", "-h"} & set(arguments) or not arguments
         return answer([], lambda request: command_help(word, command) if asked else command.hand_over(arguments))
     known = {name: flag for group in command.FLAGS.values() for name, flag in group.items()}
-    return answer(arguments, lambda request: _with_word(word, command, known, request), known, word)
+    return answer(arguments, lambda request: _with_word(word, command, request), known, word)
 
 
 def parse(arguments: Sequence[str], known: Mapping[str, Flag] | None = None) -> Request:
@@ -160,7 +160,7 @@ def _without_word(request: Request) -> int:
     return int(COMMANDS[word].run(request))
 
 
-def _with_word(word: str, command: ModuleType, known: Mapping[str, Flag], request: Request) -> int:
+def _with_word(word: str, command: ModuleType, request: Request) -> int:
     if "help" in request.flags:
         return model_help(request) if "model" in request.flags else command_help(word, command)
     if "list-models" in request.flags:

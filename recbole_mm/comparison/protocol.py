@@ -10,6 +10,7 @@ from typing import Any
 from recbole.config import Config
 from recbole.utils import EvaluatorType, InputType, ModelType, get_model
 
+from recbole_mm.comparison.leave_one_out import force_leave_one_out
 from recbole_mm.config import read_cold_start, read_options
 from recbole_mm.config.metrics import settle_valid_metric
 from recbole_mm.config.protocol import PROTOCOL_OPTIONS, mask_note
@@ -23,8 +24,6 @@ __all__ = ["Protocol", "make_protocol"]
 
 # What the caller says about the experiment itself, not about a model.
 _ABOUT = ("model", "dataset", "seed", "config_files", "config_file_list")
-_LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
-_ENOUGH = "[4,inf)"
 _COLD_FEATURES = {
     "inductive": "at evaluation only (cold_features: inductive)",
     "transductive": "in training too (cold_features: transductive)",
@@ -113,7 +112,7 @@ def make_protocol(
     shared["valid_metric"] = metric
     notes = [note] if note else []
     if mixed_time:
-        notes += _force_leave_one_out(shared, given, reference)
+        notes += force_leave_one_out(shared, given, reference)
     if labelled:
         notes.append(f"All models predict the labels that threshold={shared['threshold']} makes of the ratings.")
     elif mixed_context:
@@ -205,48 +204,6 @@ def _check_labels_are_read(types: Mapping[str, Any], threshold: Any) -> None:
         )
 
 
-def _force_leave_one_out(shared: dict[str, Any], given: Mapping[str, Any], reference: Any) -> list[str]:
-    asked = given.get("eval_args") or {}
-    for key, value in _LEAVE_ONE_OUT.items():
-        got = asked.get(key, value)
-        if key == "mode" and isinstance(got, Mapping):
-            got = value if set(got.values()) == {value} else got
-        if got != value:
-            raise ValueError(
-                f"General and sequential models can be compared under one split only: eval_args with {key}: "
-                f"{value!r}, and got {key}: {got!r}. Leave eval_args out, or compare the two kinds separately."
-            )
-    if shared["benchmark_filename"]:
-        raise ValueError(
-            "General and sequential models cannot share the split of "
-            f"benchmark_filename={shared['benchmark_filename']}: a sequential model needs its histories in the files. "
-            "Compare the two kinds separately."
-        )
-    field, header = reference["TIME_FIELD"], _header(Path(reference["data_path"]), reference)
-    if header is not None and field not in header:
-        raise ValueError(
-            f"Sequential models need a time field, and the interactions of {reference['dataset']} have no {field!r} "
-            f"(they have {', '.join(sorted(header))}). Leave the sequential models out."
-        )
-    load_col = (given.get("load_col") or {}).get("inter")
-    if load_col is not None and field not in load_col:
-        raise ValueError(f"Sequential models need the time field {field!r}; add it to load_col: {{inter: {load_col}}}.")
-    shared["eval_args"] = dict(_LEAVE_ONE_OUT)
-    notes = [
-        "General and sequential models are compared under one split: the last item of each user is for the test, the "
-        "one before for validation, by time. Sequential models are masked like general ones: no item of the user's "
-        "past is recommended."
-    ]
-    # A filter of the caller, or of the data set's own yaml, stays; whether it is enough, the hash of the split tells.
-    if shared["user_inter_num_interval"] in (None, "[0,inf)"):
-        shared["user_inter_num_interval"] = _ENOUGH
-        notes.append(
-            f"Users with fewer than four interactions are left out (user_inter_num_interval={_ENOUGH}): a sequential "
-            "model cannot split them as a general one does."
-        )
-    return notes
-
-
 def _with_places(name: str, dataset: str, settings: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     """Settings that work from any folder, and without negatives where the loss wants none."""
     config = None
@@ -293,11 +250,3 @@ def _check_own(own: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> N
 def _modes(eval_args: Mapping[str, Any]) -> list[str]:
     mode = eval_args.get("mode", "full")
     return list(mode.values()) if isinstance(mode, Mapping) else [mode]
-
-
-def _header(folder: Path, config: Any) -> set[str] | None:
-    file = folder / f"{config['dataset']}.inter"
-    if not file.is_file():  # RecBole downloads it later, or says that it is missing
-        return None
-    with file.open(encoding="utf-8") as stream:
-        return {column.partition(":")[0] for column in stream.readline().strip().split(config["field_separator"])}

@@ -20,6 +20,10 @@ class ModelOptions:
     ``ValueError`` for a value of the wrong type or out of range; both say what was expected, what was got and where to
     change it.
 
+    An option that is younger than its model names, as ``before``, the value that describes how the model trained
+    until then. It stands in for a missing key, and only checkpoints miss one: their options are those of the day they
+    were saved, so that they load and score as they were trained. The default of new trainings stands in the yaml.
+
     Args:
         config: RecBole's ``Config``, or any mapping.
         model_name: Name of the model, for the messages.
@@ -33,21 +37,23 @@ class ModelOptions:
         self._model_name = model_name
         self.read: set[str] = set()
 
-    def integer(self, key: str, minimum: int | None = None, maximum: int | None = None) -> int:
+    def integer(self, key: str, minimum: int | None = None, maximum: int | None = None, before: Any = _REQUIRED) -> int:
         """A whole number; ``True`` and ``"3"`` are none."""
-        return self._integer(key, self._value(key), minimum, maximum)
+        return self._integer(key, self._value(key, before), minimum, maximum)
 
-    def number(self, key: str, minimum: float | None = None, maximum: float | None = None) -> float:
+    def number(
+        self, key: str, minimum: float | None = None, maximum: float | None = None, before: Any = _REQUIRED
+    ) -> float:
         """A finite number, whole or not."""
-        return self._number(key, self._value(key), minimum, maximum)
+        return self._number(key, self._value(key, before), minimum, maximum)
 
-    def boolean(self, key: str) -> bool:
+    def boolean(self, key: str, before: Any = _REQUIRED) -> bool:
         """``True`` or ``False``; the text ``"False"`` is refused, since it would count as true."""
-        return self._boolean(key, self._value(key))
+        return self._boolean(key, self._value(key, before))
 
-    def choice(self, key: str, allowed: Sequence[str]) -> str:
+    def choice(self, key: str, allowed: Sequence[str], before: Any = _REQUIRED) -> str:
         """One of a few names."""
-        return self._choice(key, self._value(key), allowed)
+        return self._choice(key, self._value(key, before), allowed)
 
     def text(self, key: str) -> str:
         """A non-empty text."""
@@ -63,9 +69,9 @@ class ModelOptions:
         value = self._value(key)
         return None if value is None else self._number(key, value, minimum, maximum)
 
-    def optional_text(self, key: str) -> str | None:
+    def optional_text(self, key: str, before: Any = _REQUIRED) -> str | None:
         """A non-empty text, or ``None`` (``~`` in yaml)."""
-        value = self._value(key)
+        value = self._value(key, before)
         return None if value is None else self._text(key, value)
 
     def optional_texts(self, key: str) -> list[str] | None:
@@ -158,14 +164,16 @@ class ModelOptions:
             for name in names
         }
 
-    def _value(self, key: str) -> Any:
+    def _value(self, key: str, before: Any = _REQUIRED) -> Any:
         self.read.add(key)
-        if key not in self._config:
+        if key in self._config:
+            return self._config[key]
+        if before is _REQUIRED:
             raise KeyError(
                 f"{self._model_name} needs the option {key!r}, which is not set: add it with its default to "
                 f"properties/model/{self._model_name}.yaml (or properties/overall.yaml), or pass --{key}=..."
             )
-        return self._config[key]
+        return before
 
     def _integer(self, key: str, value: Any, minimum: float | None, maximum: float | None) -> int:
         if isinstance(value, bool) or not isinstance(value, int):

@@ -1,4 +1,8 @@
-"""Scores of an evaluation that are computed and ranked a few rows at a time, of the items that are ranked alone."""
+"""Scores of an evaluation, computed and ranked a few rows at a time, for the items that are ranked and no others.
+
+*Columns* are places among the ranked items. Without a choice of items they are the ids themselves, the padding's 0 with
+them; with one (new items under a cold start), column ``c`` is the item ``columns[c]``.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,11 @@ from recbole_mm.trainer.finite import check_finite_scores
 
 __all__ = ["Deferred"]
 
-_SCORES, _ROWS = 2**19, 64
-"""Scores that stay in a CPU's cache between product and ranking, and rows from which a product is efficient."""
+_CACHED_SCORES = 2**19
+"""Scores that stay in a CPU's cache between product and ranking."""
+
+_ENOUGH_ROWS = 64
+"""Rows from which a product is efficient."""
 
 
 class Deferred:
@@ -38,18 +45,18 @@ class Deferred:
     ) -> None:
         self._model, self._scores, self.n_items, self._columns = model, scores, n_items, columns
         self.device = scores.like.device
-        self.n_rows = len(scores.queries if isinstance(scores, Product) else scores.scores)
+        self.n_rows = scores.n_rows
         row, item = (torch.empty(0, dtype=torch.int64),) * 2 if history is None else history
         row, item = row.to(self.device), item.to(self.device)
         if columns is not None:
-            place = torch.full((n_items,), -1, device=self.device)
-            place[columns] = torch.arange(len(columns), device=self.device)
-            kept = place[item] >= 0
-            row, item = row[kept], place[item[kept]]
+            column_of = torch.full((n_items,), -1, device=self.device)
+            column_of[columns] = torch.arange(len(columns), device=self.device)
+            kept = column_of[item] >= 0
+            row, item = row[kept], column_of[item[kept]]
         if len(row) and not bool((row[1:] >= row[:-1]).all()):
             order = row.argsort(stable=True)
             row, item = row[order], item[order]
-        self._row, self._item = row, item  # of the items, their columns
+        self._masked_row, self._masked_column = row, item
 
     def __len__(self) -> int:
         return self.n_rows
@@ -63,34 +70,37 @@ class Deferred:
         width = self.n_items if self._columns is None else len(self._columns)
         step = max(self.n_rows, 1)
         if self.device.type == "cpu":
-            step = min(step, max(_ROWS, _SCORES // max(width, 1)))
+            step = min(step, max(_ENOUGH_ROWS, _CACHED_SCORES // max(width, 1)))
         padded = -(-width // BLOCK) * BLOCK
         buffer = torch.full((step, padded), -torch.inf, dtype=self._scores.like.dtype, device=self.device)
         starts = range(0, self.n_rows, step)
-        bounds = torch.searchsorted(self._row, torch.tensor([*starts, self.n_rows], device=self.device)).tolist()
+        bounds = torch.searchsorted(self._masked_row, torch.tensor([*starts, self.n_rows], device=self.device)).tolist()
         found = [torch.empty(0, k, dtype=torch.int64, device=self.device)]
         for start, first, last in zip(starts, bounds, bounds[1:]):
             stop = min(start + step, self.n_rows)
-            rows = buffer[: stop - start]
-            self._fill(rows[:, :width], start, stop, slice(first, last))
-            found.append(self._ranked(rows, rows[:, :width], k))
+            padded_rows = buffer[: stop - start]  # beyond the width minus infinity: they fill the last block
+            rows = padded_rows[:, :width]
+            self._fill(rows, start, stop, slice(first, last))
+            found.append(self._best(padded_rows, rows, k))
         return torch.cat(found)
 
     def _fill(self, out: Tensor, start: int, stop: int, masked: slice) -> None:
+        """Write the masked scores of some rows; ``masked`` are their pairs."""
         self._scores.rows(start, stop, out)
         # RecBole masks the padding whatever it scored: models may leave NaN or minus infinity there.
         check_finite_scores(self._model, out if self._columns is not None else out[:, 1:], "in the evaluation")
         if self._columns is None:
             out[:, 0] = -torch.inf
-        out[self._row[masked] - start, self._item[masked]] = -torch.inf
+        out[self._masked_row[masked] - start, self._masked_column[masked]] = -torch.inf
 
-    def _ranked(self, padded: Tensor, rows: Tensor, k: int) -> Tensor:
+    def _best(self, padded_rows: Tensor, rows: Tensor, k: int) -> Tensor:
+        """The lists of some rows. Where scores tie, the order is that of ``torch.topk`` over all items."""
         if self._columns is None and self.device.type != "cpu":
             return torch.topk(rows, k, dim=1).indices
         if rows.shape[1] <= k:
             return torch.topk(self._whole(rows), k, dim=1).indices
-        place, tied = top_without_ties(padded, k)
-        lists = place if self._columns is None else self._columns[place]
+        column, tied = top_without_ties(padded_rows, k)
+        lists = column if self._columns is None else self._columns[column]
         if len(tied):
             lists[tied] = torch.topk(self._whole(rows[tied]), k, dim=1).indices
         return lists
@@ -106,17 +116,17 @@ class Deferred:
     def candidates(self) -> Tensor:
         """How many items are ranked in each row, ``(n_rows,)``."""
         width = self.n_items - 1 if self._columns is None else len(self._columns)
-        masked = torch.unique(self._row * self.n_items + self._item)
+        masked = torch.unique(self._masked_row * self.n_items + self._masked_column)
         return width - torch.bincount(torch.div(masked, self.n_items, rounding_mode="floor"), minlength=self.n_rows)
 
     def is_candidate(self, row: Tensor, item: Tensor) -> Tensor:
         """Whether the items are ranked in the rows, bool, shape of both."""
         ranked = torch.ones(self.n_items, dtype=torch.bool, device=self.device)
-        ids = self._item
+        ids = self._masked_column
         if self._columns is None:
             ranked[0] = False
         else:
             ranked[:] = False
             ranked[self._columns] = True
-            ids = self._columns[self._item]
-        return ranked[item] & ~torch.isin(row * self.n_items + item, self._row * self.n_items + ids)
+            ids = self._columns[self._masked_column]
+        return ranked[item] & ~torch.isin(row * self.n_items + item, self._masked_row * self.n_items + ids)

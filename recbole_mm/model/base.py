@@ -1,4 +1,4 @@
-"""What every multimodal recommender shares: options, feature tables, training pairs and the evaluation cache."""
+"""What every multimodal recommender shares: options, feature tables, training pairs and a loss between modalities."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from recbole_mm.config.shared import COLD_FEATURES, DENSE_BACKENDS, FEATURE_NORM
 from recbole_mm.data.features.store import AnyTable, prepare
 from recbole_mm.model.feature_bank import FeatureBank, check_usable_names, relative_weights
 from recbole_mm.model.interactions import training_interactions, warn_about_neighbours, with_pairs
+from recbole_mm.model.vector_scores import VectorScores
 from recbole_mm.nn.diagnosis import Part
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
-from recbole_mm.nn.graph.content_knn import nearest_known
-from recbole_mm.nn.linear import linear, set_default_backend
+from recbole_mm.nn.linear import set_default_backend
 from recbole_mm.nn.loss import first_occurrence, info_nce_loss
 
 __all__ = ["MultimodalModelMixin", "MultimodalRecommender", "MultimodalSequentialRecommender"]
 
 
-class MultimodalModelMixin:
-    """Set-up and evaluation shared by general and sequential multimodal recommenders.
+class MultimodalModelMixin(VectorScores):
+    """Set-up and losses shared by general and sequential multimodal recommenders.
 
     A model calls ``super().__init__(config, dataset)`` and finds
 
@@ -44,13 +44,10 @@ class MultimodalModelMixin:
       leave the others out; ``cold_features: transductive`` makes it ``None``,
 
     and implements ``forward`` (representations of users and items) and ``calculate_loss``. Scores are inner products
-    of the representations unless a model overrides ``predict`` and ``full_sort_predict``.
+    of the representations (:class:`VectorScores`) unless a model overrides ``predict`` and ``full_sort_predict``.
 
     Its class states what it can do, by the attributes below; `recbole_mm.host.tags` puts them together with what
     follows from its type and its trainer.
-
-    The representations used by evaluation are computed once and kept until the parameters change: the cache is
-    dropped by ``train()``, by loading a state dict, and whenever a parameter was written to since it was filled.
     """
 
     #: Whether the score of an item without training interactions depends on its features.
@@ -78,9 +75,6 @@ class MultimodalModelMixin:
     user_features: FeatureBank
     modality_names: tuple[str, ...]
     known_items: Tensor | None
-    new_item_ids: Tensor | None
-    new_item_near: Tensor
-    dense_backend: str
     begun_at: float
 
     def _set_up_multimodal(self, config: Any, dataset: Any) -> None:
@@ -104,23 +98,20 @@ class MultimodalModelMixin:
         check_usable_names((*store.item, *store.user, *store.inter))
         self.options, self.modality_names = ModelOptions(config, name), store.available
         self.interactions = training_interactions(dataset, self.n_users, self.n_items)  # type: ignore[attr-defined]
-        # A checkpoint from before the option has none.
-        known_option = "dense_backend" in config
-        self.dense_backend = self.options.choice("dense_backend", DENSE_BACKENDS) if known_option else "torch"
+        self.dense_backend = self.options.choice("dense_backend", DENSE_BACKENDS, before="torch")
         set_default_backend(self.dense_backend)
         refuse_sampling(config["graph_batch"], name, self.samples_graph)
         norm = self.options.per_modality("feature_norm", store.available, "choice", FEATURE_NORMS, default="none")
         missing = self.options.choice("missing_feature", MISSING_FEATURES)
         weight = relative_weights(active_weights(config["modality_weight"], store.available), store.item)
 
-        # A checkpoint from before the option was trained on whatever the files held.
-        inductive = "cold_features" in config and self.options.choice("cold_features", COLD_FEATURES) == "inductive"
-        inductive = inductive and getattr(dataset, "cold_start", None) is not None
+        cold_features = self.options.choice("cold_features", COLD_FEATURES, before="transductive")
+        inductive = cold_features == "inductive" and getattr(dataset, "cold_start", None) is not None
         by_user = self.interactions.T.tocsr()
         known = {"item": with_pairs(self.interactions), "user": with_pairs(by_user)} if inductive else {}
         self.register_buffer("known_items", known.get("item"), persistent=False)  # type: ignore[attr-defined]
 
-        disk = self.options.optional_text("feature_disk") if "feature_disk" in config else None
+        disk = self.options.optional_text("feature_disk", before=None)
 
         def bank(tables: Mapping[str, AnyTable], interactions: sp.csr_matrix) -> FeatureBank:
             prepared = {}
@@ -142,41 +133,7 @@ class MultimodalModelMixin:
                 f"contrastive_weight has no effect: it compares modalities, and {name} has only one here."
             )
         warn_about_neighbours(config, self.n_items, self.n_users)  # type: ignore[attr-defined]
-        self._find_neighbours_of_new_items(config)
-        self._cache: tuple[tuple[Any, ...], tuple[Tensor, Tensor]] | None = None
-        self.register_load_state_dict_post_hook(MultimodalModelMixin._forget_representations)  # type: ignore[attr-defined]
-
-    def _find_neighbours_of_new_items(self, config: Any) -> None:
-        """Keep which known items stand for each item without a training interaction, where that is asked for."""
-        k = 0  # a checkpoint from before the option has none
-        if "new_item_neighbours" in config:
-            k = self.options.integer("new_item_neighbours", minimum=0)
-        if k and not self.scores_by_vectors():
-            raise ValueError(
-                f"new_item_neighbours: {type(self).__name__} does not score by one vector per item, so that there is "
-                "none to take from the neighbours of a new item. Set new_item_neighbours: 0."
-            )
-        new = near = None
-        if k:
-            known = with_pairs(self.interactions)
-            if not known[1:].all():
-                tables = dict(self.features.items())
-                new, near = nearest_known(tables, self.features.observed, self.features.weight, known, k)
-        self.register_buffer("new_item_ids", new, persistent=False)  # type: ignore[attr-defined]
-        self.register_buffer("new_item_near", near, persistent=False)  # type: ignore[attr-defined]
-
-    @classmethod
-    def scores_by_vectors(cls) -> bool:
-        """Whether a score is the inner product of :meth:`representations`, so that another item's may stand in."""
-        return cls.full_sort_predict is MultimodalModelMixin.full_sort_predict
-
-    def _forget_representations(self, *_: Any) -> None:
-        self._cache = None
-
-    def train(self, mode: bool = True) -> Any:
-        """Set training or evaluation mode; either way evaluation starts from fresh representations."""
-        self._cache = None
-        return super().train(mode)  # type: ignore[misc]
+        self._set_up_scores()
 
     @property
     def training_pairs(self) -> tuple[Tensor, Tensor]:
@@ -188,51 +145,12 @@ class MultimodalModelMixin:
         """The bipartite graph of the distinct training pairs."""
         return BipartiteGraph(*self.training_pairs, self.n_users, self.n_items)  # type: ignore[attr-defined]
 
-    def representations(self) -> tuple[Tensor, Tensor]:
-        """User and item representations for evaluation, shapes ``(n_users, d)`` and ``(n_items, d)``, computed once."""
-        if self._cache is not None and self._cache[0] == self._versions() and not self.training:  # type: ignore[attr-defined]
-            return self._cache[1]
-        with torch.no_grad():
-            computed: tuple[Tensor, Tensor] = self.forward()  # type: ignore[attr-defined]
-            if self.new_item_ids is not None and not self.training:  # type: ignore[attr-defined]
-                users, items = computed
-                near = items[self.new_item_near].mean(dim=1)
-                computed = users, items.index_copy(0, self.new_item_ids, near)
-        if not self.training:  # type: ignore[attr-defined]
-            # Read now and not before: the first pass over a graph keeps its edge weights, in buffers.
-            self._cache = (self._versions(), computed)
-        return computed
-
-    def _versions(self) -> tuple[Any, ...]:
-        """What changes whenever a parameter or buffer is written to or exchanged."""
-        tensors = (*self.parameters(), *self.buffers())  # type: ignore[attr-defined]
-        return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
-
     def diagnostics(self) -> Mapping[str, Part]:
         """What parts of the model do at present, by name, for the check that none of them does nothing.
 
         Called in evaluation mode without gradients. A part that options switch off is left out.
         """
         return {}
-
-    def predict(self, interaction: Any) -> Tensor:
-        """Scores of the given pairs, shape ``(batch,)``."""
-        users, items = self.representations()
-        return (users[interaction[self.USER_ID]] * items[interaction[self.ITEM_ID]]).sum(dim=-1)  # type: ignore[attr-defined]
-
-    def full_sort_predict(self, interaction: Any) -> Tensor:
-        """Scores of every item for the given users, flattened from ``(batch, n_items)``."""
-        return linear(*self.score_factors(interaction), backend=self.dense_backend).view(-1)
-
-    def score_factors(self, interaction: Any) -> tuple[Tensor, Tensor]:
-        """Vectors of the given users, ``(batch, d)``, and of all items, ``(n_items, d)``: scores are their products.
-
-        An evaluation reads them in place of :meth:`full_sort_predict`, to score the items that are ranked alone and a
-        few users at a time. It does not where a class has a ``full_sort_predict`` of its own below this method; one
-        that scores other than by products says ``score_items(interaction, items)`` for some items, or nothing.
-        """
-        users, items = self.representations()
-        return users[interaction[self.USER_ID]], items  # type: ignore[attr-defined]
 
     def modality_contrast(self, rows: Mapping[str, Tensor], items: Tensor) -> Tensor:
         r"""Symmetric InfoNCE between the modality representations of the batch's distinct items.

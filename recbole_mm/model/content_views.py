@@ -42,10 +42,9 @@ class ContentViews:
     ITEM_ID: str
     NEG_ITEM_ID: str
 
-    def _read_contrast(self, config: Any) -> None:
+    def _read_contrast(self) -> None:
         self.distinct_ids = self.options.boolean("distinct_ids")
-        known_option = "contrast_by_length" in config  # a checkpoint from before the option trained as published
-        self.contrast_by_length = self.options.boolean("contrast_by_length") if known_option else False
+        self.contrast_by_length = self.options.boolean("contrast_by_length", before=False)
 
     def _views(self) -> tuple[Side, Side]:
         """Behaviour view and all content views side by side of all users, and the same of all items."""

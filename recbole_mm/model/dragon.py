@@ -64,8 +64,7 @@ class DRAGON(PrunesEdges, MultimodalRecommender):
         image_share = self.options.optional_number("image_share", minimum=0, maximum=1)
 
         self.graph = self.interaction_graph()
-        known_option = "edge_dropout" in config  # a checkpoint from before the option used all edges
-        self.set_up_pruning(config, self.options.number("edge_dropout", minimum=0, maximum=1) if known_option else 0.0)
+        self.set_up_pruning(config, self.options.number("edge_dropout", minimum=0, maximum=1, before=0.0))
         self.clock = EpochClock(epoch_steps(config, dataset)) if self.edge_dropout > 0 else None
         neighbours, beta = neighbour_table(cooccurrence(self.interactions, user_knn_k))
         self.register_buffer("neighbours", neighbours, persistent=False)

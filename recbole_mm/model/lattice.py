@@ -69,9 +69,7 @@ class LATTICE(MultimodalRecommender):
         self.skip_weight = self.options.number("skip_weight", minimum=0, maximum=1)
         self.every_step = self.options.choice("edge_gradient", ("first_step", "every_step")) == "every_step"
         self.learns_features_in_every_step = self.every_step
-        # A checkpoint from before the option found neighbours in every epoch.
-        known_option = "refresh_epochs" in config
-        self.refresh_epochs = self.options.integer("refresh_epochs", minimum=1) if known_option else 1
+        self.refresh_epochs = self.options.integer("refresh_epochs", minimum=1, before=1)
         self.graph_norm = self.options.choice("graph_norm", GRAPH_NORMS)
         self.reg_weight = self.options.number("reg_weight", minimum=0)
 

@@ -62,7 +62,7 @@ class MGCN(ContentViews, MultimodalRecommender):
         self.n_item_layers = self.options.integer("n_item_layers", minimum=0)
         knn_k = self.options.integer("knn_k", minimum=1)
         self.fusion = self.options.choice("fusion", ("mean", "sum"))
-        self._read_contrast(config)
+        self._read_contrast()
         self.reg_weight = self.options.number("reg_weight", minimum=0)
 
         self.graph = self.interaction_graph()

@@ -63,7 +63,7 @@ class SMORE(ContentViews, MultimodalRecommender):
         self.n_layers = self.options.integer("n_layers", minimum=0)
         self.n_item_layers = self.options.integer("n_item_layers", minimum=0)
         self.dropout = self.options.number("dropout", minimum=0, maximum=1)
-        self._read_contrast(config)
+        self._read_contrast()
         self.reg_weight = self.options.number("reg_weight", minimum=0)
         knn_k = self.options.per_modality("knn_k", self.features, "integer", minimum=1, unused=self.modality_names)
 

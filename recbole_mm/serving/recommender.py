@@ -131,7 +131,7 @@ class Recommender:
         if users is None:
             raise ValueError("recommend: whose? Give users=[raw ids], or history=[raw ids of items].")
         names = [users] if isinstance(users, (str, int)) else list(users)
-        ids = np.array([self._id("user", user, self._help(user)) for user in names], dtype=np.int64)
+        ids = np.array([self._id("user", user, self._help()) for user in names], dtype=np.int64)
         parts = []
         for start in range(0, len(ids), self.scorer.batch_users):
             batch = ids[start : start + self.scorer.batch_users]
@@ -152,7 +152,7 @@ class Recommender:
             ValueError: An unknown user or item.
         """
         asked = check_ids("items", items) or []
-        row = self._scores(np.array([self._id("user", user, self._help(user))]))[0]
+        row = self._scores(np.array([self._id("user", user, self._help())]))[0]
         return row[torch.tensor([self._id("item", item) for item in asked])].cpu().numpy()
 
     def similar_items(self, item: Any, k: int = 10) -> pd.DataFrame:
@@ -257,7 +257,8 @@ class Recommender:
             )
         return found
 
-    def _help(self, user: Any) -> str:
+    def _help(self) -> str:
+        """What to do about a user whom the training did not know."""
         if self._config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
             return " For anybody else give history=[raw ids of items]: the model reads it as any history."
         try:

@@ -64,6 +64,27 @@ class TestModelOptions:
             view.text("name")
         assert view.read == {"name"}
 
+    @pytest.mark.parametrize(
+        ("kind", "arguments", "before", "later"),
+        [
+            ("integer", {"minimum": 1}, 1, 3),
+            ("number", {"minimum": 0}, 0.0, 0.5),
+            ("boolean", {}, False, True),
+            ("choice", {"allowed": ["sum", "mean"]}, "sum", "mean"),
+            ("optional_text", {}, None, "x"),
+        ],
+    )
+    def test_what_an_option_was_before_it_existed(self, kind, arguments, before, later):
+        old, new = options(), options(young=later)
+        assert getattr(old, kind)("young", **arguments, before=before) == before and old.read == {"young"}
+        assert getattr(new, kind)("young", **arguments, before=before) == later
+
+    def test_what_an_option_was_before_is_no_value_of_another_kind(self):
+        with pytest.raises(ValueError, match="'young': expected an integer of at least 1"):
+            options().integer("young", minimum=1, before=0)
+        with pytest.raises(ValueError, match="'young': expected True or False"):
+            options(young=None).boolean("young", before=False)  # a key without a value is not a missing one
+
     @pytest.mark.parametrize("value", ["two", "2", 2.0, True, None, [2]])
     def test_no_integer(self, value):
         with pytest.raises(ValueError, match=r"'n_layers': expected an integer.* got " + ".*" + type(value).__name__):

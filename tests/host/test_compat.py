@@ -24,7 +24,7 @@ from recbole.quick_start import quick_start, run_recbole
 from recbole.trainer import trainer
 from recbole.utils import get_model, logger
 
-from recbole_mm.host import compat, editing
+from recbole_mm.host import compat, editing, repairs
 from recbole_mm.host.names import recbole_models
 
 
@@ -218,7 +218,7 @@ class TestRay:
 
         tune.report = report_dictionary if new else report_keywords
         monkeypatch.setitem(sys.modules, "ray.tune", tune)
-        compat._report_to_ray_tune(**{"recall@10": 0.5})
+        repairs._report_to_ray_tune(**{"recall@10": 0.5})
         assert got == {"recall@10": 0.5}
 
 
@@ -341,13 +341,13 @@ class TestInstalling:
     def test_each_repair_again_finds_nothing_to_do(self) -> None:
         # Probes of libraries still say "needed" after the repair where the library itself is untouched (pandas).
         load = torch.load
-        assert compat._repair_torch_load() is False
-        assert compat._repair_dok_update() is False
-        assert compat._repair_get_model() is False
-        assert compat._repair_item_metrics() is False
-        assert compat._repair_ensure_dir() is False
-        assert compat._repair_ray_import() is False
-        assert compat._repair_numpy_aliases() is False or "float_" not in vars(np)
+        assert repairs.repair_torch_load() is False
+        assert repairs.repair_dok_update() is False
+        assert repairs.repair_get_model() is False
+        assert repairs.repair_item_metrics() is False
+        assert repairs.repair_ensure_dir() is False
+        assert repairs.repair_ray_import() is False
+        assert repairs.repair_numpy_aliases() is False or "float_" not in vars(np)
         assert torch.load is load
 
     def test_another_recbole_is_refused_with_all_versions(self, monkeypatch: pytest.MonkeyPatch) -> None:

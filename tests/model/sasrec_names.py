@@ -1,6 +1,20 @@
-"""Our encoder's parameters under the names that RecBole's SASRec gives them."""
+"""RecBole's SASRec with our encoder's parameters, under the names that it gives them."""
 
 from __future__ import annotations
+
+from recbole.utils import get_model
+
+from tests.model.conftest import config_for
+
+
+def sasrec_with(built, item_embedding, encoder, **options):
+    """A SASRec of a built model's items, 8 wide, in double precision, with the parameters of a table and an encoder."""
+    options = {
+        "hidden_size": 8, "inner_size": 12, "MAX_ITEM_LIST_LENGTH": 10, "train_neg_sample_args": None, **options
+    }  # fmt: skip
+    sasrec = get_model("SASRec")(config_for("SASRec", **options), built.train_data.dataset).double().eval()
+    sasrec.load_state_dict(under_sasrecs_names(item_embedding, encoder, lambda parameter: parameter.detach().clone()))
+    return sasrec
 
 
 def under_sasrecs_names(item_embedding, encoder, take):

@@ -161,6 +161,7 @@ def test_planted_new_items_are_ranked_by_their_own_content(name):
         ("SMORE", "contrast_by_length", False),
         ("DRAGON", "edge_dropout", 0),
         ("LATTICE", "refresh_epochs", 1),
+        ("VBPR", "dense_backend", "torch"),
     ],
 )
 def test_a_checkpoint_from_before_an_option_is_what_it_was(name, key, before):

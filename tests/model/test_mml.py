@@ -16,8 +16,8 @@ from recbole_mm.config import properties_directory
 from recbole_mm.nn.attention.sequence import INITIAL_SCALE, MASKED, NORM_EPSILON
 from recbole_mm.nn.meta.replacement import draw_replacement
 from recbole_mm.nn.meta.tasks import TaskTable
-from tests.model.conftest import MODALITIES, build, config_for, total_loss, train_steps
-from tests.model.sasrec_names import under_sasrecs_names
+from tests.model.conftest import MODALITIES, build, total_loss, train_steps
+from tests.model.sasrec_names import sasrec_with, under_sasrecs_names
 
 TINY = {
     "embedding_size": 8,
@@ -70,11 +70,8 @@ def test_id_learner_without_feature_attention_is_recboles_sasrec():
     built = tiny(feature_attention=0.0, n_layers=2)
     learner = built.model.learners["id"]
     assert {name for name, _ in learner.named_parameters() if not name.startswith("encoder.")} == {"item_embedding"}
-    options = {"hidden_size": 8, "n_layers": 2, "inner_size": 12, "MAX_ITEM_LIST_LENGTH": 10, "loss_type": "BPR"}
-    config = config_for("SASRec", train_neg_sample_args={"distribution": "uniform", "sample_num": 1}, **options)
-    sasrec = get_model("SASRec")(config, built.train_data.dataset).double().eval()
-    parts = learner.item_embedding, learner.encoder
-    sasrec.load_state_dict(under_sasrecs_names(*parts, lambda parameter: parameter.detach().clone()))
+    parts, pairs = (learner.item_embedding, learner.encoder), {"distribution": "uniform", "sample_num": 1}
+    sasrec = sasrec_with(built, *parts, n_layers=2, loss_type="BPR", train_neg_sample_args=pairs)
     batch = built.batch()
     last = built.model(batch["item_id_list"], batch["item_length"])["id"]
     torch.testing.assert_close(last, sasrec(batch["item_id_list"], batch["item_length"]), rtol=1e-9, atol=1e-11)

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from recbole_mm.model.next_item import LENGTH_GROUPS
 from recbole_mm.model.sasreccontent.items import FUSIONS
-from tests.model.conftest import MODALITIES, build, config_for, stirred, total_loss
-from tests.model.sasrec_names import under_sasrecs_names
+from tests.model.conftest import MODALITIES, build, stirred, total_loss
+from tests.model.sasrec_names import sasrec_with, under_sasrecs_names
 from tests.model.tiny import tiny_model
 
 TINY = {
@@ -42,11 +42,7 @@ def histories(model, rows):
 
 def id_and_sasrec(**options):
     built = tiny(fusion="id", negative_items="all", **options)
-    theirs = {"hidden_size": 8, "inner_size": 12, "MAX_ITEM_LIST_LENGTH": 10, "train_neg_sample_args": None, **options}
-    sasrec = get_model("SASRec")(config_for("SASRec", **theirs), built.train_data.dataset).double().eval()
-    table, encoder = built.model.items.item_embedding.weight, built.model.encoder
-    sasrec.load_state_dict(under_sasrecs_names(table, encoder, lambda parameter: parameter.detach().clone()))
-    return built, sasrec
+    return built, sasrec_with(built, built.model.items.item_embedding.weight, built.model.encoder, **options)
 
 
 @pytest.mark.parametrize("options", [{"loss_type": "CE"}, BPR], ids=["CE", "BPR"])
@@ -72,10 +68,7 @@ def test_every_fusion_is_recboles_sasrec_of_its_vectors(fusion):
     """Whatever makes an item's vector, encoder and scores are those of a SASRec that has it as embedding."""
     built = tiny(fusion=fusion)
     model, batch = built.model, built.batch(50)
-    theirs = {"hidden_size": 8, "inner_size": 12, "MAX_ITEM_LIST_LENGTH": 10, "train_neg_sample_args": None}
-    sasrec = get_model("SASRec")(config_for("SASRec", **theirs), built.train_data.dataset).double().eval()
-    vectors = model.item_vectors()[1].detach()
-    sasrec.load_state_dict(under_sasrecs_names(vectors, model.encoder, lambda parameter: parameter.detach().clone()))
+    sasrec = sasrec_with(built, model.item_vectors()[1], model.encoder)
     expected = sasrec.full_sort_predict(batch).view(len(batch), -1)
     torch.testing.assert_close(model.full_sort_predict(batch).view(len(batch), -1), expected)
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from recbole_mm.model.unisrec.adaptor import ExpertAdaptor, random_projection
 from recbole_mm.model.unisrec.unisrec import drop_items
-from tests.model.conftest import MODALITIES, build, config_for, stirred, total_loss
-from tests.model.sasrec_names import under_sasrecs_names
+from tests.model.conftest import MODALITIES, build, stirred, total_loss
+from tests.model.sasrec_names import sasrec_with
 
 TINY = {
     "embedding_size": 8, "inner_size": 12, "MAX_ITEM_LIST_LENGTH": 10, "n_experts": 2,
@@ -147,10 +147,8 @@ def test_fine_tuning_is_the_cross_entropy_of_the_scores(stage):
 def test_states_are_those_of_recboles_sasrec_that_has_the_vectors_as_embeddings(stage):
     built = tiny(train_stage=stage)
     model, batch = built.model, built.batch(50)
-    theirs = {"hidden_size": 8, "inner_size": 12, "MAX_ITEM_LIST_LENGTH": 10, "train_neg_sample_args": None}
-    sasrec = get_model("SASRec")(config_for("SASRec", **theirs), built.train_data.dataset).double().eval()
     vectors = model.item_vectors()[1].detach()
-    sasrec.load_state_dict(under_sasrecs_names(vectors, model.encoder, lambda parameter: parameter.detach().clone()))
+    sasrec = sasrec_with(built, vectors, model.encoder)
     states = sasrec(batch["item_id_list"], batch["item_length"])
     torch.testing.assert_close(model(batch["item_id_list"], batch["item_length"]), states)
     cosines = F.normalize(states, dim=1) @ F.normalize(vectors, dim=1).T

@@ -15,86 +15,13 @@ from recbole_mm.data.convert.columns import find_roles
 from recbole_mm.data.convert.import_report import ImportReport
 from recbole_mm.data.convert.instants import Clock
 from recbole_mm.data.convert.text_table import Table
+from recbole_mm.data.convert.vocabulary import Vocabulary
 
-__all__ = ["Clicks", "Vocabulary"]
+__all__ = ["Clicks"]
 
-# What pandas, with which RecBole reads atomic files, takes for a missing value.
-_READ_AS_MISSING = frozenset(
-    {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"}
-    | {"NULL", "NaN", "None", "n/a", "nan", "null"}
-)
 _TYPES = {"user_id": "token", "item_id": "token", "timestamp": "float", "rating": "float", "label": "float"}
 _LABELS = {"true": "1", "false": "0", "yes": "1", "no": "0"}
-_UNSEEN = "[\u00a0\u00ad\u200b-\u200f\u2028\u2029\u2060\ufeff]"
 _ROWS_AT_ONCE = 200_000
-
-
-class Vocabulary:
-    """The raw ids of users or items, numbered in the order in which they come.
-
-    Args:
-        entity: ``user`` or ``item``.
-        where: The table, for messages.
-    """
-
-    def __init__(self, entity: str, where: str) -> None:
-        self.entity, self.where = entity, where
-        self.number: dict[str, int] = {}
-
-    def checked(self, cells: pd.Series, report: ImportReport, what: str) -> pd.Series:
-        """The ids of the rows that have one, exactly as they are written.
-
-        Args:
-            cells: The column.
-            report: Where rows without an id are counted.
-            what: What the rows are, for the report.
-
-        Raises:
-            ValueError: An id with a tab or a line break, which no atomic file can hold, or a list.
-        """
-        lists = np.array([isinstance(cell, list) for cell in cells], dtype=bool)
-        ids = cells.map(str)
-        broken = np.flatnonzero(lists | ids.str.contains("[\t\r\n]", regex=True).to_numpy(dtype=bool))
-        if len(broken):
-            shown = ", ".join(f"row {cells.index[row] + 1} {cells.iloc[row]!r}" for row in broken[:5])
-            raise ValueError(
-                f"{self.where}: {len(broken):,} {self.entity} id(s) hold a tab, a line break or a list, which no "
-                f"atomic file can: {shown}. Are the quotes of the table as they should be?"
-            )
-        if (ids == "[PAD]").any():
-            raise ValueError(
-                f"{self.where}: a {self.entity} id is [PAD], which RecBole calls the empty place of a list; give it "
-                "another name."
-            )
-        self._note_unseen(ids, report)
-        missing = ids.isin(_READ_AS_MISSING)
-        for text, count in ids[missing].value_counts().items():
-            report.skip(
-                f"{what}: {self.entity} id " + (f"{text!r}, which RecBole reads as missing" if text else "empty"), count
-            )
-        return ids[~missing]
-
-    def _note_unseen(self, ids: pd.Series, report: ImportReport) -> None:
-        """Characters that nobody sees make two ids of one; ids stay as they are written all the same."""
-        odd = ids[ids.str.contains(_UNSEEN, regex=True)]
-        if len(odd):
-            report.notes.append(
-                f"{self.where}: {odd.nunique():,} {self.entity} ids hold characters that do not show, such as "
-                f"{ascii(odd.iloc[0])}; they are other ids than those without"
-            )
-
-    def encode(self, ids: pd.Series) -> np.ndarray:
-        """Numbers of ids; new ones join."""
-        codes, found = pd.factorize(ids)
-        numbers = np.array([self.number.setdefault(token, len(self.number)) for token in found], dtype=np.int32)
-        return numbers[codes]
-
-    def tokens(self) -> np.ndarray:
-        """The ids by number."""
-        return np.array(list(self.number), dtype=object)
-
-    def __len__(self) -> int:
-        return len(self.number)
 
 
 @dataclass

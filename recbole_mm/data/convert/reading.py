@@ -67,7 +67,7 @@ class _FrameTable(Table):
         frame = self._frame.set_axis(self.columns, axis=1)[wanted]
         for start in range(0, len(frame), CHUNK_ROWS):
             piece = frame.iloc[start : start + CHUNK_ROWS]
-            cells = {column: as_text(piece[column], self.name) for column in wanted}
+            cells = {column: as_text(piece[column]) for column in wanted}
             yield pd.DataFrame(cells).set_axis(range(start, start + len(piece))), start + len(piece)
 
 
@@ -90,7 +90,7 @@ class _ParquetTable(Table):
         total = max(self._file.metadata.num_rows, 1)
         try:
             for batch in self._file.iter_batches(CHUNK_ROWS, columns=wanted):
-                piece = {name: as_text(batch.column(name).to_pandas(), self.name) for name in wanted}
+                piece = {name: as_text(batch.column(name).to_pandas()) for name in wanted}
                 frame = pd.DataFrame(piece).set_axis(range(start, start + batch.num_rows))
                 start += batch.num_rows
                 yield frame, int((self.size or 0) * start / total)

@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from recbole_mm.data.convert.clicks import Clicks, Vocabulary
+from recbole_mm.data.convert.clicks import Clicks
 from recbole_mm.data.convert.columns import KINDS, Column, classify, find_roles, in_kind
 from recbole_mm.data.convert.import_report import ImportReport
 from recbole_mm.data.convert.reading import Source, open_table
 from recbole_mm.data.convert.vectors import read_vectors, write_vectors
+from recbole_mm.data.convert.vocabulary import Vocabulary
 from recbole_mm.data.features.files import check_dataset_name
 from recbole_mm.folders import replacing_folder
 

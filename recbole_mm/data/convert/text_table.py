@@ -58,7 +58,7 @@ def check_columns(columns: Sequence[str], name: str) -> None:
         raise ValueError(f"{name}: the column {repeated[0]!r} is there {columns.count(repeated[0])} times; rename one.")
 
 
-def as_text(column: pd.Series, name: str) -> pd.Series:
+def as_text(column: pd.Series) -> pd.Series:
     """Cells of a typed column as text; missing ones empty, lists and times as they are."""
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
         return column
