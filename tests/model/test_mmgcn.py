@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from recbole_mm.model.mmgcn import MMGCN
 from tests.model.conftest import build, total_loss, train_steps
-from tests.model.tiny import assert_same_function, tiny_model
+from tests.model.tiny import assert_same_function, tiny_dataset, tiny_model
 
 WIDE = np.random.default_rng(0).normal(size=(4, 600)).astype(np.float32)
 FEATURES = {"image": np.arange(12, dtype=np.float32).reshape(4, 3) - 5, "text": np.eye(4, 2, dtype=np.float32) + 0.5}
@@ -39,12 +39,12 @@ def reference_scores(model: MMGCN) -> torch.Tensor:
             for node in range(n_nodes):
                 neighbours = adjacency[node].nonzero().flatten()
                 mean = transformed[neighbours].mean(dim=0) if len(neighbours) else torch.zeros_like(transformed[0])
-                received.append(F.leaky_relu(mean))
-            own = F.leaky_relu(layer.own(state)) + embedding
+                received.append(F.leaky_relu(mean, layer.slope))
+            own = F.leaky_relu(layer.own(state), layer.slope) + embedding
             if layer.concat:
-                state = F.leaky_relu(layer.gate(torch.cat([torch.stack(received), own], dim=1)))
+                state = F.leaky_relu(layer.gate(torch.cat([torch.stack(received), own], dim=1)), layer.slope)
             else:
-                state = F.leaky_relu(layer.gate(torch.stack(received)) + own)
+                state = F.leaky_relu(layer.gate(torch.stack(received)) + own, layer.slope)
         total = total + model.features.weight[modality] * state / len(model.features)
     return total[:n_users] @ total[n_users:].T
 
@@ -55,7 +55,7 @@ def reference_scores(model: MMGCN) -> torch.Tensor:
 def test_scores_and_gradients_equal_the_plain_reference(concat, n_layers, projection, normalize):
     options = {"concat": concat, "n_layers": n_layers, "projection_dim": projection, "embedding_size": 5}
     options["normalize_tables"] = normalize
-    options["initialisation"] = "random" if normalize else "aligned"
+    options.update({"initialisation": "random", "negative_slope": 0.01} if normalize else {})
     model = tiny_model("MMGCN", PAIRS, FEATURES, **options).double()
     users, items = model()
     assert_same_function(users @ items.T, reference_scores(model), model)
@@ -194,3 +194,20 @@ def test_aligned_maps_make_untrained_scores_follow_content(concat):
         scores = scores - scores.mean(dim=0) - scores.mean(dim=1, keepdim=True)
         follows[start] = torch.corrcoef(torch.stack([scores.flatten(), likeness.flatten()]))[0, 1].item()
     assert follows["aligned"] > 0.15 > 0.1 > abs(follows["random"]), follows
+
+
+def test_what_is_no_content_starts_short():
+    aligned, random = (tiny_model("MMGCN", PAIRS, {"image": WIDE}, initialisation=x) for x in ("aligned", "random"))
+    for name in ("user_embedding", "item_embedding"):
+        assert getattr(aligned, name).norm() < 0.2 * getattr(random, name).norm()
+    assert 0 < aligned.project["image"].bias.norm() < 0.2 * random.project["image"].bias.norm()
+    own = aligned.layers[0]["image"].own
+    torch.testing.assert_close(own.weight @ own.weight.T, 9 * torch.eye(len(own.weight)), rtol=1e-4, atol=1e-4)
+    assert not own.bias.any()
+
+
+def test_a_checkpoint_from_before_the_slope_was_an_option_is_as_published():
+    config, dataset = tiny_dataset("MMGCN", PAIRS, FEATURES)
+    assert MMGCN(config, dataset).layers[0]["image"].slope == 0.2
+    del config.final_config_dict["negative_slope"]
+    assert MMGCN(config, dataset).layers[0]["image"].slope == 0.01
