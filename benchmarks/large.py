@@ -178,6 +178,7 @@ def measure(options: argparse.Namespace) -> None:
         metrics |= {f"recall@20 at {spent} s": value for spent, _, value in curve}
         row = {"model": options.model, "variant": mode, "metrics": metrics, "fanout": model.fanout, "batch": batch}
         row["dataset"] = f"{options.users:,} x {data.num('item_id') - 1:,}"
+        row["protocol"] = "same items" if options.items else "items in proportion"
         print(json.dumps(row), flush=True)
 
 
