@@ -74,6 +74,8 @@ class MCPTR(MultimodalRecommender):
         read. Without review files the latest items' texts stand for reviews (``review_source``). ``modality_weight``
         scales a modality's row of X; modalities that items do not have, such as one of reviews alone, have weight 1.
         What is missing is masked, so that filling it (``mean``, ``knn``) changes nothing here.
+        Reviews and items' features pass maps that start independently, also where both are the same vectors
+        (``item_text``), so that content has to be learned from pairs: on sparse data little of it is.
     """
 
     has_contrastive_term = True
