@@ -229,7 +229,7 @@ def norm_without(graph: BipartiteGraph, dropped: Tensor, pairs: Tensor) -> Tenso
         pairs: Pairs whose weights are wanted, repeated ones included. Shape ``(n_pairs,)``.
 
     Returns:
-        In ``to_user`` order, 0 on pairs that are dropped or not asked for. Shape ``(n_edges,)``.
+        In ``to_user`` order, float32 and 0 on pairs that are dropped or not asked for. Shape ``(n_edges,)``.
 
     Example:
         >>> graph = BipartiteGraph(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), n_users=2, n_items=2)
@@ -237,8 +237,8 @@ def norm_without(graph: BipartiteGraph, dropped: Tensor, pairs: Tensor) -> Tenso
         [1.0, 0.0, 0.0]
     """
     user, item = graph.to_user.row, graph.to_user.col
-    of_users = graph.user_degree - torch.bincount(user[dropped], minlength=graph.n_users)
-    of_items = graph.item_degree - torch.bincount(item[dropped], minlength=graph.n_items)
+    of_users = (graph.to_user.degree() - torch.bincount(user[dropped], minlength=graph.n_users)).float()
+    of_items = (graph.to_item.degree() - torch.bincount(item[dropped], minlength=graph.n_items)).float()
     weights = of_users.new_zeros(graph.n_edges)
     weights[pairs] = _power(of_users, -0.5)[user[pairs]] * _power(of_items, -0.5)[item[pairs]]
     return weights.index_fill_(0, dropped, 0.0)
