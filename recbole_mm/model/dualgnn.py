@@ -15,7 +15,8 @@ from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.model.sampled_graph import SamplesGraph
 from recbole_mm.nn.diagnosis import Part
 from recbole_mm.nn.graph.bipartite import head
-from recbole_mm.nn.graph.sampling import Neighbourhood, sample_peers
+from recbole_mm.nn.graph.neighbours import sample_peers
+from recbole_mm.nn.graph.sampling import Neighbourhood
 from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.graph.user_graph import add_peers, neighbour_table, sum_hops, sum_peers
 from recbole_mm.nn.linear import Linear
@@ -61,6 +62,8 @@ class DualGNN(SamplesGraph, MultimodalRecommender):
         With ``graph_batch: sampled`` a user of the batch also draws at most ``fanout`` (its first entry) of its peers,
         with probabilities by :math:`\beta`; these sums and those of every layer are unbiased.
     """
+
+    reads_own_states = False
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

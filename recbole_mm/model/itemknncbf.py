@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph.bipartite import spmm
-from recbole_mm.nn.graph.content_knn import content_rows, nearest_content, neighbour_scores
+from recbole_mm.nn.graph.content_knn import columns_of, content_rows, nearest_content, neighbour_scores
 
 __all__ = ["ItemKNNCBF"]
 
@@ -60,15 +60,19 @@ class ItemKNNCBF(MultimodalRecommender):
         self.neighbours, similarity = nearest_content(tables, observed, weight, k, self.known_items, of_candidate)
         self.register_buffer("similarity", similarity, persistent=False)
 
-    def _scores(self, user: Tensor) -> Tensor:
-        """Scores of every item, ``(batch, n_items)``, from the sparse rows of the users' histories."""
+    def _scores(self, user: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Scores of every item or of the wanted ones, ``(batch, n)``, from the sparse rows of the users' histories."""
         rows, _ = self.history.rows(user)
-        if hasattr(self, "content"):
-            taste = spmm(rows, self.content.new_ones(rows.n_edges), self.content)
-            scores = taste @ self.content.T
-            scores[rows.row, rows.col] -= self.content.square().sum(dim=1)[rows.col]
-            return scores
-        return neighbour_scores(rows, self.neighbours, self.similarity).to(self.unused.dtype)
+        if not hasattr(self, "content"):
+            return neighbour_scores(rows, self.neighbours, self.similarity, wanted).to(self.unused.dtype)
+        taste = spmm(rows, self.content.new_ones(rows.n_edges), self.content)
+        row, item, content = rows.row, rows.col, self.content
+        if wanted is not None:
+            content, place = content[wanted], columns_of(wanted, len(content))[item]
+            row, item = row[place >= 0], place[place >= 0]
+        scores = taste @ content.T
+        scores[row, item] -= content.square().sum(dim=1)[item]
+        return scores
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """There are no representations: scores come from neighbours."""
@@ -86,3 +90,7 @@ class ItemKNNCBF(MultimodalRecommender):
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of every item for the given users, flattened from ``(batch, n_items)``."""
         return self._scores(interaction[self.USER_ID]).view(-1)
+
+    def score_items(self, interaction: Any, wanted: Tensor) -> Tensor:
+        """Scores of the wanted items for the given users, ``(batch, n)``."""
+        return self._scores(interaction[self.USER_ID], wanted)

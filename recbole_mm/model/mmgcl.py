@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.model.sampled_graph import SamplesGraph
-from recbole_mm.nn.graph.bipartite import sym_norm
-from recbole_mm.nn.graph.branches import Encoding, drop_edges, drop_nodes, encode_branches
-from recbole_mm.nn.graph.sampling import Neighbourhood
+from recbole_mm.nn.graph.bipartite import norm_without, sym_norm
+from recbole_mm.nn.graph.branches import Encoding, choose_edges, drop_edges, drop_nodes, encode_branches
+from recbole_mm.nn.graph.sampling import Neighbourhood, SampledHop
 from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss, contrast_scale, first_occurrence, info_nce_loss
 
@@ -67,6 +67,7 @@ class MMGCL(SamplesGraph, MultimodalRecommender):
     """
 
     has_contrastive_term = True
+    reads_own_states = False
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -158,12 +159,20 @@ class MMGCL(SamplesGraph, MultimodalRecommender):
 
     def _edge_dropout_view(self, part: Neighbourhood, inputs: list[Tensor], main: tuple) -> tuple:
         """View A: rows of users and items, ``(n, branches, d)``, encoded on a graph that lost edges."""
-        values = sym_norm(self.graph.to_user, drop_edges(self.graph, self.edge_dropout))
+        values = self._norm_without_edges(part)
         if self.edge_drop_scope == "one_modality":
             branch = self._draw_branch()
             return self._replace(main, branch, self._encode(part, inputs[branch], values), part)
         users, items = self._encode(part, torch.cat(inputs, dim=1), values)
         return users.rows(part.user), items.rows(part.item)
+
+    def _norm_without_edges(self, part: Neighbourhood) -> Tensor:
+        """Weights of the graph that lost edges; of a sampled part, on the pairs that it reads."""
+        if not part.sampled:
+            return sym_norm(self.graph.to_user, drop_edges(self.graph, self.edge_dropout))
+        dropped = choose_edges(self.graph, self.edge_dropout)
+        read = [pairs for hop in part.hops if isinstance(hop, SampledHop) for pairs in hop.pairs()]
+        return norm_without(self.graph, dropped, torch.cat([dropped[:0], *read]))
 
     def _mask_view(self, part: Neighbourhood, inputs: list[Tensor], main: tuple) -> tuple:
         """View B: the main pass with one modality's branch encoded from random vectors or on a graph without nodes."""

@@ -26,6 +26,8 @@ class SamplesGraph:
     """
 
     samples_graph = True
+    #: Whether a layer reads the former states of the nodes that it computes (`sample_neighbourhood`).
+    reads_own_states = True
 
     graph: BipartiteGraph
     options: ModelOptions
@@ -68,7 +70,7 @@ class SamplesGraph:
         """What a step propagates over for the given rows of users and items, ``None`` for all of them."""
         if self.fanout is None or not self.training or user is None or item is None:
             return Neighbourhood((self.graph,) * self.n_hops, None, None, user, item)
-        part = sample_neighbourhood(self.graph, user, item, self.fanout, self.routes)
+        part = sample_neighbourhood(self.graph, user, item, self.fanout, self.routes, own_states=self.reads_own_states)
         return part._replace(sparse=self.touched)
 
     def last_users(self, user: Tensor, fanout: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
@@ -94,7 +96,7 @@ class SamplesGraph:
         pairs = draw(graph.n_edges)
         item = torch.cat((graph.to_user.col[pairs], draw(graph.n_items)))
         user = self.last_users(graph.to_user.row[pairs], fanout, generator)
-        part = sample_neighbourhood(graph, user, item, fanout, self.routes, generator)
+        part = sample_neighbourhood(graph, user, item, fanout, self.routes, generator, self.reads_own_states)
         edges = sum(hop.to_user.n_edges + hop.to_item.n_edges for hop in part.hops)
         edges += 0 if part.routes is None else part.routes.pattern.n_edges
         return StepSize(edges, len(part.users), len(part.items)), whole  # type: ignore[arg-type]

@@ -75,10 +75,8 @@ def test_metrics_and_slices_are_those_of_whole_matrices(name: str, protocol: Any
     ours, whole, found = both_ways(name, watched, **protocol)
     assert ours == whole
     assert all(dict(one) for one in ours)
-    if name in ("UVCAN", "CMBF"):
+    if name in ("UVCAN", "CMBF", "ItemKNNCBF"):
         assert all(isinstance(one, Table) if protocol else one is None for one in found)
-    elif name == "ItemKNNCBF":
-        assert all(one is None for one in found)
     else:
         assert all(isinstance(one, Product) for one in found)
 

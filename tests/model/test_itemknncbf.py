@@ -121,6 +121,17 @@ def test_repeated_users_of_a_batch_score_alike():
     assert torch.equal(model.predict(Interaction({"user_id": user, "item_id": item})), table[torch.arange(4), item])
 
 
+@pytest.mark.parametrize("k", [3, None])
+def test_wanted_items_score_as_among_all(k):
+    pairs, features = random_world(3, 2)
+    model = tiny_model("ItemKNNCBF", pairs, features, knn_k=k).double()
+    users, wanted = Interaction({"user_id": torch.tensor([1, 4, 2, 4])}), torch.tensor([7, 1, 3])
+    whole = model.full_sort_predict(users).view(4, -1)
+    history = model.history.rows(users["user_id"])[0]
+    assert torch.isin(history.col, wanted).any(), "the item itself has to be left out somewhere"
+    torch.testing.assert_close(model.score_items(users, wanted), whole[:, wanted])
+
+
 def test_a_contrastive_term_is_refused():
     with pytest.raises(ValueError, match="ItemKNNCBF trains nothing.*expected 0, got 0.1"):
         build("ItemKNNCBF", contrastive_weight=0.1)

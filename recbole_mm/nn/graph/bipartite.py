@@ -20,6 +20,7 @@ __all__ = [
     "edges_of_rows",
     "head",
     "knn_graph",
+    "norm_without",
     "row_norm",
     "sddmm",
     "segment_softmax",
@@ -214,6 +215,33 @@ class BipartiteGraph(nn.Module):
         for name in self._kept_weights:
             setattr(self, name, None)
         return super()._apply(fn)
+
+
+def norm_without(graph: BipartiteGraph, dropped: Tensor, pairs: Tensor) -> Tensor:
+    r"""Weights :math:`d_u^{-1/2} d_i^{-1/2}` of some pairs in a graph that lost others, with the degrees after.
+
+    :func:`sym_norm` of the graph's mask goes through all pairs several times; this through those that are dropped or
+    asked for.
+
+    Args:
+        graph: The training pairs.
+        dropped: Pairs that are lost, distinct, in ``to_user`` order. Shape ``(n_dropped,)``.
+        pairs: Pairs whose weights are wanted, repeated ones included. Shape ``(n_pairs,)``.
+
+    Returns:
+        In ``to_user`` order, float32 and 0 on pairs that are dropped or not asked for. Shape ``(n_edges,)``.
+
+    Example:
+        >>> graph = BipartiteGraph(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), n_users=2, n_items=2)
+        >>> norm_without(graph, torch.tensor([1]), torch.tensor([0, 1])).tolist()
+        [1.0, 0.0, 0.0]
+    """
+    user, item = graph.to_user.row, graph.to_user.col
+    of_users = (graph.to_user.degree() - torch.bincount(user[dropped], minlength=graph.n_users)).float()
+    of_items = (graph.to_item.degree() - torch.bincount(item[dropped], minlength=graph.n_items)).float()
+    weights = of_users.new_zeros(graph.n_edges)
+    weights[pairs] = _power(of_users, -0.5)[user[pairs]] * _power(of_items, -0.5)[item[pairs]]
+    return weights.index_fill_(0, dropped, 0.0)
 
 
 def head(table: Tensor, n: int) -> Tensor:

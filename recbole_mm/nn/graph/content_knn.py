@@ -12,7 +12,7 @@ from recbole_mm.nn.graph.item_graph import edge_cosines
 from recbole_mm.nn.graph.sparse import SparsePattern
 from recbole_mm.nn.rows import unit_rows
 
-__all__ = ["content_rows", "nearest_content", "nearest_known", "neighbour_scores"]
+__all__ = ["columns_of", "content_rows", "nearest_content", "nearest_known", "neighbour_scores"]
 
 ROWS = 2**23
 """Numbers of content rows that are made at a time where not all are needed at once: 32 MB, and as much to make them."""
@@ -133,8 +133,10 @@ def _nearest(content: Callable[[Tensor], Tensor], rows: Tensor, others: Sequence
     return ids
 
 
-def neighbour_scores(history: SparsePattern, neighbours: SparsePattern, similarity: Tensor) -> Tensor:
-    r"""Scores of every item for some users.
+def neighbour_scores(
+    history: SparsePattern, neighbours: SparsePattern, similarity: Tensor, wanted: Tensor | None = None
+) -> Tensor:
+    r"""Scores of items for some users.
 
     .. math:: \hat y_{ui} = \textstyle\sum_{j \in N(u)} s_{ji}
 
@@ -142,12 +144,24 @@ def neighbour_scores(history: SparsePattern, neighbours: SparsePattern, similari
         history: Items of each user. Shape ``(n_users, n_items)``.
         neighbours: From :func:`nearest_content`.
         similarity: From the same. Shape ``(n_edges,)``.
+        wanted: Distinct items whose scores are wanted, ``(n_wanted,)``; every item, in order, if not given.
 
     Returns:
-        Shape ``(n_users, n_items)``, of the dtype of ``similarity``.
+        Shape ``(n_users, n_items)`` or ``(n_users, n_wanted)``, of the dtype of ``similarity``.
     """
     near, position = neighbours.rows(history.col)
-    n_items = neighbours.n_cols
-    scores = similarity.new_zeros(history.n_rows * n_items)
-    scores.index_add_(0, history.row[near.row] * n_items + near.col, similarity[position])
-    return scores.view(history.n_rows, n_items)
+    row, col, n_columns = history.row[near.row], near.col, neighbours.n_cols
+    if wanted is not None:
+        col, n_columns = columns_of(wanted, n_columns)[col], len(wanted)
+        kept = col >= 0
+        row, col, position = row[kept], col[kept], position[kept]
+    scores = similarity.new_zeros(history.n_rows * n_columns)
+    scores.index_add_(0, row * n_columns + col, similarity[position])
+    return scores.view(history.n_rows, n_columns)
+
+
+def columns_of(wanted: Tensor, n_items: int) -> Tensor:
+    """Place of each item among the wanted ones, ``(n_items,)``; -1 of the others."""
+    place = torch.full((n_items,), -1, device=wanted.device)
+    place[wanted] = torch.arange(len(wanted), device=wanted.device)
+    return place

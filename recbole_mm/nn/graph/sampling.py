@@ -10,134 +10,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_mm.nn.graph.bipartite import BipartiteGraph, Weights, head
+from recbole_mm.nn.graph.neighbours import SPARSELY, SampledRows, sample_rows
 from recbole_mm.nn.graph.sparse import SparsePattern, sddmm, spmm
 
-__all__ = ["Hop", "Neighbourhood", "SampledHop", "SampledRows", "sample_neighbourhood", "sample_peers", "sample_rows"]
-
-
-SPARSELY = 8
-"""How many times as many nodes as a step meets make it cheaper to sort these than to go through all."""
-
-
-class SampledRows(NamedTuple):
-    """Some of the edges of some rows of a pattern.
-
-    Attributes:
-        pattern: The edges, a row for every row asked for. Its columns may be numbered anew.
-        edge: Where each of them is in the pattern that they come from. Shape ``(n_kept,)``.
-        kept: Edges kept of each row. Shape ``(n_rows,)``.
-        degree: Edges that each row has. Shape ``(n_rows,)``.
-    """
-
-    pattern: SparsePattern
-    edge: Tensor
-    kept: Tensor
-    degree: Tensor
-
-    def importance(self, dtype: torch.dtype) -> Tensor:
-        """Degree over number kept, of every edge: with it a sum over the kept edges is an unbiased sum over all."""
-        return (self.degree.to(dtype) / self.kept.clamp(min=1).to(dtype))[self.pattern.row]
-
-
-def sample_rows(
-    pattern: SparsePattern, index: Tensor, fanout: int, generator: torch.Generator | None = None
-) -> SampledRows:
-    r"""Keep at most ``fanout`` edges of each of the given rows, drawn uniformly without replacement.
-
-    All columns are put into one random order and every row keeps its first ones. For a row alone that is uniform
-    sampling without replacement, so :math:`\sum_{kept} \tfrac{d_r}{k_r} v_e x_e` is unbiased for the row's sum; rows
-    that share columns prefer the same ones, so that fewer distinct columns are needed in all than by independent draws.
-    Rows with ``fanout`` edges or fewer keep them all and draw nothing. PyG's ``neighbor_sampler`` draws the rows
-    independently of each other and from a generator of its own: another law, and so it is not used here.
-
-    The number of edges depends on the data, so on CUDA this waits for the device.
-
-    Args:
-        pattern: Edges to choose from.
-        index: Rows asked for. Shape ``(n_index,)``.
-        fanout: Most edges to keep of a row, at least 1.
-        generator: Source of the order, on the pattern's device; torch's own if not given.
-
-    Returns:
-        The kept edges, columns ascending within a row as in ``pattern`` and numbered as there.
-
-    Example:
-        >>> pattern = SparsePattern.from_pairs(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 2, 1]), 2, 3)
-        >>> kept = sample_rows(pattern, torch.tensor([1, 0]), fanout=2)
-        >>> kept.kept.tolist(), kept.degree.tolist(), kept.importance(torch.float32).tolist()
-        ([1, 2], [1, 3], [1.0, 1.5, 1.5])
-    """
-    start = pattern.ptr[index]
-    degree = pattern.ptr[index + 1] - start
-    kept = degree.clamp(max=fanout)
-    ptr = torch.cat((kept.new_zeros(1), kept.cumsum(0)))
-    row = torch.repeat_interleave(kept)
-    edge = torch.arange(row.numel(), device=row.device) + (start - ptr[:-1])[row]
-    crowded = degree > fanout
-    chosen = index[crowded]
-    if chosen.numel():
-        edge[crowded[row]] = _first_in_random_order(pattern, chosen, fanout, generator)
-    return SampledRows(SparsePattern(ptr, pattern.col[edge], row, pattern.n_cols), edge, kept, degree)
-
-
-def _first_in_random_order(
-    pattern: SparsePattern, index: Tensor, fanout: int, generator: torch.Generator | None
-) -> Tensor:
-    """Edges of rows that all have more than ``fanout``: those of the columns that come first, in edge order."""
-    part, edge = pattern.rows(index)
-    col, n = part.col, pattern.n_cols
-    if SPARSELY * len(edge) < n:  # an order of the columns that are met, not of all there are
-        met, col = torch.unique(col, return_inverse=True)
-        n = len(met)
-    order = torch.randperm(n, generator=generator, device=edge.device)
-    ranked = (part.row * n + order[col]).argsort()
-    place = torch.arange(len(edge), device=edge.device) - part.ptr[part.row]
-    keep = torch.zeros_like(edge, dtype=torch.bool)
-    keep[ranked[place < fanout]] = True
-    return edge[keep]
-
-
-def sample_peers(weights: Tensor, fanout: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    r"""Choose among weighted neighbours, the heavy ones first, so that weighted sums stay unbiased.
-
-    A neighbour is kept with probability :math:`\pi_v = \min(1, k \beta_{uv})` and then weighs
-    :math:`\beta_{uv} / \pi_v`. One random number a row decides (systematic sampling): the running sum of :math:`\pi`
-    plus it is cut at whole numbers, so that no row keeps more than ``fanout``. Rows with ``fanout`` neighbours or fewer
-    keep them all.
-
-    Args:
-        weights: :math:`\beta`, a row sums to 1 or is 0; 0 is no neighbour. Shape ``(n, width)``.
-        fanout: :math:`k`, at least 1.
-        generator: As for :func:`sample_rows`.
-
-    Returns:
-        Columns chosen and their new weights, ``(n, min(fanout, width))`` each; weight 0 where fewer were.
-
-    Example:
-        >>> sample_peers(torch.tensor([[0.5, 0.5, 0.0]]), fanout=2)[1].tolist()
-        [[0.5, 0.5]]
-    """
-    there = weights > 0
-    few = there.sum(dim=1, keepdim=True) <= fanout
-    share = torch.where(few, there.to(weights.dtype), (fanout * weights).clamp(max=1))
-    kept = there
-    if not bool(few.all()):
-        offset = torch.rand(len(weights), 1, dtype=torch.float64, device=weights.device, generator=generator)
-        ends = share.double().cumsum(dim=1) + offset
-        starts = torch.cat((offset, ends[:, :-1]), dim=1)
-        kept = there & torch.where(few, there, ends.floor() > starts.floor())
-    slots = kept.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :fanout]
-    chosen = kept.gather(1, slots)
-    weight = torch.where(chosen, weights.gather(1, slots) / share.gather(1, slots).clamp(min=1e-30), 0.0)
-    return slots, weight.to(weights.dtype)
+__all__ = ["Hop", "Neighbourhood", "SampledHop", "sample_neighbourhood"]
 
 
 class SampledHop:
     """One layer of propagation to some users and items from sampled neighbours of theirs.
 
     It is used as a :class:`BipartiteGraph` is: users and items are numbered within the neighbourhood, and those that
-    receive come first among those that send. Weights and degrees are those of the whole graph, times the importance of
-    the kept edges. Tables that are longer than needed are cut.
+    receive come first among those that send (of the first layer the batch alone, where no layer reads own states).
+    Weights and degrees are those of the whole graph, times the importance of the kept edges. Tables that are longer
+    than needed are cut.
 
     Attributes:
         to_user: Pattern ``n_users x (items that send)``.
@@ -169,7 +54,12 @@ class SampledHop:
 
     def of_pairs(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Values of the training pairs at the edges to users and to items, see :meth:`BipartiteGraph.of_pairs`."""
-        return values[self._at_users.edge], values[self.graph.to_user.transpose_order[self._at_items.edge]]
+        to_users, to_items = self.pairs()
+        return values[to_users], values[to_items]
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """The training pairs behind the edges to users and behind those to items."""
+        return self._at_users.edge, self.graph.to_user.transpose_order[self._at_items.edge]
 
     def at_edges(self, to_users: Tensor, to_items: Tensor) -> tuple[Tensor, Tensor]:
         """Values of the whole graph's edges, each in its half's order, at the edges of this hop."""
@@ -245,6 +135,10 @@ class _Numbering:
         self.place[new] = torch.arange(len(new), device=new.device) + len(self.ids)
         self.ids = torch.cat((self.ids, new))
 
+    def first(self, n: int) -> _Numbering:
+        """A numbering of the first ``n`` alone, with the numbers that they have."""
+        return _Numbering(len(self.place), self.ids[:n])
+
 
 def sample_neighbourhood(
     graph: BipartiteGraph,
@@ -253,6 +147,7 @@ def sample_neighbourhood(
     fanout: Sequence[int],
     routes: bool = False,
     generator: torch.Generator | None = None,
+    own_states: bool = True,
 ) -> Neighbourhood:
     """Draw the part of a graph that the last layer's states of a batch depend on.
 
@@ -266,6 +161,9 @@ def sample_neighbourhood(
         fanout: Most neighbours of a node in each layer, the last layer's first.
         routes: Whether items of all users that take part are wanted besides, ``fanout[-1]`` of each.
         generator: As for :func:`sample_rows`.
+        own_states: Whether a layer reads the former states of the nodes that it computes, as self loops and attention
+            do. Without, the first layer's states are wanted of the batch and of what sends to somebody there, and not
+            of those who only receive: of the items, about half, and with them their features.
 
     Returns:
         Hops whose last one gives the distinct users and items of the batch.
@@ -277,10 +175,13 @@ def sample_neighbourhood(
         ([0], [1, 0], [0, 0])
     """
     users, items = _Numbering(graph.n_users, user), _Numbering(graph.n_items, item)
+    batch = len(users.ids), len(items.ids)
     hops: list[Hop] = []
-    for k in fanout:
+    for layer, k in enumerate(fanout, start=1):
         at_users = sample_rows(graph.to_user, users.ids, k, generator)
         at_items = sample_rows(graph.to_item, items.ids, k, generator)
+        if layer == len(fanout) and not own_states:
+            users, items = users.first(batch[0]), items.first(batch[1])
         items.add(at_users.pattern.col)
         users.add(at_items.pattern.col)
         hops.append(SampledHop(graph, _renumbered(at_users, items), _renumbered(at_items, users)))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_mm.nn.graph.bipartite import BipartiteGraph, sym_norm
-from recbole_mm.nn.graph.branches import drop_edges, drop_nodes, encode_branches
+from recbole_mm.nn.graph import branches
+from recbole_mm.nn.graph.bipartite import BipartiteGraph, norm_without, sym_norm
+from recbole_mm.nn.graph.branches import choose_edges, drop_edges, drop_nodes, encode_branches
 from recbole_mm.nn.graph.lightgcn import lightgcn
 
 USERS, ITEMS = torch.tensor([0, 0, 1, 1, 2, 3]), torch.tensor([0, 1, 1, 2, 2, 0])
@@ -61,6 +62,31 @@ def test_shares_that_floats_cannot_express_are_exact():
     assert drop_edges(graph, 0.9).sum() == 1 and drop_edges(graph, 0.8).sum() == 2
     ones = BipartiteGraph(torch.zeros(100, dtype=torch.long), torch.arange(100), n_users=1, n_items=100)
     assert drop_nodes(ones, 0.29).sum() == 71
+
+
+def test_few_edges_of_many_are_drawn_one_by_one_and_equally_often(monkeypatch):
+    monkeypatch.setattr(branches, "MANY", 1)
+    monkeypatch.setattr(torch, "randperm", None)  # which would be the other way
+    graph = BipartiteGraph(torch.arange(40) % 8, torch.arange(40) // 8, n_users=8, n_items=5)
+    torch.manual_seed(0)
+    counts, n_draws, share = torch.zeros(40), 2000, 0.1
+    for _ in range(n_draws):
+        dropped = choose_edges(graph, share)
+        assert len(dropped) == len(dropped.unique()) == 4
+        counts[dropped] += 1
+    error = (share * (1 - share) / n_draws) ** 0.5
+    assert ((counts / n_draws - share).abs() <= 5 * error).all()
+    assert len(choose_edges(graph, 0.0)) == 0 and drop_edges(graph, 0.1).sum() == 36
+
+
+def test_weights_of_some_pairs_are_those_of_the_mask():
+    torch.manual_seed(1)
+    graph = BipartiteGraph(torch.randint(9, (60,)), torch.randint(7, (60,)), n_users=10, n_items=8)
+    dropped, pairs = torch.randperm(graph.n_edges)[:12], torch.randint(graph.n_edges, (20,))
+    expected = sym_norm(graph.to_user, torch.ones(graph.n_edges).index_fill_(0, dropped, 0.0))
+    actual = norm_without(graph, dropped, pairs)
+    assert (expected[pairs] == 0).any() and (expected[pairs] > 0).any()
+    assert actual[pairs].equal(expected[pairs])
 
 
 def test_kept_edges_are_normalised_by_the_kept_degrees():

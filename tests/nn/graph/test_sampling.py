@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
+from recbole_mm.nn.graph.branches import encode_branches
 from recbole_mm.nn.graph.lightgcn import lightgcn
-from recbole_mm.nn.graph.sampling import sample_neighbourhood, sample_peers, sample_rows
+from recbole_mm.nn.graph.neighbours import sample_peers, sample_rows
+from recbole_mm.nn.graph.sampling import sample_neighbourhood
+from recbole_mm.nn.graph.user_graph import sum_hops
 
 N_USERS, N_ITEMS = 12, 9
 
@@ -119,6 +122,31 @@ def test_nodes_that_receive_come_first_and_only_needed_ones_are_there():
     assert (len(part.users), len(part.items)) == (first.to_item.n_cols, first.to_user.n_cols)
     assert len(part.users) < N_USERS and len(part.users.unique()) == len(part.users)
     assert part.users[part.user].equal(user) and part.items[part.item].equal(item)
+
+
+@pytest.mark.parametrize("n_layers", [0, 1, 2, 3])
+def test_states_that_nobody_reads_are_left_out_and_change_nothing(n_layers):
+    """The same draws; sums of layers, and branches, of the batch are the same to the last bit of their order."""
+    graph, (users, items) = random_graph(share=0.3), tables(4)
+    user, item = torch.tensor([4, 7, 4]), torch.tensor([6, 2])
+    found = []
+    for own_states in (True, False):
+        torch.manual_seed(2)
+        part = sample_neighbourhood(graph, user, item, [2, 1, 1][:n_layers], own_states=own_states)
+        inputs = part.of_users(users), part.of_items(items)
+        sums = sum_hops(part.hops, *inputs)
+        encoded = encode_branches(part.hops, graph.sym_norm(torch.float64), *inputs)
+        rows = [sums[0][part.user], sums[1][part.item], encoded[0].rows(part.user), encoded[1].rows(part.item)]
+        found.append((part, rows))
+        assert part.users[part.user].equal(user) and part.items[part.item].equal(item)
+    (whole, expected), (part, actual) = found
+    for left, right in zip(actual, expected):
+        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
+    assert set(part.items.tolist()) <= set(whole.items.tolist()) and set(part.users.tolist()) <= set(
+        whole.users.tolist()
+    )
+    if n_layers > 1:
+        assert len(part.items) < len(whole.items) and len(part.users) < len(whole.users)
 
 
 def test_routes_are_items_of_every_user_that_takes_part():
