@@ -79,8 +79,7 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
         concat = self.options.boolean("concat")
         trainable = self.options.boolean("trainable_embeddings")
         aligned = self.options.choice("initialisation", ("aligned", "random")) == "aligned"
-        known_option = "negative_slope" in config  # a checkpoint from before the option trained as published
-        slope = self.options.number("negative_slope", minimum=0, maximum=1) if known_option else PUBLISHED_SLOPE
+        slope = self.options.number("negative_slope", minimum=0, maximum=1, before=PUBLISHED_SLOPE)
         self.normalize_tables = self.options.boolean("normalize_tables")
         self.reg_weight = self.options.number("reg_weight", minimum=0)
         widths = self.options.per_modality(

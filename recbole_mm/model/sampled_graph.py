@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recbole_mm.config import ModelOptions
-from recbole_mm.config.graph_batch import fanouts
+from recbole_mm.config.graph_batch import TABLE_UPDATES, fanouts
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
 from recbole_mm.nn.graph.sampling import Neighbourhood, sample_neighbourhood
 
@@ -64,7 +64,7 @@ class SamplesGraph:
             if not chosen:
                 return
         self.fanout = fanout
-        self.touched = "table_updates" in config and config["table_updates"] == "touched"
+        self.touched = self.options.choice("table_updates", TABLE_UPDATES, before="all") == "touched"
 
     def neighbourhood(self, user: Tensor | None = None, item: Tensor | None = None) -> Neighbourhood:
         """What a step propagates over for the given rows of users and items, ``None`` for all of them."""
