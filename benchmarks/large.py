@@ -6,8 +6,9 @@ theirs and sometimes from all; one pair of every user is held out for validation
 time goes into files; vectors come from a ``.npy`` file, as large ones do. A process measures a model at a size, sampled
 steps first; seconds are CPU seconds of a step (on one thread, if not told otherwise), memory is the peak of the process
 so far, data and libraries included.
-``--train`` trains for as many CPU seconds from the same start and gives Recall@20 of 4,000 users on the way. Sampled
-steps may have batches of a size of their own (``--sampled_batch``): a step on the whole graph costs the same at any.
+``--train`` trains for as many CPU seconds from the same start and gives Recall@20 of 4,000 users after each fifth, a
+row each. Sampled steps may have batches of a size of their own (``--sampled_batch``): a step on the whole graph costs
+the same at any.
 Linux only (``/proc``).
 """
 
@@ -175,11 +176,12 @@ def measure(options: argparse.Namespace) -> None:
             "built_mib": built,
             "peak_mib": round(_status("VmHWM")),
         }
-        metrics |= {f"recall@20 at {spent} s": value for spent, _, value in curve}
         row = {"model": options.model, "variant": mode, "metrics": metrics, "fanout": model.fanout, "batch": batch}
         row["dataset"] = f"{options.users:,} x {data.num('item_id') - 1:,}"
         row["protocol"] = "same items" if options.items else "items in proportion"
-        print(json.dumps(row), flush=True)
+        reached = [{"protocol": f"{due:g} s", "metrics": {**metrics, "recall@20": value}} for due, value in curve]
+        for point in reached or [{}]:
+            print(json.dumps({**row, **point}), flush=True)
 
 
 def train(
@@ -200,7 +202,8 @@ def train(
         clocks.append(time.perf_counter() - clock)
         spent += seconds[-1]
         if options.train and spent >= (len(curve) + 1) * options.train / 5:
-            curve.append((round(spent), len(seconds), round(recall(model, data, held_out), 4)))
+            due = (len(curve) + 1) * options.train / 5
+            curve.append((due, round(recall(model, data, held_out), 4)))
     return seconds, float(np.median(clocks[1:])), curve
 
 
