@@ -179,7 +179,7 @@ def measure(options: argparse.Namespace) -> None:
         row = {"model": options.model, "variant": mode, "metrics": metrics, "fanout": model.fanout, "batch": batch}
         row["dataset"] = f"{options.users:,} x {data.num('item_id') - 1:,}"
         row["protocol"] = "same items" if options.items else "items in proportion"
-        reached = [{"protocol": f"{due:g} s", "metrics": {**metrics, "recall@20": value}} for due, value in curve]
+        reached = [{"protocol": f"{due:g}s", "metrics": {**metrics, "recall@20": value}} for due, value in curve]
         for point in reached or [{}]:
             print(json.dumps({**row, **point}), flush=True)
 
