@@ -24,8 +24,8 @@ _DIGITS = {
 _TITLES = {
     "epoch_seconds": "s/epoch", "train_seconds": "training s", "memory_mib": "MiB", "params": "chosen",
     "step_seconds": "s/step", "clock_seconds": "s/epoch by the clock", "peak_mib": "MiB",
-    "reference_step_seconds": "plain: s/step", "reference_peak_mib": "plain: MiB", "times_faster": "times faster", "cpu_seconds": "CPU s",
-    "times_sasrec": "of RecBole's SASRec", "graphs_mib": "graphs MiB", "graph_seconds": "graph",
+    "reference_step_seconds": "plain: s/step", "reference_peak_mib": "plain: MiB", "times_faster": "times faster",
+    "cpu_seconds": "CPU s", "times_sasrec": "of RecBole's SASRec", "graphs_mib": "graphs MiB", "graph_seconds": "graph",
     "dense_seconds": "dense", "ranking_seconds": "ranking s", "ranking_default_seconds": "RecBole's way: s",
     "ranking_times_faster": "times faster", "microseconds_a_pair": "us a pair",
     "pair_by_pair_seconds": "pair by pair: s", "tasks_a_second": "tasks/s", "valid": "validation",
