@@ -201,8 +201,8 @@ def train(
         seconds.append(time.process_time() - start)
         clocks.append(time.perf_counter() - clock)
         spent += seconds[-1]
-        if options.train and spent >= (len(curve) + 1) * options.train / 5:
-            due = (len(curve) + 1) * options.train / 5
+        due = (len(curve) + 1) * options.train / 5
+        if options.train and spent >= due:
             curve.append((due, round(recall(model, data, held_out), 4)))
     return seconds, float(np.median(clocks[1:])), curve
 

@@ -12,6 +12,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def main() -> None:
             break
         for left, right in product((False, True), repeat=2):
             x, weight = table(rows, width, left), table(columns, width, right)
-            times = best(lambda: F.linear(x, weight)) / best(lambda: linear(x, weight, backend="onednn"))  # noqa: B023
+            times = best(partial(F.linear, x, weight)) / best(partial(linear, x, weight, backend="onednn"))
             found.append((left, worth_onednn(x, weight), times))
     print(f"{len(found)} products; times as fast at percentiles {', '.join(map(str, PERCENTILES))}:")
     for name, chosen in (("all", (False, True)), ("chosen by auto", (True,))):

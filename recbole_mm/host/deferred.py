@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recbole_mm.host.products import Product, Table
+from recbole_mm.nn.rows import places_in
 from recbole_mm.nn.topk import BLOCK, top_without_ties
 from recbole_mm.trainer.finite import check_finite_scores
 
@@ -49,8 +50,7 @@ class Deferred:
         row, item = (torch.empty(0, dtype=torch.int64),) * 2 if history is None else history
         row, item = row.to(self.device), item.to(self.device)
         if columns is not None:
-            column_of = torch.full((n_items,), -1, device=self.device)
-            column_of[columns] = torch.arange(len(columns), device=self.device)
+            column_of = places_in(columns, n_items)
             kept = column_of[item] >= 0
             row, item = row[kept], column_of[item[kept]]
         if len(row) and not bool((row[1:] >= row[:-1]).all()):

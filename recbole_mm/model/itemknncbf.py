@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph.bipartite import spmm
-from recbole_mm.nn.graph.content_knn import columns_of, content_rows, nearest_content, neighbour_scores
+from recbole_mm.nn.graph.content_knn import content_rows, nearest_content, neighbour_scores
+from recbole_mm.nn.rows import places_in
 
 __all__ = ["ItemKNNCBF"]
 
@@ -68,7 +69,7 @@ class ItemKNNCBF(MultimodalRecommender):
         taste = spmm(rows, self.content.new_ones(rows.n_edges), self.content)
         row, item, content = rows.row, rows.col, self.content
         if wanted is not None:
-            content, place = content[wanted], columns_of(wanted, len(content))[item]
+            content, place = content[wanted], places_in(wanted, len(content))[item]
             row, item = row[place >= 0], place[place >= 0]
         scores = taste @ content.T
         scores[row, item] -= content.square().sum(dim=1)[item]

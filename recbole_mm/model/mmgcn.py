@@ -121,7 +121,8 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
     def _start_small(self) -> None:
         """Let what is not content yet start short: tables that are trained, and biases that all items would share."""
         for table in (self.user_embedding, self.item_embedding, *self.preference.values()):
-            table.mul_(TABLE_START if table.requires_grad else 1.0)
+            if table.requires_grad:
+                table.mul_(TABLE_START)
         for layer in self.project.values():
             if isinstance(layer, Linear):  # not 0: of a missing vector only the bias is left to normalise
                 layer.bias.mul_(TABLE_START)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recbole_mm.nn.graph.sparse import full_precision
 
-__all__ = ["batch_rows", "unit_rows"]
+__all__ = ["batch_rows", "places_in", "unit_rows"]
 
 _EPS = 1e-12  # that of torch.nn.functional.normalize
 
@@ -83,3 +83,15 @@ class _UnitRows(torch.autograd.Function):
         # Below epsilon the divisor is a constant, so nothing is projected out, as in torch.
         along = torch.linalg.vecdot(result, gradient).unsqueeze(1).neg_().mul_(length >= _EPS)
         return torch.addcmul(gradient, result, along).div_(divisor)
+
+
+def places_in(ids: Tensor, n_rows: int) -> Tensor:
+    """Place of each row among some distinct ids, -1 of the others. Shape ``(n,)`` to ``(n_rows,)``.
+
+    Example:
+        >>> places_in(torch.tensor([3, 1]), n_rows=4)
+        tensor([-1,  1, -1,  0])
+    """
+    place = torch.full((n_rows,), -1, device=ids.device)
+    place[ids] = torch.arange(len(ids), device=ids.device)
+    return place

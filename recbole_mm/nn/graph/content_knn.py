@@ -10,9 +10,9 @@ from torch import Tensor
 from recbole_mm.nn.graph.bipartite import knn_graph
 from recbole_mm.nn.graph.item_graph import edge_cosines
 from recbole_mm.nn.graph.sparse import SparsePattern
-from recbole_mm.nn.rows import unit_rows
+from recbole_mm.nn.rows import places_in, unit_rows
 
-__all__ = ["columns_of", "content_rows", "nearest_content", "nearest_known", "neighbour_scores"]
+__all__ = ["content_rows", "nearest_content", "nearest_known", "neighbour_scores"]
 
 ROWS = 2**23
 """Numbers of content rows that are made at a time where not all are needed at once: 32 MB, and as much to make them."""
@@ -152,16 +152,9 @@ def neighbour_scores(
     near, position = neighbours.rows(history.col)
     row, col, n_columns = history.row[near.row], near.col, neighbours.n_cols
     if wanted is not None:
-        col, n_columns = columns_of(wanted, n_columns)[col], len(wanted)
+        col, n_columns = places_in(wanted, n_columns)[col], len(wanted)
         kept = col >= 0
         row, col, position = row[kept], col[kept], position[kept]
     scores = similarity.new_zeros(history.n_rows * n_columns)
     scores.index_add_(0, row * n_columns + col, similarity[position])
     return scores.view(history.n_rows, n_columns)
-
-
-def columns_of(wanted: Tensor, n_items: int) -> Tensor:
-    """Place of each item among the wanted ones, ``(n_items,)``; -1 of the others."""
-    place = torch.full((n_items,), -1, device=wanted.device)
-    place[wanted] = torch.arange(len(wanted), device=wanted.device)
-    return place
