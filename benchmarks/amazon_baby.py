@@ -16,16 +16,16 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import recbole_mm  # noqa: E402  it repairs what RecBole needs repaired
+import recbole_mm  # it repairs what RecBole needs repaired
 
 # isort: split
-import pandas as pd  # noqa: E402
+import pandas as pd
 
-from benchmarks.rows import read_command_line  # noqa: E402
+from benchmarks.rows import read_command_line
 
+ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = {"BPR": 0.0575, "LightGCN": 0.0754}
 SPACES = {
     "BPR": {"weight_decay": [0.0, 1e-6, 1e-5, 1e-4]},

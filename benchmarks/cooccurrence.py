@@ -17,11 +17,10 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.feature_loading import memory  # noqa: E402
-from recbole_mm.data.cooccurrence import cooccurrence  # noqa: E402
+from benchmarks.feature_loading import memory
+from recbole_mm.data.cooccurrence import cooccurrence
 
 
 def main() -> int:

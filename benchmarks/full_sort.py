@@ -21,11 +21,10 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.rows import append  # noqa: E402
-from benchmarks.workload import recbole_options, synthetic_pairs  # noqa: E402
+from benchmarks.rows import append
+from benchmarks.workload import recbole_options, synthetic_pairs
 
 MODELS = "UVCAN,CMBF"
 SHAPES = ("ml-100k", "catalogue")

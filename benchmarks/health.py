@@ -14,13 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import recbole_mm  # noqa: E402  it repairs what RecBole needs repaired
+import recbole_mm  # it repairs what RecBole needs repaired
 
 # isort: split
-from benchmarks.rows import append, models_parser, read_command_line  # noqa: E402
+from benchmarks.rows import append, models_parser, read_command_line
 
 FAST = "BPR,LightGCN,VBPR,MMGCN,GRCN,DualGNN,MMGCL,LGMRec,FREEDOM,BM3"
 

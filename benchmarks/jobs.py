@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.floor import ranking_floor, step_floor  # noqa: E402
-from benchmarks.measure import Clock, PeakMemory, best_seconds, graph_region  # noqa: E402
-from benchmarks.workload import ITEMS, USERS, recbole_options, synthetic_pairs  # noqa: E402
+from benchmarks.floor import ranking_floor, step_floor
+from benchmarks.measure import Clock, PeakMemory, best_seconds, graph_region
+from benchmarks.workload import ITEMS, USERS, recbole_options, synthetic_pairs
 
 
 def operator_job(name: str, implementation: str, width: int, repeats: int, device: str) -> dict[str, float]:

@@ -30,14 +30,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import recbole_mm  # noqa: E402,F401
-from benchmarks.measure import _status  # noqa: E402
-from benchmarks.rows import append  # noqa: E402
-from recbole_mm.cli.malloc import keep_freed_memory  # noqa: E402
-from recbole_mm.data.features.matrix import FeatureMatrix  # noqa: E402
-from recbole_mm.data.features.stored import StoredTable  # noqa: E402
-from recbole_mm.data.features.table import FeatureStore  # noqa: E402
-from recbole_mm.nn.row_adam import RowAdam  # noqa: E402
+import recbole_mm  # noqa: F401  it repairs what RecBole needs repaired
+from benchmarks.measure import _status
+from benchmarks.rows import append
+from recbole_mm.cli.malloc import keep_freed_memory
+from recbole_mm.data.features.matrix import FeatureMatrix
+from recbole_mm.data.features.stored import StoredTable
+from recbole_mm.data.features.table import FeatureStore
+from recbole_mm.nn.row_adam import RowAdam
 
 ITEMS_PER_USER, PAIRS_PER_USER, GROUPS, OWN, HELD_OUT = 63 / 192, 1300 / 192, 60, 32, 4000
 FANOUT = {"MMGCN": [4, 2], "GRCN": [4, 2], "DualGNN": [4, 2], "MMGCL": [4, 2, 1], "MGAT": [5]}

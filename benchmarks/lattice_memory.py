@@ -18,9 +18,9 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.rows import append  # noqa: E402
-from recbole_mm.model.lattice import LATTICE  # noqa: E402
-from recbole_mm.nn.graph.item_graph import ItemGraph, content_graph  # noqa: E402
+from benchmarks.rows import append
+from recbole_mm.model.lattice import LATTICE
+from recbole_mm.nn.graph.item_graph import ItemGraph, content_graph
 
 
 def peak() -> float:

@@ -24,20 +24,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import recbole_mm  # noqa: E402  it repairs what RecBole needs repaired
+import recbole_mm  # it repairs what RecBole needs repaired
 
 # isort: split
-import pandas as pd  # noqa: E402
-import torch  # noqa: E402
+import pandas as pd
+import torch
 
-from benchmarks.rows import read_command_line  # noqa: E402
-from recbole_mm.experiment.commit import commit  # noqa: E402
-from recbole_mm.experiment.job import machine  # noqa: E402
-from recbole_mm.experiment.store import neutral_settings  # noqa: E402
-from recbole_mm.host.tags import tags_of  # noqa: E402
+from benchmarks.rows import read_command_line
+from recbole_mm.experiment.commit import commit
+from recbole_mm.experiment.job import machine
+from recbole_mm.experiment.store import neutral_settings
+from recbole_mm.host.tags import tags_of
 
 K, AMONG = 20, 5
 OPTIONS = {

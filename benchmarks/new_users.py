@@ -31,11 +31,10 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.rows import append, read, read_command_line  # noqa: E402
-from recbole_mm.trainer.checkpoint import read_checkpoint  # noqa: E402
+from benchmarks.rows import append, read, read_command_line
+from recbole_mm.trainer.checkpoint import read_checkpoint
 
 STAGES = {"meta": "MML, meta-learners", "generator": "MML, and generator", "fusion": "MML, and fusion"}
 BASELINES = ("SASRec", "GRU4Rec")

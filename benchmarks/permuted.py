@@ -15,18 +15,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import recbole_mm  # noqa: E402  it repairs what RecBole needs repaired
+import recbole_mm  # it repairs what RecBole needs repaired
 
 # isort: split
-from recbole.quick_start import load_data_and_model  # noqa: E402
-from recbole.utils import get_model, get_trainer  # noqa: E402
+from recbole.quick_start import load_data_and_model
+from recbole.utils import get_model, get_trainer
 
-from benchmarks import portfolio_data  # noqa: E402
-from benchmarks.rows import append, models_parser, read_command_line  # noqa: E402
-from recbole_mm.data.features.permute import permute_modality  # noqa: E402
+from benchmarks import portfolio_data
+from benchmarks.rows import append, models_parser, read_command_line
+from recbole_mm.data.features.permute import permute_modality
 
 MODELS = "ItemKNNCBF,MMGCN,GRCN,DualGNN,MGAT,MMGCL,HCGCN,VBPR,FREEDOM,DRAGON,LATTICE,LGMRec,MGCN,SMORE,SLMRec,UVCAN"
 OPTIONS = {

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pandas as pd
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from recbole_mm.files import write_atomically
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from recbole_mm.files import write_atomically  # noqa: E402
-
 RESULTS = ROOT / "benchmarks" / "results"
 FLOORS = ("Pop", "BPR", "LightGCN", "ItemKNNCBF")
 #: Models that score without a graph of users and items, or of items.

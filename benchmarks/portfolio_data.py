@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from recbole_mm.data.convert.mmrec import from_mmrec
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from recbole_mm.data.convert.mmrec import from_mmrec  # noqa: E402
-
 SEED = 2020
 LFM2K = {"text": "all-MiniLM-L6-v2.npy", "audio": "vggish.npy"}
 MICROLENS_USERS = 3000  # of 46,420: a graph model's epoch on all of them takes minutes on a core

@@ -12,10 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import recbole_mm  # noqa: E402
+import recbole_mm
 
 NAME = "ml-latest-small-mm"
 LIGHTGCN = {"n_layers": 4, "reg_weight": 8.1e-3}

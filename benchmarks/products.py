@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recbole_mm.nn.linear import linear, worth_onednn  # noqa: E402
+from recbole_mm.nn.linear import linear, worth_onednn
 
 LENGTHS = (8, 16, 20, 32, 50, 64, 100, 128, 200, 256, 384, 500, 943, 1024, 1683, 2048, 4096, 9746, 40000)
 LEAST, MOST, CALLS = 2**22, 2**27, 4

@@ -14,13 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import recbole_mm  # noqa: E402  it repairs what RecBole needs repaired
+import recbole_mm  # it repairs what RecBole needs repaired
 
 # isort: split
-from benchmarks.rows import append, read  # noqa: E402
+from benchmarks.rows import append, read
 
 MODELS = (
     "BPR,VBPR,FREEDOM,BM3,SLMRec,MGCN,LATTICE,LGMRec,DRAGON,SMORE,MMGCN,GRCN,DualGNN,MMGCL,MGAT,HCGCN,MCPTR,LightGCN"

@@ -16,12 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.rows import append
+from benchmarks.workload import SHAPES, write_synthetic
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.rows import append  # noqa: E402
-from benchmarks.workload import SHAPES, write_synthetic  # noqa: E402
-
 OPERATORS, IMPLEMENTATIONS, WIDTHS = ("mean", "attention", "learned"), ("ours", "pyg", "coo"), (64, 256, 384)
 
 

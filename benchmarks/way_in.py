@@ -23,16 +23,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import pandas as pd
+
+from recbole_mm.experiment.commit import commit
+from recbole_mm.experiment.job import machine
+from recbole_mm.files import write_atomically
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-
-from recbole_mm.experiment.commit import commit  # noqa: E402
-from recbole_mm.experiment.job import machine  # noqa: E402
-from recbole_mm.files import write_atomically  # noqa: E402
-
 THREADS = 2
 N_CLICKS, N_PRODUCTS, N_CUSTOMERS = 3_000_000, 60_000, 200_000
 N_CONTENTS = 1_000

@@ -10,7 +10,7 @@ from typing import Any
 from griffe import Extension, Object
 
 sys.path.insert(0, str(Path(__file__).parent))  # mkdocstrings loads this file by its path
-from docs_markup import docstring  # noqa: E402
+from docs_markup import docstring
 
 __all__ = ["Docstrings"]
 

@@ -25,19 +25,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import recbole_mm  # noqa: E402, F401  it repairs what RecBole needs repaired
+import recbole_mm  # noqa: F401  it repairs what RecBole needs repaired
 
 # isort: split
-import pandas as pd  # noqa: E402
+import pandas as pd
 
-from recbole_mm.experiment.store import neutral_settings  # noqa: E402
-from recbole_mm.files import write_atomically  # noqa: E402
-from tools import result_markdown  # noqa: E402
-from tools.result_rows import joined, rows_of  # noqa: E402
+from recbole_mm.experiment.store import neutral_settings
+from recbole_mm.files import write_atomically
+from tools import result_markdown
+from tools.result_rows import joined, rows_of
 
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 #: What every row says about how it was measured.
 PROVENANCE = ("dataset", "split", "seeds", "options", "commit", "machine", "date")
