@@ -139,6 +139,15 @@ def test_a_model_that_does_not_move_is_told_while_it_trains(caplog: Any) -> None
     assert not alarms(recbole_mm.run("BPR", "mm-toy", config_dict={**options, "health": "gradient"}))
 
 
+def test_a_batch_that_holds_all_data_is_told() -> None:
+    """mm-toy has about a thousand training pairs, a batch of RecBole's 2,048."""
+    options = {**QUICK, "epochs": 12, "stopping_step": 100}
+    found = alarms(recbole_mm.run("MMGCN", "mm-toy", config_dict=options))
+    assert "12 epochs were 12 steps in all" in found["few_steps"]
+    smaller = alarms(recbole_mm.run("MMGCN", "mm-toy", config_dict={**options, "train_batch_size": 128}))
+    assert "few_steps" not in smaller
+
+
 def test_popularity_is_the_figure_of_the_model_pop() -> None:
     pop = recbole_mm.run("Pop", "mm-toy", config_dict=QUICK)
     for model in ("BPR", "MMGCN"):
@@ -253,6 +262,12 @@ class TestJudgements:
         assert not self.names(self.history(valid=[[1, 0.1], *falling[1:]]))
         assert self.names(self.history(valid=[[e, 1 - s] for e, s in falling]), bigger=False) == ["first_epoch"]
         assert not self.names(self.history(valid=[[1, 0.5], [2, 0.49], [3, 0.5], [4, 0.49], [5, 0.49]]))
+
+    def test_few_steps(self) -> None:
+        assert self.names(self.history(steps=30, loss=[0.6] * 10)) == ["few_steps"]
+        assert not self.names(self.history(steps=40, loss=[0.6] * 10))
+        assert not self.names(self.history(steps=9, loss=[0.6] * 9))
+        assert not self.names(self.history(steps=500, loss=[0.6] * 300))
 
     def test_below_popularity(self) -> None:
         assert self.names(self.history(valid=[[3, 0.1], [4, 0.2]], pop=0.3)) == ["pop"]

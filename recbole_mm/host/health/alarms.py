@@ -22,6 +22,7 @@ _SAME_LISTS = 0.9
 _LINE = 1.02
 _FALLING = 4
 _LOST = 0.1
+_FEW_AN_EPOCH, _FEW_IN_ALL, _EPOCHS_FOR_STEPS = 4, 500, 10
 
 
 def new_history(stage: str | None = None) -> dict[str, Any]:
@@ -100,6 +101,18 @@ def judge_end(history: Mapping[str, Any], final: Mapping[str, Any], bigger: bool
             "the part may be switched off.",
         )
     yield from _validation(history, bigger)
+    yield from _few_steps(history["steps"], len(history["loss"]))
+
+
+def _few_steps(steps: int, epochs: int) -> Judged:
+    """Small data in batches that were chosen for large ones; of a try of some epochs nobody expects much."""
+    if epochs >= _EPOCHS_FOR_STEPS and steps < min(_FEW_AN_EPOCH * epochs, _FEW_IN_ALL):
+        yield (
+            "few_steps",
+            f"{epochs} epochs were {steps} steps in all, because a batch holds a third of the training data or more: "
+            "that is seldom enough, and early stopping counts epochs. Lower train_batch_size until an epoch has ten "
+            "steps or more; for a comparison, of all its models.",
+        )
 
 
 def _worse(score: float, than: float, bigger: bool) -> bool:
