@@ -1,8 +1,9 @@
 """Peak memory and time from a large feature file to what a model reads: ``python benchmarks/feature_loading.py``.
 
-Writes a synthetic matrix (float16, ``.npy`` with ``.ids``, rows shuffled) to a temporary folder. A fresh process aligns
-it to a vocabulary, brings it to scale and keeps it in ``--dtype``; the growth of that process's peak resident memory is
-compared with the size of the kept table. Linux only (``/proc``).
+Writes a synthetic matrix (float16, rows shuffled) to a temporary folder: ``.npy`` with ``.ids``, a ``.npz`` that is
+compressed or not, or a ``.parquet`` of one row group. A fresh process aligns it to a vocabulary, brings it to scale and
+keeps it in ``--dtype``; the growth of that process's peak resident memory is compared with the size of the kept table.
+Linux only (``/proc``).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=63_000)
     parser.add_argument("--dim", type=int, default=4480)
-    parser.add_argument("--format", choices=("npy", "npz"), default="npy")
+    parser.add_argument("--format", choices=("npy", "npz", "compressed", "parquet"), default="npy")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float16")
     parser.add_argument("--norm", default="zscore_l2", help="feature_norm")
     parser.add_argument("--folder", type=Path, help="where the temporary files go")
@@ -54,25 +55,32 @@ def main() -> int:
         f"memory +{result['peak_growth_mb']:,.0f} MB for a {options.dtype} table of {result['table_mb']:,.0f} MB "
         f"({result['ratio']:.2f} x)"
     )
-    return int(options.format == "npy" and result["ratio"] > LIMIT)
+    return int(result["ratio"] > LIMIT)
 
 
 def write(folder: Path, items: int, dim: int, kind: str) -> Path:
     """Write the feature file in blocks, in shuffled row order."""
     generator = np.random.default_rng(0)
-    path = folder / f"bench.item.image.{kind}"
-    ids = [f"item{k}" for k in generator.permutation(items)]
     target = folder / "bench.item.image.npy"
+    ids = [f"item{k}" for k in generator.permutation(items)]
     matrix = np.lib.format.open_memmap(target, mode="w+", dtype=np.float16, shape=(items, dim))
     for start in range(0, items, 2048):
         rows = min(2048, items - start)
         matrix[start : start + rows] = generator.standard_normal((rows, dim), dtype=np.float32)
     matrix.flush()
     if kind == "npy":
-        (folder / "bench.item.image.ids").write_text("\n".join(["item_id:token", *ids, ""]), encoding="utf-8")
+        target.with_suffix(".ids").write_text("\n".join(["item_id:token", *ids, ""]), encoding="utf-8")
+        return target
+    path = target.with_suffix(".parquet" if kind == "parquet" else ".npz")
+    if kind == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), dim)
+        pq.write_table(pa.table({"id": ids, "feature": lists}), path, row_group_size=items)
     else:
-        np.savez(path, id=np.array(ids), feature=matrix)
-        target.unlink()
+        (np.savez_compressed if kind == "compressed" else np.savez)(path, id=np.array(ids), feature=matrix)
+    target.unlink()
     return path
 
 

@@ -1,7 +1,8 @@
-"""How large the tensors are that a piece of code makes."""
+"""How large the tensors are that a piece of code makes, and how much they hold together."""
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -28,3 +29,32 @@ class LargestTensor(TorchDispatchMode):
                 self.elements = max(self.elements, leaf.numel())
                 self.stored = max(self.stored, leaf.untyped_storage().nbytes() // leaf.element_size())
         return result
+
+
+class HeldTensors(TorchDispatchMode):
+    """Counts what the tensors hold that operations make, each storage once and as long as it lives.
+
+    Attributes:
+        now: Bytes that are held.
+        peak: Most bytes that were held at one time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided:
+                storage = leaf.untyped_storage()
+                if storage._cdata not in self._sizes:
+                    self._sizes[storage._cdata] = storage.nbytes()
+                    weakref.finalize(storage, self._forget, storage._cdata)
+                    self.now += storage.nbytes()
+                    self.peak = max(self.peak, self.now)
+        return result
+
+    def _forget(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)

@@ -33,8 +33,8 @@ def moments(table: AnyTable, counted: Tensor) -> tuple[Tensor, Tensor]:
     """
     number = 0
     mean = square = torch.zeros(table.shape[-1], dtype=torch.float64)
-    for ids in table.blocks(counted.nonzero().squeeze(1)):
-        part = _vectors(table, ids)
+    for ids, rows in table.parts(counted.nonzero().squeeze(1)):
+        part = _vectors(table, ids, rows)
         before, number = number, number + len(part)
         own_mean = part.mean(dim=0)
         shift = own_mean - mean
@@ -48,9 +48,9 @@ def own_places(count: Tensor, places: int) -> Tensor:
     return torch.arange(places) < count.unsqueeze(1)
 
 
-def _vectors(table: AnyTable, ids: Tensor) -> Tensor:
+def _vectors(table: AnyTable, ids: Tensor, rows: Tensor) -> Tensor:
     """All vectors of some entities, their own ones, one below the other, in float64: a new tensor."""
-    block = table.rows(ids).to(torch.float64, copy=True)
+    block = rows.to(torch.float64, copy=True)
     if table.count is None:
         return block.reshape(-1, block.shape[-1])
     return block[own_places(table.count[ids], block.shape[1])]
@@ -85,8 +85,8 @@ def mean_cosine(table: AnyTable, known: Tensor | None = None) -> float:
     mean = moments(table, counted)[0]
     mean = mean / mean.norm().clamp_min(torch.finfo(torch.float64).tiny)
     total, count = 0.0, 0
-    for ids in table.blocks(counted.nonzero().squeeze(1)):
-        vectors = _vectors(table, ids)
+    for ids, rows in table.parts(counted.nonzero().squeeze(1)):
+        vectors = _vectors(table, ids, rows)
         total += float((vectors @ mean / lengths(vectors).squeeze(1)).sum())
         count += len(vectors)
     return total / count
@@ -107,8 +107,7 @@ def without_outliers(table: AnyTable, known: Tensor | None = None) -> Tensor | N
     """
     ids = (table.observed if known is None else table.observed & known).nonzero().squeeze(1)
     longest = torch.zeros(len(table.observed), dtype=torch.float64)
-    for block in table.blocks(ids):
-        rows = table.rows(block)
+    for block, rows in table.parts(ids):
         rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
         longest[block] = lengths(rows).double().flatten(1).amax(dim=1)
     positive = longest[longest > 1e-30]

@@ -13,6 +13,8 @@ from recbole_mm.data.features.ragged import ragged
 __all__ = ["blocks", "first_rows", "ids", "read", "vectors"]
 
 _NUMBERS = 2**20  # of a block
+# Otherwise all of a column in a group of rows is fetched at once, and many a file is a single group.
+_BY_PAGES = {"pre_buffer": False, "buffer_size": 2**20}
 
 
 def read(path: Path, columns: Sequence[str]) -> tuple[Any, list[str]]:
@@ -55,7 +57,7 @@ def first_rows(path: Path, whole: int) -> tuple[tuple[int, ...], np.dtype] | Non
         import pyarrow as arrow
         import pyarrow.parquet as parquet
 
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, **_BY_PAGES) as file:
             groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
             columns = (group.column(index) for group in groups for index in range(group.num_columns))
             found = (part for part in columns if part.path_in_schema.partition(".")[0] == "feature")
@@ -82,7 +84,7 @@ def blocks(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     import pyarrow.parquet as parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, **_BY_PAGES) as file:
             for batch in file.iter_batches(batch_size=max(_NUMBERS // max(shape[1], 1), 1), columns=["feature"]):
                 array, _ = vectors(arrow.Table.from_batches([batch]), path)
                 if array.shape[1:] != shape[1:]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from recbole_mm.data.features.stored import StoredTable
+from recbole_mm.data.features.stored import TableInFile
 from recbole_mm.data.features.table import AnyTable, FeatureStore
 
 __all__ = ["permute_modality"]
@@ -44,7 +44,7 @@ def permute_modality(store: FeatureStore, modality: str, seed: int) -> FeatureSt
 def _exchange(table: AnyTable, generator: torch.Generator) -> AnyTable:
     rows: Tensor = table.observed.nonzero().squeeze(1)
     source = rows[torch.randperm(len(rows), generator=generator)]
-    if isinstance(table, StoredTable):
+    if isinstance(table, TableInFile):
         row = table.row.clone()
         row[rows] = table.row[source]
         return replace(table, row=row)

@@ -14,7 +14,7 @@ from recbole_mm.config.shared import FEATURE_NORMS, MISSING_FEATURES
 from recbole_mm.data.features.moments import chosen_norm, lengths, moments, own_places
 from recbole_mm.data.features.neighbours import neighbour_weights
 from recbole_mm.data.features.storage import new_table
-from recbole_mm.data.features.stored import StoredTable
+from recbole_mm.data.features.stored import StoredTable, StreamedTable
 from recbole_mm.data.features.table import AnyTable, FeatureTable
 
 __all__ = ["prepare"]
@@ -49,7 +49,7 @@ def prepare(
     Rows are read and finished a block at a time, so that this takes the memory of the result.
 
     Args:
-        table: The aligned table; it is not changed.
+        table: The aligned table; it is not changed. One that is streamed is read once.
         norm: ``auto``, ``none``, ``l2``, ``zscore`` or ``zscore_l2``.
         missing: ``zero``, ``mean``, ``knn``, ``error``, or ``drop`` (the data set has dropped them: the same as
             ``error`` here).
@@ -72,8 +72,6 @@ def prepare(
         raise ValueError(f"feature_norm: expected one of {', '.join(FEATURE_NORMS)}, got {norm!r}.")
     if missing not in MISSING_FEATURES:
         raise ValueError(f"missing_feature: expected one of {', '.join(MISSING_FEATURES)}, got {missing!r}.")
-    if norm == "auto":
-        norm, known = chosen_norm(table, known)
     lacking = ~table.observed
     lacking[0] = False
     if missing in ("error", "drop") and lacking.any():
@@ -81,6 +79,13 @@ def prepare(
             f"missing_feature: {missing} - {int(lacking.sum()):,} of {len(lacking) - 1:,} {table.entity}s have no "
             f"{table.modality} feature; add their rows to the feature file or choose zero, mean or knn."
         )
+    feature: Tensor | None = None
+    if isinstance(table, StreamedTable):
+        # What is finished takes the place of what was read: neither a second table, nor the file once for each pass.
+        feature = table.load(folder)
+        table = FeatureTable(table.modality, table.entity, feature, table.observed)
+    if norm == "auto":
+        norm, known = chosen_norm(table, known)
     if norm == "none" and (missing not in ("mean", "knn") or not lacking.any()):
         if isinstance(table, FeatureTable):
             return table
@@ -95,16 +100,19 @@ def prepare(
     finish = _Finish(table, norm, counted)
     if missing in ("mean", "knn"):
         finish.fill(lacking, counted, interactions if missing == "knn" else None, missing == "knn")
-    feature = new_table(table.shape, table.dtype, folder if isinstance(table, StoredTable) else None)
-    for ids in table.blocks(torch.arange(len(lacking))):
-        feature[ids[0] : ids[-1] + 1] = finish(ids).to(feature.dtype)
+    if feature is None:
+        feature = new_table(table.shape, table.dtype, folder if isinstance(table, StoredTable) else None)
+    # Those without features first: their neighbours' vectors must still be there as they were read.
+    for rows in (lacking, ~lacking):
+        for ids in table.blocks(rows.nonzero().squeeze(1)):
+            feature[ids] = finish(ids).to(feature.dtype)
     return FeatureTable(table.modality, table.entity, feature, table.observed, table.count)
 
 
 class _Finish:
     """Finished vectors of some entities."""
 
-    def __init__(self, table: AnyTable, norm: str, counted: Tensor) -> None:
+    def __init__(self, table: FeatureTable | StoredTable, norm: str, counted: Tensor) -> None:
         self.table = table
         half = table.dtype in (torch.float16, torch.bfloat16)
         self.dtype = torch.float32 if half else table.dtype

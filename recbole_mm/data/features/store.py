@@ -13,7 +13,7 @@ from recbole_mm.data.features.files import FeatureFile
 from recbole_mm.data.features.matrix import FeatureMatrix
 from recbole_mm.data.features.moments import scale_warning
 from recbole_mm.data.features.prepare import prepare
-from recbole_mm.data.features.stored import StoredTable, read_finite
+from recbole_mm.data.features.stored import StoredTable, StreamedTable, read_finite
 from recbole_mm.data.features.table import AnyTable, FeatureStore, FeatureTable, InteractionFeatures
 
 __all__ = [
@@ -37,8 +37,9 @@ _SPELLING = (
 def align(file: FeatureFile, vocabulary: Mapping[str, int], dtype: torch.dtype = torch.float32) -> AnyTable:
     """A feature file of items or users as a table with one row per internal id.
 
-    Only the rows that the vocabulary knows are read, a block at a time, so the table is all the memory this takes. The
-    vectors of a ``.npy`` file, and many of a ``.npz`` that is not compressed, are checked and stay where they are.
+    Only the rows that the vocabulary knows are read, a block at a time. The vectors of a ``.npy`` file, and many of a
+    ``.npz`` or ``.parquet``, are checked and stay where they are: a model keeps them as it reads them, and together
+    with a table as they stand in the file that would be two.
 
     Args:
         file: The feature file.
@@ -62,12 +63,13 @@ def align(file: FeatureFile, vocabulary: Mapping[str, int], dtype: torch.dtype =
     rows = rows[np.argsort(ids[rows])]
     target = torch.from_numpy(ids[rows])
     table: AnyTable
-    if matrix.array is None and matrix.stream is None:
+    if matrix.array is None:
         for _ in read_finite(matrix, rows, tokens, dtype):
             pass
         row = torch.full((n,), -1)
         row[target] = torch.from_numpy(rows)
-        table = StoredTable(file.modality, file.entity, matrix, row, dtype)
+        kind = StoredTable if matrix.stream is None else StreamedTable
+        table = kind(file.modality, file.entity, matrix, row, dtype)
     else:
         feature = torch.zeros((n, *matrix.shape[1:]), dtype=dtype)
         for part, block in read_finite(matrix, rows, tokens, dtype):

@@ -1,4 +1,4 @@
-"""Vectors that stay in their file: read when asked for, some rows at a time."""
+"""Vectors that stay in their file: read when asked for, some rows at a time or in the order of the file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from recbole_mm.data.features.matrix import FeatureMatrix
 from recbole_mm.data.features.storage import new_table
 
-__all__ = ["StoredTable", "in_blocks", "read_finite"]
+__all__ = ["StoredTable", "StreamedTable", "TableInFile", "in_blocks", "read_finite"]
 
 _BLOCK_NUMBERS = 2**20  # that are worked on at a time: 8 MB in float64
 
@@ -25,8 +26,8 @@ def in_blocks(rows: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 
 @dataclass(frozen=True)
-class StoredTable:
-    """One modality of one entity whose vectors stay in their file; the same face as ``FeatureTable``.
+class TableInFile:
+    """One modality of one entity whose vectors stay in their file.
 
     Attributes:
         modality: Name of the modality.
@@ -65,30 +66,56 @@ class StoredTable:
         """All vectors, read now. Shape ``(n, d)`` or ``(n, R, d)``."""
         return self.load()
 
+    def parts(self, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The vectors of entities that have them, a block at a time, in the order that the file is best read in.
+
+        Yields:
+            Some of the ids, and their vectors.
+        """
+        for place, block in _blocks(self.matrix, self.row[ids].numpy()):
+            yield ids[torch.from_numpy(place)], self._vectors(block)
+
+    def load(self, folder: str | os.PathLike[str] | None = None) -> Tensor:
+        """All vectors, in memory or in a scratch file in ``folder``. Shape ``(n, d)`` or ``(n, R, d)``."""
+        table = new_table(self.shape, self.dtype, folder)
+        for ids, vectors in self.parts(self.observed.nonzero().squeeze(1)):
+            table[ids] = vectors
+        return table
+
+    def means(self: _Table) -> _Table:
+        """The same table with one vector for each entity, the mean of its several."""
+        return replace(self, averaged=True)
+
+    def _vectors(self, block: np.ndarray) -> Tensor:
+        found = torch.from_numpy(_torch_array(block)).to(self.dtype)
+        return found.mean(dim=1) if self.averaged else found
+
+
+_Table = TypeVar("_Table", bound=TableInFile)
+
+
+class StoredTable(TableInFile):
+    """A table any row of which is read when asked for; the same face as ``FeatureTable``."""
+
     def rows(self, ids: Tensor) -> Tensor:
         """The vectors of some entities, zero where there are none; a new tensor of shape ``(len(ids), ...)``."""
         place = self.row[ids]
         there = place >= 0
         result = torch.zeros(len(ids), *self.shape[1:], dtype=self.dtype)
         if there.any():
-            found = torch.from_numpy(_torch_array(self.matrix.read(place[there].numpy()))).to(self.dtype)
-            result[there] = found.mean(dim=1) if self.averaged else found
+            result[there] = self._vectors(self.matrix.read(place[there].numpy()))
         return result
 
     def blocks(self, ids: Tensor) -> tuple[Tensor, ...]:
         """The ids in the blocks of :func:`in_blocks`."""
         return in_blocks(ids, self.matrix.shape)
 
-    def load(self, folder: str | os.PathLike[str] | None = None) -> Tensor:
-        """All vectors, in memory or in a scratch file in ``folder``. Shape ``(n, d)`` or ``(n, R, d)``."""
-        table = new_table(self.shape, self.dtype, folder)
-        for ids in self.blocks(self.observed.nonzero().squeeze(1)):
-            table[ids] = self.rows(ids)
-        return table
 
-    def means(self) -> StoredTable:
-        """The same table with one vector for each entity, the mean of its several."""
-        return replace(self, averaged=True)
+class StreamedTable(TableInFile):
+    """A table whose file can only be read from its first row to its last, as what is compressed.
+
+    It has no ``rows``: a few of them would cost as much as all, which ``load`` and ``parts`` read in one pass.
+    """
 
 
 def read_finite(
@@ -138,10 +165,14 @@ def _blocks(matrix: FeatureMatrix, rows: np.ndarray) -> Iterator[tuple[np.ndarra
     order, start = np.argsort(rows), 0
     ascending = rows[order]
     for block in matrix.stream():
+        if block.shape[1:] != matrix.shape[1:]:
+            break
         first, last = np.searchsorted(ascending, [start, start + len(block)])
         if first < last:
             yield order[first:last], block[ascending[first:last] - start]
         start += len(block)
+    if start != matrix.shape[0]:
+        raise ValueError(f"{matrix.path} has no longer the shape {matrix.shape}; it has changed since it was opened.")
 
 
 def _torch_array(block: np.ndarray) -> np.ndarray:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Union
 
 import torch
 from torch import Tensor
 
-from recbole_mm.data.features.stored import StoredTable, in_blocks
+from recbole_mm.data.features.stored import StoredTable, StreamedTable, in_blocks
 
 __all__ = ["AnyTable", "FeatureStore", "FeatureTable", "InteractionFeatures"]
 
@@ -51,12 +52,17 @@ class FeatureTable:
         """The ids in the blocks of :func:`~recbole_mm.data.features.stored.in_blocks`."""
         return in_blocks(ids, self.shape)
 
+    def parts(self, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some of the ids and their vectors, a block at a time."""
+        for part in self.blocks(ids):
+            yield part, self.rows(part)
+
     def means(self) -> FeatureTable:
         """The same table with one vector for each entity, the mean of its several."""
         return FeatureTable(self.modality, self.entity, self.feature.mean(dim=1), self.observed)
 
 
-AnyTable = Union[FeatureTable, StoredTable]
+AnyTable = Union[FeatureTable, StoredTable, StreamedTable]
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
-from recbole_mm.data.features import archive, parquet
+from recbole_mm.data.features import archive, parquet, stored
 from recbole_mm.data.features.archive import member
 from recbole_mm.data.features.files import FeatureFile
 from recbole_mm.data.features.matrix import FeatureMatrix
-from recbole_mm.data.features.store import align
-from recbole_mm.data.features.stored import StoredTable
-from recbole_mm.data.features.table import FeatureTable
+from recbole_mm.data.features.moments import scale_warning
+from recbole_mm.data.features.permute import permute_modality
+from recbole_mm.data.features.store import align, prepare
+from recbole_mm.data.features.stored import StoredTable, StreamedTable
+from recbole_mm.data.features.table import FeatureStore, FeatureTable
+from tests.model.largest import HeldTensors
 
 N, DIM = 500, 6
 IDS = [f"i{k}" for k in np.random.default_rng(0).permutation(N)]
@@ -29,14 +33,15 @@ def values(shape: tuple[int, ...] = (N, DIM), dtype: str = "float16") -> np.ndar
 
 
 def save(folder: Path, kind: str, feature: np.ndarray, ids: Any = IDS, **more: Any) -> FeatureFile:
-    """The vectors as an archive, compressed or not, or as a parquet file of three row groups."""
+    """The vectors as an archive, compressed or not, or as a parquet file, of three row groups unless it says one."""
     path = folder / ("d.item.image." + ("parquet" if kind.startswith("parquet") else "npz"))
     if path.suffix == ".parquet":
         pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
         column = pa.array(list(feature))
         if kind == "parquet of fixed lists":
             column = pa.FixedSizeListArray.from_arrays(pa.array(feature.ravel()), feature.shape[1])
-        pq.write_table(pa.table({"id": pa.array(ids), "feature": column}), path, row_group_size=len(feature) // 3)
+        group = len(feature) if kind == "parquet of one group" else len(feature) // 3
+        pq.write_table(pa.table({"id": pa.array(ids), "feature": column}), path, row_group_size=group)
     else:
         write = np.savez_compressed if kind == "compressed" else np.savez
         write(path, id=np.array(ids), feature=feature, **more)
@@ -62,11 +67,104 @@ def test_the_table_is_that_of_a_file_read_whole(kind: str, dtype: str, tmp_path:
     assert isinstance(whole, FeatureTable)
     monkeypatch.setattr(archive, "WHOLE", 0)
     table = align(file, VOCABULARY)
-    assert isinstance(table, StoredTable if kind == "plain" else FeatureTable)
+    assert isinstance(table, StoredTable if kind == "plain" else StreamedTable) and table.shape == whole.shape
     assert torch.equal(table.feature, whole.feature) and torch.equal(table.observed, whole.observed)
-    assert torch.equal(table.rows(torch.tensor([3, 0, 9])), whole.feature[[3, 0, 9]])
     matrix = file.matrix()  # of which any row may be asked for
     assert matrix.stream is None and np.array_equal(matrix.read(np.array([5, 2])), values(dtype=dtype)[[5, 2]])
+
+
+@pytest.mark.parametrize(
+    ("norm", "missing"),
+    [("none", "zero"), ("none", "knn"), ("l2", "knn"), ("zscore_l2", "mean"), ("zscore_l2", "knn"), ("auto", "zero")],
+)
+@pytest.mark.parametrize("kind", ["compressed", "parquet"])
+def test_what_a_model_reads_is_that_of_a_file_read_whole(
+    kind: str, norm: str, missing: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(stored, "_BLOCK_NUMBERS", 7 * DIM)
+    vocabulary = {**VOCABULARY, **{f"lacking{k}": N // 2 + k for k in range(1, 41)}}
+    pairs = sp.random(60, N // 2 + 41, 0.05, "csr", random_state=0)
+    disk = tmp_path / "scratch"
+    disk.mkdir()
+    file = save(tmp_path, kind, values() + np.float16(20))
+    whole = align(file, vocabulary, torch.float16)
+    monkeypatch.setattr(archive, "WHOLE", 0)
+    streamed = align(file, vocabulary, torch.float16)
+    assert isinstance(streamed, StreamedTable) and scale_warning(streamed) == scale_warning(whole)
+    expected = prepare(whole, norm, missing, pairs)
+    for folder in (None, disk):
+        ready = prepare(streamed, norm, missing, pairs, folder=folder)
+        assert torch.equal(ready.feature, expected.feature) and torch.equal(ready.observed, expected.observed)
+    assert torch.equal(streamed.feature, whole.feature)  # it is read again, not what was finished
+    permuted = [
+        permute_modality(FeatureStore(item={"image": table}), "image", seed=3).item["image"]
+        for table in (streamed, whole)
+    ]
+    assert torch.equal(permuted[0].feature, permuted[1].feature)
+
+
+def test_several_vectors_of_a_compressed_archive(tmp_path: Path, monkeypatch: Any) -> None:
+    file = save(tmp_path, "compressed", values((N, 2, 3)))
+    whole = align(file, VOCABULARY)
+    monkeypatch.setattr(archive, "WHOLE", 0)
+    streamed = align(file, VOCABULARY)
+    assert isinstance(streamed, StreamedTable)
+    for norm in ("none", "zscore_l2"):
+        assert torch.equal(prepare(streamed, norm, "zero").feature, prepare(whole, norm, "zero").feature)
+        means = [prepare(table.means(), norm, "zero").feature for table in (streamed, whole)]
+        assert torch.equal(*means) and means[0].shape == (N // 2 + 1, 3)
+
+
+@pytest.mark.parametrize("norm", ["none", "zscore_l2"])
+@pytest.mark.parametrize("kind", ["compressed", "parquet", "parquet of one group"])
+def test_no_second_table_is_held(kind: str, norm: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """Neither of torch, nor of NumPy, nor of Arrow, from the file to what a model reads."""
+    monkeypatch.setattr(archive, "WHOLE", 2**20)
+    monkeypatch.setattr(archive, "_BLOCK", 2**17)
+    monkeypatch.setattr(stored, "_BLOCK_NUMBERS", 2**14)
+    monkeypatch.setattr(parquet, "_NUMBERS", 2**15)
+    feature = values((N, 12_000))
+    file = save(tmp_path, kind, feature)
+    vocabulary = {token: place for place, token in enumerate(["[PAD]", *sorted(IDS)])}
+
+    def align_and_check() -> StreamedTable:
+        table = align(file, vocabulary, torch.float16)
+        scale_warning(table)
+        assert isinstance(table, StreamedTable)
+        return table
+
+    arrow = arrow_memory(monkeypatch) if kind.startswith("parquet") else [0]
+    with HeldTensors() as held:
+        aligned = align_and_check()  # the data set keeps it
+        at_first = held.peak
+        ready = prepare(aligned, norm, "zero")
+    tracemalloc.start()  # the second time, when no module is imported any more
+    prepare(align_and_check(), norm, "zero")
+    peaks = {"aligned": at_first, "NumPy": tracemalloc.get_traced_memory()[1], "Arrow": max(arrow)}
+    tracemalloc.stop()
+    assert ready.feature.nbytes <= held.peak < 1.3 * feature.nbytes <= 1.3 * ready.feature.nbytes
+    assert all(peak < 0.3 * feature.nbytes for peak in peaks.values()), peaks
+
+
+def arrow_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the bytes that Arrow holds more than now whenever a block is read; its peak is that of the process."""
+    pool = pytest.importorskip("pyarrow").default_memory_pool()
+    before, held, vectors = pool.bytes_allocated(), [0], parquet.vectors
+
+    def observed(table: Any, path: Path) -> Any:
+        held.append(pool.bytes_allocated() - before)
+        return vectors(table, path)
+
+    monkeypatch.setattr(parquet, "vectors", observed)
+    return held
+
+
+def test_a_compressed_archive_that_is_another_afterwards(tmp_path: Path, large: None) -> None:
+    table = align(save(tmp_path, "compressed", values()), VOCABULARY)
+    for other in (values((N - 1, DIM)), values((N, DIM + 1))):
+        save(tmp_path, "compressed", other)
+        with pytest.raises(ValueError, match="changed since it was opened"):
+            prepare(table, "none", "zero")
 
 
 @pytest.mark.parametrize("kind", ["plain", "compressed"])
