@@ -21,7 +21,7 @@ class FREEDOM(nn.Module):
         self.n_users, self.n_items = model.n_users, model.n_items
         self.n_layers, self.n_item_layers = model.n_layers, model.n_item_layers
         self.feature_weight, self.modalities = model.feature_weight, list(model.features)
-        model._prune(0)
+        model.prune(0)
         kept = (model.pruned or model.graph).to_user
         self.register_buffer("edge_index", both_directions(*model.training_pairs, model.n_users))
         self.register_buffer("kept_index", both_directions(kept.row, kept.col, model.n_users))

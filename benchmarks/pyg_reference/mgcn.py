@@ -72,7 +72,10 @@ class MGCN(nn.Module):
         penalty = sum(row.square().sum() for row in rows) / (2 * len(user))
         contrast = self._contrast(side, behaviour, (positive + self.n_users).unique())
         contrast = contrast + self._contrast(side, behaviour, user.unique())
-        return F.softplus(gap).mean(), self.reg_weight * penalty, self.contrastive[0] * contrast
+        # The contrast counts in proportion to the lengths of representations until these are 1.
+        lengths = rows[0].detach().norm(dim=1).mean() * rows[1].detach().norm(dim=1).mean()
+        weight = self.contrastive[0] * lengths.clamp(max=1)
+        return F.softplus(gap).mean(), self.reg_weight * penalty, weight * contrast
 
     def _contrast(self, side: Tensor, behaviour: Tensor, ids: Tensor) -> Tensor:
         scores = F.normalize(side[ids]) @ F.normalize(behaviour[ids]).T / self.contrastive[1]

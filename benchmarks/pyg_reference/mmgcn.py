@@ -39,7 +39,7 @@ class MMGCN(nn.Module):
             list(model.features.keys()),
             F.normalize if model.normalize_tables else nn.Identity(),
         )
-        self.mean = Mean()
+        self.mean, self.activation = Mean(), nn.LeakyReLU(model.negative_slope)
         self.register_buffer("edge_index", both_directions(*model.training_pairs, model.n_users))
         for modality, feature in model.features.items():
             self.register_buffer(f"feature_{modality}", feature)
@@ -60,11 +60,11 @@ class MMGCN(nn.Module):
         return torch.stack(states).mean(dim=0).split([self.n_users, self.n_items])
 
     def _layer(self, layer: Any, x: Tensor) -> Tensor:
-        message = F.leaky_relu(self.mean(x @ layer.convolve, self.edge_index))
-        own = F.leaky_relu(layer.own(x)) + self.embedding
+        message = self.activation(self.mean(x @ layer.convolve, self.edge_index))
+        own = self.activation(layer.own(x)) + self.embedding
         if layer.concat:
-            return F.leaky_relu(layer.gate(torch.cat([message, own], dim=1)))
-        return F.leaky_relu(layer.gate(message) + own)
+            return self.activation(layer.gate(torch.cat([message, own], dim=1)))
+        return self.activation(layer.gate(message) + own)
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, Tensor]:
         """BPR and regularisation."""

@@ -68,4 +68,7 @@ class SMORE(nn.Module):
             logits = F.normalize(side[distinct]) @ F.normalize(behaviour[distinct]).T / self.tau
             contrast = contrast + F.cross_entropy(logits, torch.arange(len(distinct), device=ids.device))
         penalty = sum(x.square().sum() for x in rows) / (2 * len(user))
-        return F.softplus(gap).mean(), self.weights[0] * penalty, self.weights[1] * contrast
+        # The contrast counts in proportion to the lengths of representations until these are 1.
+        lengths = rows[0].detach().norm(dim=1).mean() * rows[1].detach().norm(dim=1).mean()
+        weight = self.weights[1] * lengths.clamp(max=1)
+        return F.softplus(gap).mean(), self.weights[0] * penalty, weight * contrast

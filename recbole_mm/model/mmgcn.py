@@ -79,7 +79,7 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
         concat = self.options.boolean("concat")
         trainable = self.options.boolean("trainable_embeddings")
         aligned = self.options.choice("initialisation", ("aligned", "random")) == "aligned"
-        slope = self.options.number("negative_slope", minimum=0, maximum=1, before=PUBLISHED_SLOPE)
+        self.negative_slope = self.options.number("negative_slope", minimum=0, maximum=1, before=PUBLISHED_SLOPE)
         self.normalize_tables = self.options.boolean("normalize_tables")
         self.reg_weight = self.options.number("reg_weight", minimum=0)
         widths = self.options.per_modality(
@@ -109,7 +109,7 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
             self.layers.append(
                 nn.ModuleDict(
                     {
-                        m: _Layer(inputs[m] if layer == 0 else dim, dim, concat, slope, layer == 0, aligned)
+                        m: _Layer(inputs[m] if layer == 0 else dim, dim, concat, self.negative_slope, layer == 0, aligned)
                         for m in inputs
                     }
                 )
