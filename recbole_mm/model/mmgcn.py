@@ -106,14 +106,9 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
             table = nn.init.xavier_normal_(torch.empty(self.n_users, inputs[modality]))
             self.preference[modality] = nn.Parameter(table, requires_grad=trainable)
         for layer in range(n_layers):
-            self.layers.append(
-                nn.ModuleDict(
-                    {
-                        m: _Layer(inputs[m] if layer == 0 else dim, dim, concat, self.negative_slope, layer == 0, aligned)
-                        for m in inputs
-                    }
-                )
-            )
+            widths = inputs if layer == 0 else dict.fromkeys(inputs, dim)
+            shared = (dim, concat, self.negative_slope, layer == 0, aligned)
+            self.layers.append(nn.ModuleDict({m: _Layer(width, *shared) for m, width in widths.items()}))
         if aligned:
             self._start_small()
 
