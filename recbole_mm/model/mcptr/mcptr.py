@@ -82,7 +82,9 @@ class MCPTR(MultimodalRecommender):
         untrained users are near items like theirs. That alone does not last: the homogeneous graphs hold the very pairs
         that are scored, and with the rate of the rest the graph encoders memorise these, and what is popular, within
         three epochs; a penalty on ID embeddings does not stop them, since convolutions grow instead. With
-        ``graph_rate`` .03 content is learned first, and what IDs know is left to fine-tuning.
+        ``graph_rate`` .03 content is learned first, and what IDs know is left to fine-tuning. Validation Recall@20 on a
+        sparse sample of microlens, before fine-tuning: random .003 untrained, .031 after 30 epochs; aligned .040
+        untrained, .034 after ten epochs; with the slow rate .046 after eight and sixteen.
     """
 
     has_contrastive_term = True
