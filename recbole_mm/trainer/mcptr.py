@@ -102,7 +102,7 @@ class MCPTRTrainer(StagedTrainer, PretrainTrainer):
                 "train_stage pretrain: pre_model_path is a checkpoint of fine-tuning, where there are no encoders to "
                 "pre-train; give that of the stage pretrain, or none."
             )
-        return self._build_optimizer()
+        return self._build_optimizer(params=self.model.pretraining_groups(self.learning_rate))
 
     def _enter_finetuning(self) -> torch.optim.Optimizer:
         if self.model.stage == "pretrain":

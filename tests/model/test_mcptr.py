@@ -189,6 +189,58 @@ def test_loss_and_gradients_agree_with_loops(compared):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
 
 
+def likeness_of_untrained_scores(kinds, **options):
+    """Users like one item of a kind each: how far untrained scores, centred, go with the likeness of contents."""
+    model = tiny(features={"text": kinds}, pairs=[(k, k) for k in range(len(kinds))], embedding_size=32, **options)
+    users, items = (table[1:] for table in model.eval().representations())
+    scores = users @ items.T
+    scores = scores - scores.mean(dim=0) - scores.mean(dim=1, keepdim=True)
+    likeness = torch.from_numpy(np.corrcoef(kinds)).to(scores.dtype)
+    return torch.corrcoef(torch.stack([scores.flatten(), likeness.flatten()]))[0, 1].item()
+
+
+def test_an_aligned_start_puts_untrained_users_near_their_items():
+    kinds = np.random.default_rng(3).normal(size=(32, 64)).astype(np.float32)
+    assert likeness_of_untrained_scores(kinds, initialisation="aligned") > 0.5
+    assert abs(likeness_of_untrained_scores(kinds, initialisation="random")) < 0.2
+
+
+def test_an_aligned_start_shares_maps_where_vectors_are_of_one_kind():
+    encoders = tiny().encoders
+    project = encoders.project["text"]
+    torch.testing.assert_close(project.weight.T @ project.weight, 9 * torch.eye(2))
+    assert torch.equal(encoders.reviews["text"].project.weight, project.weight)
+    assert not any(layer.bias.any() for layer in (project, encoders.reviews["text"].project))
+    for fusion in (encoders.user_fusion, encoders.item_fusion):
+        assert torch.equal(fusion.value.weight, torch.eye(4))
+    wider = tiny(reviews()).encoders.reviews["text"].project.weight  # of three numbers, the items' texts have two
+    torch.testing.assert_close(wider.T @ wider, 9 * torch.eye(3))
+    graphs = (tiny(initialisation=start).encoders.item_graph.embedding.weight for start in ("aligned", "random"))
+    assert next(graphs).norm() < 0.2 * next(graphs).norm()
+
+
+def test_a_random_start_is_that_of_checkpoints_without_the_option():
+    config, dataset = tiny_dataset("MCPTR", PAIRS, {"image": IMAGE, "text": TEXT}, None, **SIZES)
+    del config.final_config_dict["initialisation"], config.final_config_dict["graph_rate"]
+    torch.manual_seed(0)
+    before = MCPTR(config, dataset)
+    after = tiny(initialisation="random", graph_rate=1.0)
+    assert before.graph_rate == 1 and len(before.pretraining_groups(0.1)) == 1
+    assert all(torch.equal(value, after.state_dict()[key]) for key, value in before.state_dict().items())
+    assert not torch.equal(before.encoders.project["text"].weight, tiny().encoders.project["text"].weight)
+
+
+def test_the_graph_encoders_have_their_own_rate():
+    model = tiny(graph_rate=0.5)
+    others, graphs = model.pretraining_groups(0.1)
+    names = {id(parameter): name for name, parameter in model.encoders.named_parameters()}
+    found = [{names.pop(id(parameter)) for parameter in group["params"]} for group in (others, graphs)]
+    assert not names, "every parameter is in one group"
+    assert found[1] and all(name.startswith(("user_graph.", "item_graph.")) for name in found[1])
+    assert not any("_graph." in name for name in found[0])
+    assert "lr" not in others and graphs["lr"] == pytest.approx(0.05)
+
+
 def aligned_model(**options):
     """Two items whose views are the golden ones, before and after alignment."""
     features = {

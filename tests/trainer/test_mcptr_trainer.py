@@ -113,6 +113,24 @@ def test_the_trainer_is_built_on_recboles():
     assert rates == [(3e-3, encoders), (5e-4, 2)]
 
 
+def test_graph_encoders_can_stand_still_in_pre_training():
+    start, _ = prepare(graph_rate=0.0, train_stage="pretrain")
+    built, _ = trained(graph_rate=0.0, train_stage="pretrain")
+    old, new = start.model.encoders.state_dict(), built.model.encoders.state_dict()
+    kept = {key for key in old if torch.equal(old[key], new[key])}
+    assert {key for key in old if "_graph." in key} <= kept
+    assert not kept & {"project.text.weight", "user_fusion.value.weight", "reviews.text.project.weight"}
+
+
+@pytest.mark.parametrize("graph_rate", [0.03, 1.0])
+def test_pre_training_goes_on_with_its_rates(graph_rate):
+    expected, _ = trained(graph_rate=graph_rate, train_stage="pretrain")
+    trainer = interrupted("pretrain", 2, graph_rate=graph_rate, train_stage="pretrain")
+    built, again = trained(graph_rate=graph_rate, train_stage="pretrain", pre_model_path=trainer.resume_file)
+    assert same_state(built.model, expected.model)
+    assert len(again.optimizer.param_groups) == (1 if graph_rate == 1 else 2)
+
+
 def test_the_best_epoch_of_fine_tuning_is_evaluated():
     built, trainer = trained(epochs=6)
     best = trainer.best_valid_result

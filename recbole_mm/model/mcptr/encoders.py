@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import scipy.sparse as sp
 import torch
@@ -22,6 +22,9 @@ __all__ = ["Encoders", "ModalityTables", "Reviews", "homogeneous_graph"]
 
 CHUNK = 2**24
 """Numbers that whole tables are computed with at once: 64 MiB of float32."""
+
+CONTENT_START = 3.0  # Of an aligned start: factor of the orthogonal maps that read content,
+TABLE_START = 0.1  # and of the ID embeddings, which say nothing yet.
 
 
 class Reviews(NamedTuple):
@@ -66,9 +69,17 @@ class ModalityTables(nn.Module):
 
 
 class Encoders(nn.Module):
-    """All parameters of pre-training; every method takes the constant tables to read."""
+    """All parameters of pre-training; every method takes the constant tables to read.
 
-    def __init__(self, tables: ModalityTables, dim: int, n_layers: int, kind: str) -> None:
+    Args:
+        tables: What will be read.
+        dim: Width of everything that is encoded.
+        n_layers: Convolutions of the graph encoders.
+        kind: ``gcn`` or ``lightgcn``.
+        aligned: Whether users and items start with the same maps of content; else all maps are drawn independently.
+    """
+
+    def __init__(self, tables: ModalityTables, dim: int, n_layers: int, kind: str, aligned: bool) -> None:
         super().__init__()
         self.dim, modalities = dim, tables.features.dims
         self.user_graph = GraphEncoder(tables.n_users, dim, n_layers, kind)
@@ -81,6 +92,32 @@ class Encoders(nn.Module):
         self.user_fusion, self.item_fusion = InterModalAttention(dim), InterModalAttention(dim)
         # With one modality there is nothing to align.
         self.align = nn.ModuleDict({m: _linear(dim, dim) for m in modalities} if len(modalities) > 1 else {})
+        if aligned:
+            self._align()
+
+    @torch.no_grad()
+    def _align(self) -> None:
+        """Let a user's reviews and an item's features pass the same maps, and let content be heard before the IDs."""
+        projects: dict[str, Any] = dict(self.project.items())
+        reviews: dict[str, Any] = {modality: attention.project for modality, attention in self.reviews.items()}
+        for layer in (*projects.values(), *reviews.values()):
+            nn.init.orthogonal_(layer.weight, gain=CONTENT_START)
+            nn.init.zeros_(layer.bias)
+        for modality in reviews.keys() & projects.keys():
+            # Vectors of another width are of another kind, and there is nothing to share.
+            if reviews[modality].weight.shape == projects[modality].weight.shape:
+                reviews[modality].weight.copy_(projects[modality].weight)
+        for fusion in (self.user_fusion, self.item_fusion):
+            nn.init.eye_(fusion.value.weight)
+        for graph in (self.user_graph, self.item_graph):
+            graph.embedding.weight.mul_(TABLE_START)
+
+    def parameter_groups(self, learning_rate: float, graph_rate: float) -> list[dict[str, Any]]:
+        """What an optimiser is given: content and fusion, then the graph encoders with a rate of their own."""
+        graphs = [*self.user_graph.parameters(), *self.item_graph.parameters()]
+        ids = {id(parameter) for parameter in graphs}
+        others = [parameter for parameter in self.parameters() if id(parameter) not in ids]
+        return [{"params": others}, {"params": graphs, "lr": graph_rate * learning_rate}]
 
     def encode_items(self, tables: ModalityTables, rows: Tensor | None) -> dict[str, Tensor]:
         """Encoded features of some items, or of all, ``{m: (n_rows, d)}``."""
