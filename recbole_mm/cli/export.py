@@ -58,8 +58,7 @@ def run(request: Request) -> int:
     users, items = _ids(request, "export_users"), _ids(request, "export_items")
     topk, seen = _topk(request), request.flag("export_seen")
     check_targets(file, embeddings, topk, seen)  # before a training of hours, not after it
-    # A plain number is the length of the lists; RecBole's option of that name, for its metrics, is written as a list.
-    options = {key: text for key, text in request.options.items() if key != "topk" or not text.strip().isdigit()}
+    options = _training_options(request.options)
     checkpoint = request.flag("checkpoint")
     places: dict[str, Any] = {}
     if checkpoint is None:
@@ -98,6 +97,18 @@ def _places(request: Request, options: dict[str, str]) -> dict[str, Any]:
         except ValueError:
             raise CommandLineError(f"--{key}: expected a number of megabytes, got {text!r}.") from None
     return places
+
+
+def _training_options(options: dict[str, str]) -> dict[str, str]:
+    """Without ``topk`` where it is a plain number, the length of the lists alone.
+
+    RecBole's option of that name, for its metrics, is written as a list, or is meant where ``valid_metric`` names the
+    same number.
+    """
+    length = options.get("topk", "").strip()
+    if not length.isdigit() or options.get("valid_metric", "").strip().endswith(f"@{length}"):
+        return options
+    return {key: text for key, text in options.items() if key != "topk"}
 
 
 def _topk(request: Request) -> int:

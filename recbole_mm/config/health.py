@@ -18,7 +18,7 @@ ALARMS = {
     "collapse": "representations, or the scores of different users, lie in a point or on a line",
     "idle_part": "clusters that hold everything, or gates, attention and edge weights that are all equal",
     "first_epoch": "validation was best at the start and never again",
-    "few_steps": "an epoch has fewer than four steps, and ten epochs or more came to fewer than 500",
+    "few_steps": "an epoch has fewer than four steps, and ten epochs or more came to fewer than 300",
     "pop": "a ranking by popularity does better on the same validation",
 }
 

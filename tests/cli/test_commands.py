@@ -119,6 +119,19 @@ def test_a_model_of_ones_own(own, capsys, monkeypatch):
     assert "again.csv: 360 recommendations" in capsys.readouterr().out and imported == ["shell_models.py"]
 
 
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"topk": "20"}, False),
+        ({"topk": "20", "valid_metric": "MRR@10"}, False),
+        ({"topk": "20", "valid_metric": "Recall@20"}, True),
+        ({"topk": "[10, 20]"}, True),
+    ],
+)
+def test_the_length_of_exported_lists_is_for_metrics_only_where_they_ask_for_it(options: dict, kept: bool) -> None:
+    assert ("topk" in _training_options(options)) is kept
+
+
 def test_processes_that_a_command_starts_know_it_too(own, capsys, tmp_path):
     """The process of the search imports the file again; that of a comparison is started in the same way."""
     (tmp_path / "spaces.yaml").write_text("ShellBPR: {learning_rate: [0.1]}\n")

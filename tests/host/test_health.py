@@ -267,7 +267,7 @@ class TestJudgements:
         assert self.names(self.history(steps=30, loss=[0.6] * 10)) == ["few_steps"]
         assert not self.names(self.history(steps=40, loss=[0.6] * 10))
         assert not self.names(self.history(steps=9, loss=[0.6] * 9))
-        assert not self.names(self.history(steps=500, loss=[0.6] * 300))
+        assert not self.names(self.history(steps=300, loss=[0.6] * 200))
 
     def test_below_popularity(self) -> None:
         assert self.names(self.history(valid=[[3, 0.1], [4, 0.2]], pop=0.3)) == ["pop"]

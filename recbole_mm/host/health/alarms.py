@@ -22,7 +22,7 @@ _SAME_LISTS = 0.9
 _LINE = 1.02
 _FALLING = 4
 _LOST = 0.1
-_FEW_AN_EPOCH, _FEW_IN_ALL, _EPOCHS_FOR_STEPS = 4, 500, 10
+_FEW_AN_EPOCH, _FEW_IN_ALL, _EPOCHS_FOR_STEPS = 4, 300, 10
 
 
 def new_history(stage: str | None = None) -> dict[str, Any]:
