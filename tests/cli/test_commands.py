@@ -14,6 +14,7 @@ import pytest
 
 from recbole_mm.cli import main as exported
 from recbole_mm.cli import training
+from recbole_mm.cli.export import _training_options
 from recbole_mm.cli.main import COMMANDS, main
 from recbole_mm.cli.request import Request, sibling
 from recbole_mm.comparison import compare as comparison
