@@ -37,7 +37,8 @@ def step_floor(network: Any, batch: Any, clock: Clock) -> dict[str, float]:
 
     network.zero_grad(set_to_none=True)
     # torch does not know what oneDNN's product costs.
-    known = {torch.ops.mkldnn._linear_pointwise: _product_operations} if hasattr(torch.ops, "mkldnn") else {}
+    there = torch.backends.mkldnn.is_available()
+    known = {torch.ops.mkldnn._linear_pointwise: _product_operations} if there else {}
     with FlopCounterMode(display=False, custom_mapping=known) as counter:
         loss = network.calculate_loss(batch)
         (sum(loss) if isinstance(loss, tuple) else loss).backward()
