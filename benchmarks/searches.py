@@ -64,8 +64,10 @@ def main() -> None:
             if (dataset, model) in known:
                 continue
             metrics = measure(model, dataset, arguments.trials, arguments.output, options)
+            chosen = metrics.pop("params")
             row = {"model": model, "dataset": dataset, "seed": 2020, "metrics": metrics}
-            print(append(arguments.rows, row, options)["metrics"], model, dataset, flush=True)
+            append(arguments.rows, row, {**options, "chosen": chosen})
+            print(metrics, chosen, model, dataset, flush=True)
 
 
 if __name__ == "__main__":

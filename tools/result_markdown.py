@@ -19,7 +19,7 @@ _DIGITS = {
     "new_recall": 2, "times_random": 1, "new_share": 2, "among_new": 2, "recall": 2, "load": 1,
     "limit": 3, "floor_seconds": 3, "times_floor": 1, "outside_share": 2, "ranking_floor_seconds": 2,
     "ranking_times_floor": 2, "gigaflop_a_second": 0, "gigabytes_a_second": 0,
-    "permuted_image": 4, "permuted_text": 4,
+    "permuted_image": 4, "permuted_text": 4, "defaults": 4, "best": 4,
 }  # fmt: skip
 _TITLES = {
     "epoch_seconds": "s/epoch", "train_seconds": "training s", "memory_mib": "MiB", "params": "chosen",

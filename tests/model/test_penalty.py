@@ -11,7 +11,8 @@ from tests.model.conftest import build, total_loss, train_steps
 
 #: What a batch's gradient cannot show: how ranking is done, Adam's own, what inner loops and other stages take.
 NOT_OF_THE_LOSS = {
-    "learning_rate", "weight_decay", "finetune_learning_rate", "score", "inner_learning_rate", "adapt_steps"
+    "learning_rate", "weight_decay", "finetune_learning_rate", "graph_rate", "score", "inner_learning_rate",
+    "adapt_steps",
 }  # fmt: skip
 #: Steps of training after which an option is looked at: penalties of rows, and messages between co-clusters that are
 #: alike when they are drawn, have little to say before.
