@@ -145,6 +145,17 @@ class MultimodalModelMixin(VectorScores):
         """The bipartite graph of the distinct training pairs."""
         return BipartiteGraph(*self.training_pairs, self.n_users, self.n_items)  # type: ignore[attr-defined]
 
+    def keep_observed(self) -> None:
+        """Register which modalities a node has as buffers.
+
+        ``item_observed``, ``(n_items, n_modalities)``: whether an item has a vector. ``user_observed``, ``(n_users,
+        n_modalities)``: whether one of a user's training items has.
+        """
+        items = torch.stack(list(self.features.observed.values()), dim=1)
+        users = torch.from_numpy(self.interactions @ items.numpy().astype("float32")) > 0
+        self.register_buffer("item_observed", items, persistent=False)  # type: ignore[attr-defined]
+        self.register_buffer("user_observed", users, persistent=False)  # type: ignore[attr-defined]
+
     def diagnostics(self) -> Mapping[str, Part]:
         """What parts of the model do at present, by name, for the check that none of them does nothing.
 

@@ -26,8 +26,7 @@ class ContentViews:
 
     over the batch's positive items and users; ``contrast_by_length`` scales :math:`\beta` by
     :func:`~recbole_mm.nn.loss.contrast_scale` of the representations. A model gives :meth:`_views` and :meth:`_side`,
-    calls :meth:`_read_contrast`, reads ``reg_weight``, and keeps which modalities its nodes have (``user_observed``,
-    ``item_observed``).
+    calls :meth:`_read_contrast` and ``keep_observed``, and reads ``reg_weight``.
     """
 
     options: Any

@@ -86,10 +86,7 @@ class LGMRec(MultimodalRecommender):
         self.reg_weight = self.options.number("reg_weight", minimum=0)
 
         self.graph = self.interaction_graph()
-        observed = torch.stack(list(self.features.observed.values()), dim=1)
-        has = torch.from_numpy((self.interactions @ observed.numpy().astype("float32")) > 0)
-        self.register_buffer("item_observed", observed, persistent=False)
-        self.register_buffer("user_observed", has, persistent=False)
+        self.keep_observed()
         self.register_buffer("one", torch.ones(self.graph.n_edges), persistent=False)
         self.user_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_users, dim)))
         self.item_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_items, dim)))

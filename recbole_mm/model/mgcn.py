@@ -66,16 +66,10 @@ class MGCN(ContentViews, MultimodalRecommender):
         self.reg_weight = self.options.number("reg_weight", minimum=0)
 
         self.graph = self.interaction_graph()
-        observed = torch.stack(list(self.features.observed.values()), dim=1)
-        self.register_buffer("item_observed", observed, persistent=False)
-        of_users = torch.from_numpy(self.interactions @ observed.numpy().astype("float32")) > 0
-        self.register_buffer("user_observed", of_users, persistent=False)
-        observed_here, known = self.features.observed, self.known_items
+        self.keep_observed()
+        observed, known = self.features.observed, self.known_items
         self.item_graphs = nn.ModuleDict(
-            {
-                m: ItemGraph(*content_graph(f, observed_here[m], knn_k, candidates=known))
-                for m, f in self.features.items()
-            }
+            {m: ItemGraph(*content_graph(f, observed[m], knn_k, candidates=known)) for m, f in self.features.items()}
         )
         weight = torch.tensor([self.features.weight[m] for m in self.features], dtype=torch.float64)
         self.register_buffer("weight", weight, persistent=False)

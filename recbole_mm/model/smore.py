@@ -69,10 +69,7 @@ class SMORE(ContentViews, MultimodalRecommender):
 
         self.graph = self.interaction_graph()
         names, observed = list(self.features), self.features.observed
-        has = torch.stack([observed[m] for m in names], dim=1)
-        of_users = torch.from_numpy(self.interactions @ has.numpy().astype("float32")) > 0
-        self.register_buffer("item_observed", has, persistent=False)
-        self.register_buffer("user_observed", of_users, persistent=False)
+        self.keep_observed()
         weight = torch.tensor([self.features.weight[m] for m in names], dtype=torch.float64)
         self.register_buffer("weight", weight, persistent=False)
         graphs = {
