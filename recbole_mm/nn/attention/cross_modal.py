@@ -73,8 +73,8 @@ class SelfAttentionLayer(nn.Module):
         attended = self.output(attend(projected, self.n_heads, mask))
         tokens = self.norm[0](tokens + self.dropout(attended))
         # In place only where there is no gradient: of a view, it would be copied three times on the way back.
-        inner = F.relu(self.expand(tokens), inplace=not torch.is_grad_enabled())
-        return self.norm[1](tokens + self.dropout(self.contract(inner)))
+        frozen = not torch.is_grad_enabled()
+        return self.norm[1](tokens + self.dropout(self.contract(F.relu(self.expand(tokens), inplace=frozen))))
 
     def numbers(self, n_tokens: int, dim: int, on_cpu: bool) -> int:
         """Numbers that the layer keeps at once for each row of a batch in evaluation, without its inputs."""
