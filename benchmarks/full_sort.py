@@ -156,13 +156,15 @@ def cmbf_from_features(network: Any, pairs: Any) -> Any:
     """
     import torch
 
-    size, rows = network._chunk(), []
+    from recbole_mm.nn.attention.coattention import Tokens
+
+    size, rows = network._chunk(network.network), []
     for user, item in zip(pairs["user_id"].split(size), pairs["item_id"].split(size)):
         distinct, place = torch.unique(user, return_inverse=True)
         users, items = network.user_tokens(distinct)[0].rows(place), network.item_tokens(item)
         text = [torch.cat(parts, dim=1) for parts in zip(users, items)]
         image = network.network.image_tower(network.image_tokens(item))
-        rows.append(network._score(network.network.text_input(text[0]), text[1], image, item))
+        rows.append(network._score(network.network, Tokens(*text), image, item))
     return torch.cat(rows).sigmoid()
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from recbole_mm.config import properties_directory
 from recbole_mm.model.user_tokens import UserTokens
+from recbole_mm.nn.attention.cross_modal_folded import FoldedNetwork
 from recbole_mm.nn.diagnosis import idle
 from tests.model.conftest import build, config_for, total_loss, train_steps
 from tests.model.tiny import tiny_model
@@ -289,24 +290,54 @@ def test_a_chunk_keeps_to_the_memory_budget(options, tmp_path):
     users, items = torch.arange(1, 4), torch.arange(1, 61)
     interaction = Interaction({"user_id": users})
     pairs = Interaction({"user_id": users.repeat(20), "item_id": items})
-    assert model._chunk() < len(items) < 2 * model.n_items
+    assert model._chunk(model.network) < len(items) < 2 * model.n_items
     with torch.no_grad():
+        assert model._chunk(model._evaluated()) < len(items)
         model.representations()
-    # Beside a chunk are the tokens of the users and all scores, or the columns of the pairs.
+    # Beside a chunk are the tokens of the users and all scores, or the columns of the pairs; and the folded weights.
     beside = 5 * len(users) * model.n_text * model.network.dim + 2 * len(users) * model.n_items
+    folded = 1.2 * sum(parameter.numel() for parameter in model.network.parameters())
     ranked = most_numbers_at_once(lambda: model.full_sort_predict(interaction), tmp_path)
-    assert budget / 2 < 4 * ranked < budget + 4 * beside
+    assert budget / 2 < 4 * ranked < budget + 4 * (beside + folded)
     scored = most_numbers_at_once(lambda: model.predict(pairs), tmp_path)
-    assert budget / 2 < 4 * scored < budget + 4 * 10 * len(pairs)
+    assert budget / 2 < 4 * scored < budget + 4 * (10 * len(pairs) + folded)
 
 
 def test_which_budget_a_chunk_has():
     small, large = (build("CMBF", image_feature_dim=n).model for n in (8, 64))
-    assert small._chunk() > 3 * large._chunk() > 3
-    assert small._chunk() == build("CMBF", eval_memory_mb=1e4).model._chunk(), "a CPU's cache, not its memory"
-    assert small._chunk() // 8 == build("CMBF", eval_memory_mb=1).model._chunk()
-    assert build("CMBF", eval_memory_mb=1e-6).model._chunk() == 1
-    assert build("CMBF", eval_pair_chunk=7).model._chunk() == 7
+    with torch.no_grad():
+        assert isinstance(small.eval()._evaluated(), FoldedNetwork) and large.eval()._evaluated() is large.network
+    for fold in (lambda network: network, FoldedNetwork):
+
+        def chunk(model, fold=fold):
+            return model._chunk(fold(model.network))
+
+        assert chunk(small) > 3 * chunk(large) > 3
+        assert chunk(small) == chunk(build("CMBF", eval_memory_mb=1e4).model), "a CPU's cache, not its memory"
+        assert chunk(small) // (8 if fold is not FoldedNetwork else 4) == chunk(build("CMBF", eval_memory_mb=1).model)
+        assert chunk(build("CMBF", eval_memory_mb=1e-6).model) == 1
+        assert chunk(build("CMBF", eval_pair_chunk=7).model) == 7
+
+
+def test_only_an_evaluation_without_a_gradient_is_folded():
+    model = build("CMBF").model.eval()
+    assert model._evaluated() is model.network
+    with torch.no_grad():
+        assert isinstance(model._evaluated(), FoldedNetwork)
+        assert model.train()._evaluated() is model.network
+    bare = build("CMBF", n_image_layers=0, n_text_layers=0, n_cross_layers=0).model.eval()
+    with torch.no_grad():
+        assert bare.predict(Interaction({"user_id": torch.tensor([1]), "item_id": torch.tensor([2])})).isfinite()
+
+
+@pytest.mark.parametrize("options", [{}, SIDE, {"use_layer_norm": False, "image_pool": "flatten"}])
+def test_the_folded_network_scores_as_the_plain_one(options, monkeypatch):
+    model = build("CMBF", **options).model.double().eval()
+    users = Interaction({"user_id": torch.arange(model.n_users)})
+    with torch.no_grad():
+        folded = model.full_sort_predict(users)
+        monkeypatch.setattr(model, "_evaluated", lambda: model.network)
+        torch.testing.assert_close(folded, model.full_sort_predict(users), rtol=1e-12, atol=1e-12)
 
 
 def test_the_scored_item_leaves_the_history_of_training_pairs_only():

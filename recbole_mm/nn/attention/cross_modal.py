@@ -15,6 +15,7 @@ __all__ = [
     "CrossModalNetwork",
     "ScalarTokens",
     "SelfAttentionLayer",
+    "cleared",
 ]
 
 
@@ -71,7 +72,9 @@ class SelfAttentionLayer(nn.Module):
         projected = self.project(tokens) if projected is None else projected
         attended = self.output(attend(projected, self.n_heads, mask))
         tokens = self.norm[0](tokens + self.dropout(attended))
-        return self.norm[1](tokens + self.dropout(self.contract(F.relu(self.expand(tokens), inplace=True))))
+        # In place only where there is no gradient: of a view, it would be copied three times on the way back.
+        frozen = not torch.is_grad_enabled()
+        return self.norm[1](tokens + self.dropout(self.contract(F.relu(self.expand(tokens), inplace=frozen))))
 
     def numbers(self, n_tokens: int, dim: int, on_cpu: bool) -> int:
         """Numbers that the layer keeps at once for each row of a batch in evaluation, without its inputs."""
@@ -224,11 +227,7 @@ class CrossModalNetwork(nn.Module):
             projected = first if index == 0 and not len(self.text_layers) else None
             image = image if index == 0 else layer.image(image)
             image, text = layer(image, text, mask, present, projected, image_mask)
-        if mask is not None:
-            text = text * mask.unsqueeze(-1)
-        if image_mask is not None:
-            image = image * image_mask.unsqueeze(-1)
-        return image if present is None else image * present[:, None, None], text
+        return cleared(image, text, mask, present, image_mask)
 
     def numbers(self, n_image: int, n_text: int, on_cpu: bool) -> int:
         """Numbers that a pair needs at once in evaluation, the inputs of :meth:`forward` included.
@@ -257,3 +256,14 @@ class CrossModalNetwork(nn.Module):
         """The same for an item in :meth:`image_tower`."""
         layers = [layer.numbers(n_image, self.dim, on_cpu) for layer in self.image_layers]
         return 2 * n_image * self.dim + max(layers, default=0)
+
+
+def cleared(
+    image: Tensor, text: Tensor, mask: Tensor | None, present: Tensor | None, image_mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Tokens of both branches with zeros where there is none; arguments as of :meth:`CrossModalNetwork.forward`."""
+    if mask is not None:
+        text = text * mask.unsqueeze(-1)
+    if image_mask is not None:
+        image = image * image_mask.unsqueeze(-1)
+    return image if present is None else image * present[:, None, None], text

@@ -12,7 +12,7 @@ from torch import Tensor
 from recbole_mm.nn.attention.softmax import masked_softmax
 from recbole_mm.nn.graph.sparse import full_precision
 
-__all__ = ["attend", "attend_across", "attention_numbers"]
+__all__ = ["attend", "attend_across", "attention_numbers", "sum_of_products"]
 
 # Up to this many tokens on either side, torch's attention spends its time on calls, one a row and head. Measured on one
 # CPU thread for all layers of 8 and 5 tokens of width 16: 41 microseconds a pair, against 17.
@@ -158,15 +158,19 @@ def _batch_first(tokens: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _inner(queries: Tensor, keys: Tensor) -> Tensor:
     """Inner products of every query with every key, per head."""
-    total = queries[:, None, :, 0] * keys[:, :, 0]
-    for channel in range(1, queries.shape[2]):
-        total.addcmul_(queries[:, None, :, channel], keys[:, :, channel])
-    return total
+    return sum_of_products(queries.unsqueeze(1).unbind(3), keys.unbind(2))
 
 
 def _weigh(weights: Tensor, tokens: Tensor, out: Tensor | None = None) -> Tensor:
     """For every query the sum of the keys' tokens times their weights."""
-    total = torch.mul(weights[:, 0].unsqueeze(2), tokens[0], out=out)
-    for key in range(1, len(tokens)):
-        total.addcmul_(weights[:, key].unsqueeze(2), tokens[key])
+    return sum_of_products(weights.unsqueeze(3).unbind(1), tokens.unbind(0), out=out)
+
+
+def sum_of_products(
+    left: Sequence[Tensor], right: Sequence[Tensor], start: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
+    """``start`` + the sum of ``left[i] * right[i]``, in place, so that no table of all products is written."""
+    total = torch.mul(left[0], right[0], out=out) if start is None else torch.addcmul(start, left[0], right[0])
+    for x, y in zip(left[1:], right[1:]):
+        total.addcmul_(x, y)
     return total
