@@ -24,6 +24,7 @@ PROJECTED = 256  # to this width (the authors': 2048 or 4096 to 256; 384, 128 an
 CONTENT_START = 3.0  # Of an aligned start: factor of the orthogonal map that reads content,
 TABLE_START = 0.1  # and of what says nothing yet: trained tables and the biases of projections.
 PUBLISHED_SLOPE = 0.01
+TOGETHER = 2**21  # Numbers up to which modalities pass the graph side by side; to copy larger tables costs more.
 
 
 class MMGCN(SamplesGraph, MultimodalRecommender):
@@ -149,14 +150,17 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
         """``P X W`` to users and to items, ``W`` applied where rows are fewer, and the receivers' own states."""
 
         def messages(states: dict, send: Any, receiving: Any, n: int) -> tuple[dict, dict]:
-            received, own = {}, {}
-            for m, x in states.items():
-                if len(x) <= n:
-                    received[m], own[m] = send(layer[m].transform(x), "row")[0], receiving(x)
-                else:
-                    found, own[m] = send(x, "row")
-                    received[m] = layer[m].transform(found)
-            return received, own
+            early = len(next(iter(states.values()))) <= n
+            sent = {m: layer[m].transform(x) if early else x for m, x in states.items()}
+            if sum(x.numel() for x in sent.values()) <= TOGETHER:
+                stacked = send(torch.cat(list(sent.values()), dim=1), "row")[0]
+                received = dict(zip(sent, stacked.split([x.shape[1] for x in sent.values()], dim=1)))
+                own = {m: receiving(x) for m, x in states.items()}
+            else:
+                both = {m: send(x, "row") for m, x in sent.items()}
+                received = {m: found for m, (found, _) in both.items()}
+                own = {m: receiving(states[m]) if early else rows for m, (_, rows) in both.items()}
+            return received if early else {m: layer[m].transform(x) for m, x in received.items()}, own
 
         to_users, own_items = messages(items, hop.send_items, hop.receiving_items, hop.n_users)
         to_items, own_users = messages(users, hop.send_users, hop.receiving_users, hop.n_items)
