@@ -141,6 +141,7 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
             own_embeddings = hop.receiving_users(embeddings[0]), hop.receiving_items(embeddings[1])
             users = {m: layer[m](to_users[m], own_users[m], own_embeddings[0], rows[0]) for m in users}
             items = {m: layer[m](to_items[m], own_items[m], own_embeddings[1], rows[1]) for m in items}
+        # The first layer's own states of users are rows of the preferences, unless scaled: the penalty reads them.
         if len(hops) > 1 or self.normalize_tables:
             own_users = {m: hop.receiving_users(table) for m, table in preference.items()}
         penalised = [_look_up(user, own_embeddings[0]), _look_up(item, own_embeddings[1])]
