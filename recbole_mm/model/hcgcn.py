@@ -202,15 +202,17 @@ class HCGCN(MultimodalRecommender):
         first = self.graph.propagate(users, items)
         share = self._co_clusters(users + first[0], items + first[1])
         user_sum, item_sum = users + first[0], items + first[1]
-        states = _with_mass(first[0], mass[0]), _with_mass(first[1], mass[1])
+        # Beside the states of the first layer, what ones would become; before the shares of those who receive.
+        messages, weight = (torch.cat([first[0], mass[0]], dim=1), torch.cat([first[1], mass[1]], dim=1)), share
         for _ in range(2, self.n_layers + 1):
-            states, mass = clustering.local_propagation(self.graph, *states, *share), self.graph.propagate(*mass)
-            kept = clustering.keep_totals(states[0], mass[0]), clustering.keep_totals(states[1], mass[1])
-            user_sum, item_sum = user_sum + kept[0].sum(dim=1), item_sum + kept[1].sum(dim=1)
+            messages, mass = clustering.local_messages(self.graph, *messages, *weight), self.graph.propagate(*mass)
+            weight = share[0].square(), share[1].square()
+            kept = [clustering.keep_totals(*parts) for parts in zip(messages, share, mass)]
+            user_sum, item_sum = user_sum + kept[0][0], item_sum + kept[1][0]
             if self.global_weight > 0:
-                messages = clustering.coarse_messages(self.graph, kept, share)
-                user_sum = user_sum + self.global_weight * messages[0]
-                item_sum = item_sum + self.global_weight * messages[1]
+                coarse = clustering.coarse_messages(self.graph, messages, share, (kept[0][1], kept[1][1]))
+                user_sum = torch.add(user_sum, coarse[0], alpha=self.global_weight)
+                item_sum = torch.add(item_sum, coarse[1], alpha=self.global_weight)
         return user_sum / (self.n_layers + 1), item_sum / (self.n_layers + 1), share
 
     def forward(self) -> tuple[Tensor, Tensor]:
@@ -278,11 +280,6 @@ class HCGCN(MultimodalRecommender):
         for name, part in parts.items():
             sizes, rows = clustering.cluster_entropy(*part)
             getLogger().info(f"HCGCN clusters of {name}: entropy of the sizes {sizes:.3f}, of a row {rows:.3f} (of 1)")
-
-
-def _with_mass(states: Tensor, mass: Tensor) -> Tensor:
-    """States of all clusters, ``(n, 1, d + 1)``: those of the first layer, with what ones would become beside them."""
-    return torch.cat([states, mass], dim=1).unsqueeze(1)
 
 
 class _WeightedGraph(nn.Module):

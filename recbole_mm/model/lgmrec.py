@@ -22,8 +22,10 @@ from recbole_mm.nn.table_nce import table_nce_loss
 
 __all__ = ["LGMRec"]
 
-# Per modality: hyperedges (A, d); memberships of users and items (n, A); their product, the vectors (n, d).
-Hyper = dict[str, tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]
+# Per modality: hyperedges (A, d), and the memberships of users and items (n, A), whose products are the vectors (n, d).
+Hyper = dict[str, tuple[Tensor, tuple[Tensor, Tensor]]]
+# Users and items.
+Sides = tuple[Tensor, Tensor]
 
 
 class LGMRec(MultimodalRecommender):
@@ -98,13 +100,13 @@ class LGMRec(MultimodalRecommender):
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Representations of all users and items, ``(n_users, d)`` and ``(n_items, d)``."""
-        users, items, _ = self._encode()
-        return users, items
+        encoded = self._encode()
+        return self._combine(0, None, *encoded), self._combine(1, None, *encoded)
 
-    def _encode(self) -> tuple[Tensor, Tensor, Hyper]:
-        """Representations of all users and items, and what the hyperedges give them."""
+    def _encode(self) -> tuple[Sides, Sides, Hyper]:
+        """ID vectors; vectors of the modalities side by side; hyperedges. All of them of all users and items."""
         dim = self.user_embedding.shape[1]
-        users, items = lightgcn([self.graph] * self.n_layers, self.user_embedding, self.item_embedding)
+        ids = lightgcn([self.graph] * self.n_layers, self.user_embedding, self.item_embedding)
         states, logits = [], []
         for modality, feature in self.features.items():
             maps = [self.project[modality].weight, self.membership[modality].weight]
@@ -112,18 +114,20 @@ class LGMRec(MultimodalRecommender):
             both = full_precision(linear(feature, torch.cat(maps), backend=self.dense_backend))  # type: ignore[arg-type]
             states.append(both[:, :dim])
             logits.append(both[:, dim:] * self.features.observed[modality].unsqueeze(1))
-        with torch.autocast(items.device.type, enabled=False):  # narrow products, and lengths that half precision lacks
-            hyper = self._hyperedges(items, torch.cat(logits, dim=1))
-        spread = self._spread(torch.cat(states, dim=1))
-        result = []
-        for side, table in enumerate((users, items)):
-            whole = torch.zeros_like(table)
-            for modality, part in zip(self.features, spread[side].chunk(len(self.features), dim=1)):
-                share = self.features.weight[modality]
-                table = table + share * unit_rows(part)
-                whole = whole + share * hyper[modality][2][side]
-            result.append(table + self.global_weight * unit_rows(whole))
-        return result[0], result[1], hyper
+        with torch.autocast(ids[1].device.type, enabled=False):  # narrow products, and lengths that half lacks
+            hyper = self._hyperedges(ids[1], torch.cat(logits, dim=1))
+        return ids, self._spread(torch.cat(states, dim=1)), hyper
+
+    def _combine(self, side: int, rows: Tensor | None, ids: Sides, spread: Sides, hyper: Hyper) -> Tensor:
+        """Representations of users (side 0) or items (1), of the given rows or of all."""
+        table, local = _rows(rows, ids[side]), _rows(rows, spread[side])
+        whole = torch.zeros_like(table)
+        for modality, part in zip(self.features, local.chunk(len(self.features), dim=1)):
+            share, (edges, members) = self.features.weight[modality], hyper[modality]
+            table = torch.add(table, unit_rows(part), alpha=share)
+            with torch.autocast(whole.device.type, enabled=False):
+                whole = torch.add(whole, _rows(rows, members[side]) @ edges, alpha=share)
+        return torch.add(table, unit_rows(whole), alpha=self.global_weight)
 
     def _spread(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Modality vectors, side by side, after the last of the hops that start from the users' means."""
@@ -133,7 +137,7 @@ class LGMRec(MultimodalRecommender):
         return users, items
 
     def _hyperedges(self, items: Tensor, logits: Tensor) -> Hyper:
-        """Per modality the hyperedges; memberships of users and items; what the hyperedges bring them."""
+        """Per modality the hyperedges, and memberships of users and items."""
         one = self.one.to(logits.dtype)
         of_users = spmm(self.graph.to_user, one, logits, one)
         parts = of_users.chunk(len(self.features), dim=1), logits.chunk(len(self.features), dim=1)
@@ -146,7 +150,7 @@ class LGMRec(MultimodalRecommender):
             edges = source.t() @ items
             for _ in range(1, self.n_hyper_layers):
                 edges = source.t() @ (source @ edges)
-            result[modality] = edges, (user_rows, item_rows), (user_rows @ edges, item_rows @ edges)
+            result[modality] = edges, (user_rows, item_rows)
         return result
 
     def _member(self, logits: Tensor, observed: Tensor) -> Tensor:
@@ -163,22 +167,23 @@ class LGMRec(MultimodalRecommender):
         with long feature vectors (``feature_norm: l2`` shortens them).
         """
         hyper = self._encode()[2] if self.global_weight > 0 else {}
-        for index, (modality, (_, members, _)) in enumerate(hyper.items()):
+        for index, (modality, (_, members)) in enumerate(hyper.items()):
             sizes, rows = cluster_entropy(members[1], self.item_observed[:, index])
             getLogger().info(
                 f"LGMRec hyperedges of {modality}: entropy of the sizes {sizes:.3f}, of a row {abs(rows):.3f} (of 1)"
             )
-        return {f"hyperedges of {m}": Part("assignment", members[1]) for m, (_, members, _) in hyper.items()}
+        return {f"hyperedges of {m}": Part("assignment", members[1]) for m, (_, members) in hyper.items()}
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """BPR, the penalty and the weighted contrast of the hyperedges' vectors of a batch."""
         user, positive, negative = (interaction[key] for key in (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID))
-        users, items, hyper = self._encode()
-        rows = F.embedding(user, users), F.embedding(positive, items), F.embedding(negative, items)
+        encoded = self._encode()
+        item, hyper = torch.cat([positive, negative]), encoded[2]
+        rows = self._combine(0, user, *encoded), *self._combine(1, item, *encoded).chunk(2)
         ranking = bpr_loss((rows[0] * rows[1]).sum(dim=1), (rows[0] * rows[2]).sum(dim=1))
         losses: tuple[Tensor, ...] = (ranking, self.reg_weight * frobenius_penalty(*rows) / len(user))
         if self.contrastive_weight > 0 and len(self.features) > 1:
-            with torch.autocast(users.device.type, enabled=False):
+            with torch.autocast(user.device.type, enabled=False):
                 losses += (self.contrastive_weight * self._contrast(hyper, user, positive),)
         return losses
 
@@ -190,21 +195,27 @@ class LGMRec(MultimodalRecommender):
         for left, right in pairs:
             for side, (ids, observed) in enumerate(((user, self.user_observed), (positive, known))):
                 both = observed[ids, left] & observed[ids, right]
-                anchor, table = parts[left][2][side], parts[right][2][side]
+                (edges, members), (other_edges, others) = parts[left], parts[right]
+                anchor, table = F.embedding(ids, members[side]), others[side]
                 tau = self.contrastive_temperature
                 if self.negatives == "batch":
-                    rows = F.embedding(ids, anchor), F.embedding(ids, table)
+                    rows = anchor @ edges, F.embedding(ids, table) @ other_edges
                     total = total + both.sum() * info_nce_loss(*rows, tau, valid=both, same=ids)
-                elif self.n_hyperedges < anchor.shape[1]:
+                elif self.n_hyperedges < edges.shape[1]:
                     # <h Y, k Z> = <h (Y Z'), k>: the same cosines from vectors of width A.
-                    anchor = F.embedding(ids, parts[left][1][side] * _inverse_length(anchor))
-                    anchor = anchor @ (parts[left][0] @ parts[right][0].t())
-                    table = parts[right][1][side] * _inverse_length(table)
-                    total = total + table_nce_loss(anchor, table, ids, tau, observed[:, right], both, normalize=False)
+                    anchor = anchor * _inverse_length(anchor @ edges) @ (edges @ other_edges.t())
+                    table = table * _inverse_length(table @ other_edges)
+                    total = total + table_nce_loss(
+                        anchor, table, ids, tau, observed[:, right], both, normalize=False, largest=1.0
+                    )
                 else:
-                    anchor = F.embedding(ids, anchor)
+                    anchor, table = anchor @ edges, table @ other_edges
                     total = total + table_nce_loss(anchor, table, ids, tau, observed[:, right], both)
         return total / len(pairs)
+
+
+def _rows(ids: Tensor | None, table: Tensor) -> Tensor:
+    return table if ids is None else F.embedding(ids, table)
 
 
 def _inverse_length(table: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.model.sampled_graph import SamplesGraph
-from recbole_mm.nn.graph.bipartite import head
-from recbole_mm.nn.graph.sampling import Hop, Neighbourhood
+from recbole_mm.nn.graph.cut import AnyHop, cut_last
+from recbole_mm.nn.graph.sampling import Neighbourhood
 from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.linear import Linear, linear
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
@@ -24,6 +24,7 @@ PROJECTED = 256  # to this width (the authors': 2048 or 4096 to 256; 384, 128 an
 CONTENT_START = 3.0  # Of an aligned start: factor of the orthogonal map that reads content,
 TABLE_START = 0.1  # and of what says nothing yet: trained tables and the biases of projections.
 PUBLISHED_SLOPE = 0.01
+TOGETHER = 2**21  # Numbers up to which modalities pass the graph side by side; to copy larger tables costs more.
 
 
 class MMGCN(SamplesGraph, MultimodalRecommender):
@@ -66,8 +67,8 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
         cone, and likeness is lost in what all items share (on a sparse sample, items have a mean cosine of .74 and
         untrained content ranks at Recall@20 .010; with the slope .2 at .031, with .5 at .047). ``negative_slope`` is
         .2, because .5 costs on sparse listening data what it gains on sparse data where content predicts more.
-        Computation is rearranged exactly: modalities stacked in one sparse product, ``P (X W) = (P X) W`` on the side
-        with fewer nodes, and the last layer on the rows that the batch needs. With ``graph_batch: sampled`` :math:`P`
+        Computation is rearranged exactly: ``P (X W) = (P X) W`` where there are fewer rows, and the last layer on the
+        rows that the batch needs. With ``graph_batch: sampled`` :math:`P`
         is the mean over sampled neighbours: unbiased for :math:`P X`, what follows a nonlinearity is not. A fanout that
         covers every neighbour gives the step of the whole graph.
     """
@@ -124,37 +125,47 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
 
     def modality_states(self, user: Tensor | None = None, item: Tensor | None = None) -> tuple[dict, dict]:
         """Last layer's states, ``{m: (n_users, d)}`` and ``{m: (n_items, d)}``, of the given rows or of all."""
-        part = self.neighbourhood(user, item)
-        return self._states(part, self._tables(part))
+        found = self._states(self.neighbourhood(user, item))
+        return found.users, found.items
 
-    def _states(self, part: Neighbourhood, tables: _Tables) -> tuple[dict, dict]:
-        scale = unit_rows if self.normalize_tables else full_precision
-        users = {m: scale(table) for m, table in tables.preference.items()}
-        items = {m: unit_rows(self.features.projected(m, self.project[m], part.items)) for m in self.features}
-        last = len(self.layers) - 1
-        for index, (layer, hop) in enumerate(zip(self.layers, part.hops)):
-            to_users, to_items = self._messages(layer, hop, users, items)
-            rows = (part.user, part.item) if index == last else (None, None)
-            users = {m: layer[m](to_users[m], users[m], tables.users, rows[0]) for m in users}
-            items = {m: layer[m](to_items[m], items[m], tables.items, rows[1]) for m in items}
-        return users, items
-
-    def _messages(self, layer: Any, hop: Hop, users: dict, items: dict) -> tuple[dict, dict]:
-        """``P X W`` of all modalities: one sparse product a side, ``W`` applied where nodes are fewer."""
-        widths = [state.shape[1] for state in users.values()]
-
-        def messages(states: dict, gather: Any, early: bool) -> dict:
-            stacked = torch.cat([layer[m].transform(x) if early else x for m, x in states.items()], dim=1)
-            received = dict(zip(states, gather(stacked, "row").split(widths, dim=1)))
-            return received if early else {m: layer[m].transform(x) for m, x in received.items()}
-
-        n_users, n_items = (len(next(iter(states.values()))) for states in (users, items))
-        to_users = messages(items, hop.gather_users, n_items <= hop.n_users)
-        return to_users, messages(users, hop.gather_items, n_users < hop.n_items)
-
-    def _tables(self, part: Neighbourhood) -> _Tables:
+    def _states(self, part: Neighbourhood) -> _States:
+        hops, user, item = cut_last(part)
         preference = {m: part.of_users(self.preference[m]) for m in self.features}
-        return _Tables(part.of_users(self.user_embedding), part.of_items(self.item_embedding), preference)
+        embeddings = part.of_users(self.user_embedding), part.of_items(self.item_embedding)
+        scale = unit_rows if self.normalize_tables else full_precision
+        users = {m: scale(table) for m, table in preference.items()}
+        items = {m: unit_rows(self.features.projected(m, self.project[m], part.items)) for m in self.features}
+        for layer, hop in zip(self.layers, hops):
+            rows = (user, item) if hop is hops[-1] and layer is self.layers[-1] else (None, None)
+            to_users, to_items, own_users, own_items = self._messages(layer, hop, users, items)
+            own_embeddings = hop.receiving_users(embeddings[0]), hop.receiving_items(embeddings[1])
+            users = {m: layer[m](to_users[m], own_users[m], own_embeddings[0], rows[0]) for m in users}
+            items = {m: layer[m](to_items[m], own_items[m], own_embeddings[1], rows[1]) for m in items}
+        # The first layer's own states of users are rows of the preferences, unless scaled: the penalty reads them.
+        if len(hops) > 1 or self.normalize_tables:
+            own_users = {m: hop.receiving_users(table) for m, table in preference.items()}
+        penalised = [_look_up(user, own_embeddings[0]), _look_up(item, own_embeddings[1])]
+        return _States(users, items, penalised, [_look_up(user, own) for own in own_users.values()])
+
+    def _messages(self, layer: Any, hop: AnyHop, users: dict, items: dict) -> tuple[dict, dict, dict, dict]:
+        """``P X W`` to users and to items, ``W`` applied where rows are fewer, and the receivers' own states."""
+
+        def messages(states: dict, send: Any, receiving: Any, n: int) -> tuple[dict, dict]:
+            early = len(next(iter(states.values()))) <= n
+            sent = {m: layer[m].transform(x) if early else x for m, x in states.items()}
+            if sum(x.numel() for x in sent.values()) <= TOGETHER:
+                stacked = send(torch.cat(list(sent.values()), dim=1), "row")[0]
+                received = dict(zip(sent, stacked.split([x.shape[1] for x in sent.values()], dim=1)))
+                own = {m: receiving(x) for m, x in states.items()}
+            else:
+                both = {m: send(x, "row") for m, x in sent.items()}
+                received = {m: found for m, (found, _) in both.items()}
+                own = {m: receiving(states[m]) if early else rows for m, (_, rows) in both.items()}
+            return received if early else {m: layer[m].transform(x) for m, x in received.items()}, own
+
+        to_users, own_items = messages(items, hop.send_items, hop.receiving_items, hop.n_users)
+        to_items, own_users = messages(users, hop.send_users, hop.receiving_users, hop.n_items)
+        return to_users, to_items, own_users, own_items
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Representations of all users and items, ``(n_users, d)`` and ``(n_items, d)``."""
@@ -165,28 +176,27 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
         """BPR, the regularisation and, if asked for, the modality contrast of a batch."""
         user, positive = interaction[self.USER_ID], interaction[self.ITEM_ID]
         item = torch.cat([positive, interaction[self.NEG_ITEM_ID]])
-        part = self.neighbourhood(user, item)
-        tables = self._tables(part)
-        user_states, item_states = self._states(part, tables)
-        users, items = self.features.weighted_mean(user_states), self.features.weighted_mean(item_states)
+        found = self._states(self.neighbourhood(user, item))
+        users, items = self.features.weighted_mean(found.users), self.features.weighted_mean(found.items)
         chosen, rejected = items.chunk(2)
-        embeddings = l2_penalty(_look_up(part.user, tables.users), _look_up(part.item, tables.items))
-        preferences = torch.stack([l2_penalty(_look_up(part.user, x)) for x in tables.preference.values()]).mean()
+        embeddings = l2_penalty(*found.embeddings)
+        preferences = torch.stack([l2_penalty(rows) for rows in found.preferences]).mean()
         losses: tuple[Tensor, ...] = (
             bpr_loss((users * chosen).sum(dim=1), (users * rejected).sum(dim=1)),
             self.reg_weight * (embeddings + preferences),
         )
         if self.contrastive_weight > 0:
-            losses += (self.modality_contrast({m: x[: len(positive)] for m, x in item_states.items()}, positive),)
+            losses += (self.modality_contrast({m: x[: len(positive)] for m, x in found.items.items()}, positive),)
         return losses
 
 
-class _Tables(NamedTuple):
-    """Rows of the trained tables that a step reads."""
+class _States(NamedTuple):
+    """Last layer's states of the rows asked for, and the rows of the trained tables behind them."""
 
-    users: Tensor
-    items: Tensor
-    preference: dict[str, Tensor]
+    users: dict[str, Tensor]
+    items: dict[str, Tensor]
+    embeddings: list[Tensor]
+    preferences: list[Tensor]
 
 
 class _Layer(nn.Module):
@@ -221,8 +231,6 @@ class _Layer(nn.Module):
         return linear(states, self.convolve.t(), backend=self.own.backend)
 
     def forward(self, messages: Tensor, states: Tensor, embedding: Tensor, rows: Tensor | None) -> Tensor:
-        # In a sampled neighbourhood those that receive come first among those that send.
-        states, embedding = head(states, len(messages)), head(embedding, len(messages))
         if rows is not None and len(rows) < len(states):
             messages, states, embedding = (F.embedding(rows, table) for table in (messages, states, embedding))
             rows = None

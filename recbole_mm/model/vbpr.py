@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
-from recbole_mm.nn.linear import linear
 from recbole_mm.nn.loss import bpr_loss, frobenius_penalty, l2_penalty
+from recbole_mm.nn.projection import linear_rows
 from recbole_mm.nn.rows import batch_rows
 
 __all__ = ["VBPR"]
@@ -84,21 +84,26 @@ class VBPR(MultimodalRecommender):
             bias = self.item_bias if rows is None else self.item_bias.index_select(0, rows)
         if self.item_bias is not None and self.zero_id_for_cold and not self.training:
             bias = bias * self.in_training
-        content: Tensor | float = 0.0
-        for modality, part in self._content(rows).items():
+        content = latent.new_zeros(())
+        for modality, (part, biases) in self._content(rows).items():
             weight = self.features.weight[modality]
-            content = content + weight * part
-            if modality in self.content_bias:
-                feature = self.features[modality]
-                bias = bias + weight * ((feature if rows is None else feature[rows]) @ self.content_bias[modality])
-        return latent, content, bias  # type: ignore[return-value]
+            content = torch.add(content, part, alpha=weight)
+            bias = bias if biases is None else torch.add(bias, biases, alpha=weight)
+        return latent, content, bias
 
-    def _content(self, rows: Tensor | None) -> dict[str, Tensor]:
-        """Content factors of some items, or of all, from each modality alone."""
-        return {
-            m: linear(f if rows is None else f[rows], self.project[m].t(), backend=self.dense_backend)
-            for m, f in self.features.items()
-        }
+    def _content(self, rows: Tensor | None) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Content factors and, if there are any, content biases of some items, or of all, from each modality alone."""
+        result: dict[str, tuple[Tensor, Tensor | None]] = {}
+        for modality, feature in self.features.items():
+            maps = self.project[modality]
+            if modality not in self.content_bias:
+                result[modality] = linear_rows(feature, rows, maps.t(), backend=self.dense_backend), None
+                continue
+            # A bias is one more factor: features are wide, and read once for both.
+            both = torch.cat([maps, self.content_bias[modality].unsqueeze(1)], dim=1)
+            found = linear_rows(feature, rows, both.t(), backend=self.dense_backend)
+            result[modality] = found[:, :-1], found[:, -1]
+        return result
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """Ranking, penalty and, if asked for, the modality contrast of a batch."""
@@ -110,7 +115,7 @@ class VBPR(MultimodalRecommender):
         near, far = ((users[0] * a).sum(dim=1) + (users[1] * b).sum(dim=1) + c for a, b, c in pair)
         losses: tuple[Tensor, ...] = (bpr_loss(near, far), self.reg_weight * self._penalty(users, pair, interaction))
         if self.contrastive_weight > 0:
-            losses += (self.modality_contrast(self._content(positive), positive),)
+            losses += (self.modality_contrast({m: part for m, (part, _) in self._content(positive).items()}, positive),)
         return losses
 
     def _penalty(self, users: tuple[Tensor, Tensor], pair: Sequence[tuple[Tensor, ...]], interaction: Any) -> Tensor:

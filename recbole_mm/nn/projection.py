@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from recbole_mm.nn.linear import Linear, linear
 
-__all__ = ["project_rows"]
+__all__ = ["linear_rows", "project_rows"]
 
 BLOCK = 2**22
 """Numbers of a table that are gathered at a time: 16 MB in float32."""
@@ -18,11 +18,7 @@ BLOCK = 2**22
 def project_rows(layer: nn.Module, table: Tensor, ids: Tensor | None) -> Tensor:
     r"""``layer(table[ids])`` for a table without gradients, such as features.
 
-    .. math:: Y = X_{ids} W^\top + b, \quad \partial W = \partial Y^\top X_{ids}
-
-    On a CPU a :class:`Linear` (alone, or first of an ``nn.Sequential``) gathers a block of rows at a time, and again
-    for the gradient of its weight: features are wide, and a copy of a step's rows costs more than both gathers. Half
-    precision is widened by the block. Other layers, devices and autocast take the plain way.
+    A :class:`Linear` (alone, or first of an ``nn.Sequential``) is :func:`linear_rows`; other layers take the plain way.
 
     Args:
         layer: Maps ``(n, width)`` to ``(n, n_out)``.
@@ -40,11 +36,45 @@ def project_rows(layer: nn.Module, table: Tensor, ids: Tensor | None) -> Tensor:
     """
     if isinstance(layer, nn.Sequential) and len(layer):
         return layer[1:](project_rows(layer[0], table, ids))  # type: ignore[no-any-return]
+    if type(layer) is not Linear or _has_hooks(layer):
+        return layer(_whole(table, ids))  # type: ignore[no-any-return]
+    return linear_rows(table, ids, layer.weight, layer.bias, layer.backend)
+
+
+def linear_rows(
+    table: Tensor, ids: Tensor | None, weight: Tensor, bias: Tensor | None = None, backend: str | None = None
+) -> Tensor:
+    r"""``linear(table[ids], weight, bias)`` for a table without gradients, such as features.
+
+    .. math:: Y = X_{ids} W^\top + b, \quad \partial W = \partial Y^\top X_{ids}
+
+    On a CPU a block of rows is gathered at a time, and again for the gradient of the weight: features are wide, and a
+    copy of a step's rows costs more than both gathers. Half precision is widened by the block. Other devices and
+    autocast take the plain way.
+
+    Args:
+        table: Shape ``(n_rows, width)``.
+        ids: Rows asked for, ``(n,)``; ``None`` for all of them in order.
+        weight: Shape ``(n_out, width)``.
+        bias: Shape ``(n_out,)``.
+        backend: As for :func:`linear`.
+
+    Returns:
+        Shape ``(n, n_out)``.
+
+    Example:
+        >>> linear_rows(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1]), torch.tensor([[1.0, 0.5]]))
+        tensor([[5.]])
+    """
     plain = table.device.type != "cpu" or table.requires_grad or torch.is_autocast_enabled("cpu")
-    if plain or type(layer) is not Linear or _has_hooks(layer):
-        rows = table if ids is None else table.index_select(0, ids)
-        return layer(rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows)  # type: ignore[no-any-return]
-    return _ProjectRows.apply(table, ids, layer.weight, layer.bias, layer.backend)  # type: ignore[no-any-return]
+    if plain or (ids is None and table.dtype == weight.dtype):
+        return linear(_whole(table, ids), weight, bias, backend)
+    return _ProjectRows.apply(table, ids, weight, bias, backend)  # type: ignore[no-any-return]
+
+
+def _whole(table: Tensor, ids: Tensor | None) -> Tensor:
+    rows = table if ids is None else table.index_select(0, ids)
+    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
 
 
 def _has_hooks(layer: nn.Module) -> bool:
@@ -70,7 +100,7 @@ def _blocks(table: Tensor, ids: Tensor | None, dtype: torch.dtype) -> Any:
 class _ProjectRows(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, table: Tensor, ids: Tensor | None, weight: Tensor, bias: Tensor | None, backend: str
+        ctx: Any, table: Tensor, ids: Tensor | None, weight: Tensor, bias: Tensor | None, backend: str | None
     ) -> Tensor:
         ctx.save_for_backward(table, ids, weight)
         ctx.backend = backend

@@ -13,8 +13,11 @@ from recbole_mm.nn.rows import unit_rows
 
 __all__ = ["table_nce_loss"]
 
-TABLE_SCORES = {True: 2**21, False: CHUNK_SCORES}
-"""Scores held at once, on a CPU (8 MB of float32, which caches hold) and elsewhere."""
+TABLE_SCORES = {True: 2**19, False: CHUNK_SCORES}
+"""Scores held at once, on a CPU (2 MB of float32, which caches hold) and elsewhere."""
+
+FAR = 32.0
+"""Bound of the scores up to which it is subtracted instead of the highest: no share is then below exp(-64)."""
 
 
 def table_nce_loss(
@@ -26,6 +29,7 @@ def table_nce_loss(
     counted: Tensor | None = None,
     chunk_rows: int | None = None,
     normalize: bool = True,
+    largest: float | None = None,
 ) -> Tensor:
     r"""Contrast of anchors with their rows of a whole table, all other rows being negatives; a sum over the anchors.
 
@@ -46,6 +50,8 @@ def table_nce_loss(
         chunk_rows: Anchors whose scores are held at once.
         normalize: Whether rows are divided by their lengths; otherwise :math:`s` is the inner product over
             :math:`\tau`.
+        largest: Size that no inner product exceeds, where that is known without ``normalize``. With a bound that is low
+            enough nobody looks for the highest score of each anchor.
 
     Returns:
         A scalar; 0 if no anchor is counted.
@@ -74,7 +80,8 @@ def table_nce_loss(
         chunk_rows = max(1, TABLE_SCORES[anchor.device.type == "cpu"] // max(len(table), 1))
     with torch.autocast(anchor.device.type, enabled=False):
         anchor, table = ((unit_rows if normalize else full_precision)(view) for view in (anchor, table))
-        return _TableNCE.apply(anchor, table, ids, valid, counted, temperature, chunk_rows)
+        largest = 1.0 if normalize else largest
+        return _TableNCE.apply(anchor, table, ids, valid, counted, temperature, chunk_rows, largest)
 
 
 class _TableNCE(torch.autograd.Function):
@@ -88,39 +95,47 @@ class _TableNCE(torch.autograd.Function):
         counted: Tensor,
         temperature: float,
         chunk_rows: int,
+        largest: float | None,
     ) -> Tensor:
-        total = anchor.new_zeros(())
-        gradients = [
-            torch.zeros_like(view) if need else None for view, need in zip((anchor, table), ctx.needs_input_grad)
-        ]
-        scale = counted.to(anchor.dtype) / temperature
+        dim, limits = anchor.shape[1], torch.finfo(anchor.dtype)
+        of_anchor = of_table = None
+        if ctx.needs_input_grad[1]:  # transposed: with few columns MKL takes three times as long the other way round
+            of_table = torch.zeros_like(table.t(), memory_format=torch.contiguous_format)
+        bound = 0.0 if largest is None else largest / temperature
+        bounded = largest is not None and bound <= FAR
+        # Passes over the scores are what costs. One more column lets the product divide by the temperature, mask, and
+        # subtract the bound; one of ones lets the product with the table add the scores up.
+        below = anchor.new_full((1, len(table)), limits.min / 4)
+        below.masked_fill_(valid, -bound if bounded else 0.0)
+        keys, ends = torch.cat((table.t(), below)), torch.cat((table, anchor.new_ones(len(table), 1)), dim=1)
+        queries = torch.cat((anchor / temperature, anchor.new_ones(len(anchor), 1)), dim=1)
+        sums, highest = anchor.new_empty(len(anchor), dim + 1), anchor.new_full((len(anchor), 1), bound)
+        weight = (counted.to(anchor.dtype) / temperature).unsqueeze(1)
         for start in range(0, len(anchor), chunk_rows):
             rows = slice(start, start + chunk_rows)
-            part, weight, own = anchor[rows], scale[rows].unsqueeze(1), table[ids[rows]]
-            scores = (part @ table.t()).div_(temperature).masked_fill_(~valid, torch.finfo(anchor.dtype).min / 4)
-            highest = scores.amax(dim=1, keepdim=True)
-            shares = scores.sub_(highest).exp_()
-            partition = shares.sum(dim=1, keepdim=True)
-            losses = partition.log() + highest - (part * own).sum(dim=1, keepdim=True) / temperature
-            total += (losses * counted[rows].unsqueeze(1)).sum()
-            shares.mul_(weight / partition)
-            if gradients[0] is not None:
-                gradients[0][rows] = torch.addmm(own * weight, shares, table, beta=-1)
-            if gradients[1] is not None:
-                gradients[1].addmm_(shares.t(), part)
-        if gradients[1] is not None:
-            gradients[1].index_add_(0, ids, anchor * -scale.unsqueeze(1))
-        ctx.save_for_backward(*gradients)
-        return total
+            scores = queries[rows] @ keys
+            if not bounded:
+                torch.amax(scores, dim=1, keepdim=True, out=highest[rows])
+                scores.sub_(highest[rows])
+            shares = scores.exp_()
+            torch.mm(shares, ends, out=sums[rows])
+            if of_table is not None:
+                factor = weight[rows] / sums[rows, dim:].clamp_min(limits.tiny)
+                of_table.addmm_((anchor[rows] * factor).t(), shares)
+        own = table[ids]
+        partition = sums[:, dim:].clamp_min(limits.tiny)  # 0 where there is no candidate, and then nothing counts
+        losses = partition.log() + highest - (anchor * own).sum(dim=1, keepdim=True) / temperature
+        if ctx.needs_input_grad[0]:
+            of_anchor = (sums[:, :dim] / partition - own) * weight
+        if of_table is not None:
+            of_table = of_table.t().contiguous().index_add_(0, ids, anchor * -weight)
+        ctx.save_for_backward(of_anchor, of_table)
+        return (losses * counted.unsqueeze(1)).sum()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return (
             *(None if saved is None else gradient * saved for saved in ctx.saved_tensors),
-            None,
-            None,
-            None,
-            None,
-            None,
+            *(None,) * 6,
         )

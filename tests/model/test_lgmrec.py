@@ -194,7 +194,8 @@ def test_dropout_acts_on_memberships_in_training():
 
 def test_one_hyperedge_brings_every_observed_item_the_same():
     model = golden_model("B", n_hyperedges=1).eval()
-    vectors = model._encode()[2]["audio"][2][1]
+    edges, members = model._encode()[2]["audio"]
+    vectors = members[1] @ edges
     assert torch.equal(vectors[1], vectors[2]) and vectors[3].eq(0).all() and vectors[0].eq(0).all()
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from recbole_mm.model import mmgcn
 from recbole_mm.model.mmgcn import MMGCN
 from tests.model.conftest import build, total_loss, train_steps
 from tests.model.tiny import assert_same_function, tiny_dataset, tiny_model
@@ -49,13 +50,15 @@ def reference_scores(model: MMGCN) -> torch.Tensor:
     return total[:n_users] @ total[n_users:].T
 
 
+@pytest.mark.parametrize("together", [0, mmgcn.TOGETHER])
 @pytest.mark.parametrize("concat", [True, False])
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
 @pytest.mark.parametrize(("projection", "normalize"), [(None, True), (2, False), ({"image": 4}, False)])
-def test_scores_and_gradients_equal_the_plain_reference(concat, n_layers, projection, normalize):
+def test_scores_and_gradients_equal_the_plain_reference(concat, n_layers, projection, normalize, together, monkeypatch):
     options = {"concat": concat, "n_layers": n_layers, "projection_dim": projection, "embedding_size": 5}
     options["normalize_tables"] = normalize
     options.update({"initialisation": "random", "negative_slope": 0.01} if normalize else {})
+    monkeypatch.setattr(mmgcn, "TOGETHER", together)
     model = tiny_model("MMGCN", PAIRS, FEATURES, **options).double()
     users, items = model()
     assert_same_function(users @ items.T, reference_scores(model), model)
@@ -95,7 +98,7 @@ def test_one_user_two_items_by_hand():
     users = F.normalize(model.preference["text"])
     items = F.normalize(model.project["text"](model.features["text"]))
     assert users[1].item() == 1.0 and items[1:].flatten().tolist() == [1.0, -1.0]
-    to_users, to_items = model._messages(model.layers[0], model.graph, {"text": users}, {"text": items})
+    to_users, to_items, _, _ = model._messages(model.layers[0], model.graph, {"text": users}, {"text": items})
     convolve = model.layers[0]["text"].convolve.item()
     assert to_users["text"][1].item() == pytest.approx(0.0)
     assert to_items["text"][1:].flatten().tolist() == pytest.approx([convolve, convolve])
@@ -211,3 +214,25 @@ def test_a_checkpoint_from_before_the_slope_was_an_option_is_as_published():
     assert MMGCN(config, dataset).layers[0]["image"].slope == 0.2
     del config.final_config_dict["negative_slope"]
     assert MMGCN(config, dataset).layers[0]["image"].slope == 0.01
+
+
+@pytest.mark.parametrize("together", [0, mmgcn.TOGETHER])
+@pytest.mark.parametrize(("n_layers", "normalize"), [(1, False), (1, True), (2, False)])
+def test_the_loss_of_a_cut_step_equals_that_of_the_whole_graph(n_layers, normalize, together, monkeypatch):
+    """With fewer rows in a batch than in the tables, the last layer is computed for the batch alone."""
+    monkeypatch.setattr(mmgcn, "TOGETHER", together)
+    pairs = PAIRS + [(3 + user, user % 4) for user in range(6)]
+    options = {"embedding_size": 5, "n_layers": n_layers, "normalize_tables": normalize, "reg_weight": 0.3}
+    model = tiny_model("MMGCN", pairs, FEATURES, **options).double()
+    user, positive, negative = torch.tensor([2, 2]), torch.tensor([1, 2]), torch.tensor([3, 2])
+    batch = {model.USER_ID: user, model.ITEM_ID: positive, model.NEG_ITEM_ID: negative}
+    users, items = model()
+    gap = (users[user] * (items[positive] - items[negative])).sum(dim=1)
+    penalty = model.user_embedding[user].square().sum() + model.item_embedding[[1, 2, 3, 2]].square().sum()
+    penalty = penalty + sum(table[user].square().sum() for table in model.preference.values()) / len(FEATURES)
+    expected = -F.logsigmoid(gap).mean() + 0.3 * penalty / (2 * len(user))
+    value = total_loss(model, batch)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+    parameters = list(model.parameters())
+    gradients = (torch.autograd.grad(loss, parameters) for loss in (value, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)

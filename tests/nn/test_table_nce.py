@@ -115,3 +115,17 @@ def test_wrong_shapes_masks_and_temperatures_are_refused():
         table_nce_loss(torch.eye(2), torch.eye(2), torch.arange(2), 0.2, counted=torch.ones(2))
     with pytest.raises(ValueError, match="temperature must be a positive number"):
         table_nce_loss(torch.eye(2), torch.eye(2), torch.arange(2), 0.0)
+
+
+@pytest.mark.parametrize("largest", [1.0, 100.0])
+def test_a_known_bound_changes_nothing(largest):
+    """Low enough it stands in for the highest scores; above, these are looked for."""
+    (anchor,), (table,) = views(6, 3, count=1), views(9, 3, count=1, seed=1)
+    anchor, table = F.normalize(anchor), F.normalize(table)
+    ids, valid = torch.tensor([8, 1, 1, 0, 4, 3]), torch.arange(9) != 3
+    options = {"valid": valid, "normalize": False, "chunk_rows": 4}
+    found, expected = (table_nce_loss(anchor, table, ids, 0.1, largest=bound, **options) for bound in (largest, None))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    gradients = (torch.autograd.grad(value, (anchor, table), retain_graph=True) for value in (found, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-13)
+    assert found.item() == pytest.approx(plain(anchor, table, ids, 0.1, valid, valid[ids]).item(), rel=1e-12)

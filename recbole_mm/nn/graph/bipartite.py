@@ -174,6 +174,22 @@ class BipartiteGraph(nn.Module):
         forward, backward = self.norm_weights("item", norm, users.dtype)
         return spmm(self.to_item, forward, users, backward)
 
+    def send_users(self, users: Tensor, norm: str = "sym") -> tuple[Tensor, Tensor]:
+        """Messages to all items, and the own states of the users that receive: the table itself."""
+        return self.gather_items(users, norm), users
+
+    def send_items(self, items: Tensor, norm: str = "sym") -> tuple[Tensor, Tensor]:
+        """Messages to all users, and the own states of the items that receive: the table itself."""
+        return self.gather_users(items, norm), items
+
+    def receiving_users(self, table: Tensor) -> Tensor:
+        """Rows of the users that receive: all."""
+        return table
+
+    def receiving_items(self, table: Tensor) -> Tensor:
+        """Rows of the items that receive: all."""
+        return table
+
     def of_pairs(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Values of the pairs, in ``to_user`` order, as the edges to users and those to items have them."""
         return values, values.index_select(0, self.to_user.transpose_order)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,7 +17,7 @@ __all__ = [
     "clustered_item_weights",
     "coarse_messages",
     "keep_totals",
-    "local_propagation",
+    "local_messages",
     "sharpened_target",
     "student_t_assignment",
 ]
@@ -37,7 +39,9 @@ def student_t_assignment(states: Tensor, centroids: Tensor, scale: Tensor | floa
         tensor([[0.9091, 0.0909],
                 [0.0909, 0.9091]])
     """
-    closeness = 1.0 / (1.0 + (states.unsqueeze(1) - centroids.unsqueeze(0)).square().sum(dim=2) / scale)
+    # By differences, not by the inner products that are faster: these lose all digits of a short distance.
+    distance = torch.cdist(states, centroids, compute_mode="donot_use_mm_for_euclid_dist")
+    closeness = 1.0 / (1.0 + distance.square() / scale)
     return closeness / closeness.sum(dim=1, keepdim=True)
 
 
@@ -133,72 +137,132 @@ def clustered_item_weights(pattern: SparsePattern, values: Tensor, assignment: T
     return inside * (before / after.clamp(min=tiny)).index_select(0, pattern.row)
 
 
-def local_propagation(
+def local_messages(
     graph: BipartiteGraph, users: Tensor, items: Tensor, user_share: Tensor, item_share: Tensor
 ) -> tuple[Tensor, Tensor]:
-    r"""One hop inside every co-cluster.
+    r"""What one hop inside every co-cluster sends, :math:`M_c = \hat A\, \mathrm{diag}(P_{\cdot c})\, E_c`.
 
-    .. math:: E_c' = \mathrm{diag}(P_{\cdot c})\, \hat A\, \mathrm{diag}(P_{\cdot c})\, E_c
-
-    All clusters lie side by side in one sparse product a side.
+    All clusters lie side by side in one sparse product a side. The new states are :math:`\mathrm{diag}(P_{\cdot c})
+    M_c`; what is wanted of them are sums, and no table of their size is made for these: :func:`keep_totals`,
+    :func:`coarse_messages`. Another hop from them is one from :math:`M` with the shares squared.
 
     Args:
         graph: The training pairs; :math:`\hat A` is symmetrically normalised.
-        users: States per cluster, ``(n_users, n_clusters, dim)``, or ``(n_users, 1, dim)`` while they are all the same.
+        users: States per cluster, ``(n_users, n_clusters, dim)``, or ``(n_users, dim)`` while they are all the same.
         items: The same for items.
         user_share: :math:`P` of the users. Shape ``(n_users, n_clusters)``.
         item_share: :math:`P` of the items. Shape ``(n_items, n_clusters)``.
 
     Returns:
-        New states of users and items, ``(n, n_clusters, dim)``.
+        Messages to users and items, ``(n, n_clusters, dim)``.
     """
-    weighted_users, weighted_items = users * user_share.unsqueeze(2), items * item_share.unsqueeze(2)
-    to_users = graph.gather_users(weighted_items.flatten(start_dim=1)).view_as(weighted_users)
-    to_items = graph.gather_items(weighted_users.flatten(start_dim=1)).view_as(weighted_items)
-    return to_users * user_share.unsqueeze(2), to_items * item_share.unsqueeze(2)
+    inside = [
+        _Outer.apply(share, states) if states.dim() == 2 else states * share.unsqueeze(2)
+        for states, share in ((users, user_share), (items, item_share))
+    ]
+    to_users = graph.gather_users(inside[1].flatten(start_dim=1))
+    to_items = graph.gather_items(inside[0].flatten(start_dim=1))
+    return to_users.unflatten(1, inside[1].shape[1:]), to_items.unflatten(1, inside[0].shape[1:])
 
 
-def keep_totals(states: Tensor, total: Tensor) -> Tensor:
+def keep_totals(messages: Tensor, share: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
     r"""Rescale what a node receives inside its clusters to what it would receive without any.
 
-    .. math:: E_{c,n} \frac{m_n}{\sum_{c'} m_{c',n}}
+    .. math:: \sum_c E_{c,n} \frac{m_n}{\sum_{c'} m_{c',n}}, \quad E_{c,n} = P_{nc} M_{c,n}
 
     Shares below 1 let less through than the graph does, and more the more alike the shares of neighbours are; a
     training that may choose the shares would therefore put everything into one cluster. Rescaled, shares decide from
     where a node receives, not how much. A node that receives nothing inside its clusters stays at zero.
 
     Args:
-        states: :math:`E_{c,n}`, in the last column :math:`m_{c,n}`: the same propagation of ones. Shape
-            ``(n, n_clusters, dim + 1)``.
+        messages: :math:`M_{c,n}`, in the last column the same of ones. Shape ``(n, n_clusters, dim + 1)``.
+        share: :math:`P`. Shape ``(n, n_clusters)``.
         total: :math:`m_n`, the propagation of ones without clusters. Shape ``(n,)`` or ``(n, 1)``.
 
     Returns:
-        Shape ``(n, n_clusters, dim)``.
+        The sum, ``(n, dim)``, and the factor of each node, ``(n,)``.
     """
-    received = states[:, :, -1].sum(dim=1).clamp(min=torch.finfo(states.dtype).tiny)
-    return states[:, :, :-1] * (total.to(states.dtype).flatten() / received).view(-1, 1, 1)
+    summed = _Contract.apply(share, messages)
+    received = summed[:, -1].clamp(min=torch.finfo(summed.dtype).tiny)
+    factor = total.to(summed.dtype).flatten() / received
+    return summed[:, :-1] * factor.unsqueeze(1), factor
 
 
-def coarse_messages(graph: BipartiteGraph, states: tuple[Tensor, Tensor], share: tuple[Tensor, Tensor]) -> list[Tensor]:
+def coarse_messages(
+    graph: BipartiteGraph,
+    messages: tuple[Tensor, Tensor],
+    share: tuple[Tensor, Tensor],
+    factor: tuple[Tensor, Tensor],
+) -> list[Tensor]:
     r"""Messages between clusters: every node receives what its clusters learn from the other clusters.
 
-    .. math:: z_c = \frac{\sum_n P_{nc} E_{c,n}}{\sum_n P_{nc}}, \qquad
+    .. math:: z_c = \frac{\sum_n P_{nc} E_{c,n}}{\sum_n P_{nc}}, \quad E_{c,n} = f_n P_{nc} M_{c,n}, \qquad
               z' = \mathrm{rownorm}(P^\top \hat A P)\, z, \qquad G_n = \textstyle\sum_c P_{nc} z'_c
 
     Args:
         graph: The training pairs.
-        states: States per cluster of users and of items, ``(n, n_clusters, dim)`` each.
+        messages: :math:`M` of users and of items, as :func:`keep_totals` takes them.
         share: :math:`P` of users and of items, ``(n, n_clusters)`` each; all-zero rows take no part.
+        factor: :math:`f` of users and of items, ``(n,)`` each.
 
     Returns:
         :math:`G` of the users and of the items, ``(n, dim)`` each.
     """
-    tiny = torch.finfo(states[0].dtype).tiny
+    tiny = torch.finfo(messages[0].dtype).tiny
     total = share[0].sum(dim=0) + share[1].sum(dim=0)
-    summed = sum(torch.einsum("nc,ncd->cd", p, e) for p, e in zip(share, states))
+    summed = sum(_Centres.apply(p.square() * f.unsqueeze(1), m)[:, :-1] for p, f, m in zip(share, factor, messages))
     centres = summed / total.clamp(min=tiny).unsqueeze(1)
     half = share[0].T @ graph.gather_users(share[1])
     between = half + half.T  # both halves of the symmetric bipartite matrix
     between = between / between.sum(dim=1, keepdim=True).clamp(min=tiny)
     received = between @ centres
     return [p @ received for p in share]
+
+
+class _Outer(torch.autograd.Function):
+    """Shares ``(n, C)`` and states ``(n, dim)`` to the states inside every cluster, ``(n, C, dim)``.
+
+    Tables of this size are what a step inside clusters spends its time on: here and below, gradients are sums that are
+    made without another one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, share: Tensor, states: Tensor) -> Tensor:
+        ctx.save_for_backward(share, states)
+        return share.unsqueeze(2) * states.unsqueeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        (share, states), (grad,) = ctx.saved_tensors, grads
+        return torch.einsum("ncd,nd->nc", grad, states), _Contract.apply(share, grad)
+
+
+class _Contract(torch.autograd.Function):
+    """Shares ``(n, C)`` and messages ``(n, C, dim)`` to the sum over clusters, ``(n, dim)``."""
+
+    @staticmethod
+    def forward(ctx: Any, share: Tensor, messages: Tensor) -> Tensor:
+        ctx.save_for_backward(share, messages)
+        total = share[:, :1] * messages[:, 0]
+        for c in range(1, share.shape[1]):
+            total.addcmul_(share[:, c : c + 1], messages[:, c])
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        (share, messages), (grad,) = ctx.saved_tensors, grads
+        return torch.einsum("ncd,nd->nc", messages, grad), _Outer.apply(share, grad)
+
+
+class _Centres(torch.autograd.Function):
+    """Weights ``(n, C)`` and messages ``(n, C, dim)`` to the sum over nodes, ``(C, dim)``."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, messages: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, messages)
+        return torch.einsum("nc,ncd->cd", weight, messages)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        (weight, messages), (grad,) = ctx.saved_tensors, grads
+        return torch.einsum("ncd,cd->nc", messages, grad), weight.unsqueeze(2) * grad

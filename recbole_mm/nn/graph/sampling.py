@@ -47,6 +47,22 @@ class SampledHop:
         """Weighted sums of users at the receiving items, see :meth:`BipartiteGraph.gather_items`."""
         return self._gather(self._at_items, "item", users, norm)
 
+    def send_users(self, users: Tensor, norm: str = "sym") -> tuple[Tensor, Tensor]:
+        """Messages to the receiving items, and the own states of the receiving users."""
+        return self.gather_items(users, norm), self.receiving_users(users)
+
+    def send_items(self, items: Tensor, norm: str = "sym") -> tuple[Tensor, Tensor]:
+        """Messages to the receiving users, and the own states of the receiving items."""
+        return self.gather_users(items, norm), self.receiving_items(items)
+
+    def receiving_users(self, table: Tensor) -> Tensor:
+        """Rows of the users that receive: they come first."""
+        return head(table, self.n_users)
+
+    def receiving_items(self, table: Tensor) -> Tensor:
+        """Rows of the items that receive: they come first."""
+        return head(table, self.n_items)
+
     def _gather(self, rows: SampledRows, side: str, table: Tensor, norm: str) -> Tensor:
         whole = self.graph.norm_weights(side, norm, table.dtype)[0]
         weights = whole[rows.edge] * rows.importance(whole.dtype)

@@ -106,7 +106,8 @@ class SparsePattern(nn.Module):
         """The same edges with rows and columns swapped; ``pattern.transpose.transpose is pattern``."""
         if self._twin is None:
             with torch.inference_mode(False):  # an evaluation may ask first, and training needs it as well
-                order = torch.argsort(self.col, stable=True)
+                # Half the time of sorting int64; a step that cuts rows out turns the cut round every time.
+                order = torch.argsort(self.col.int() if self.n_cols < 2**31 else self.col, stable=True)
                 ptr = _pointer(self.col[order], self.n_cols)
                 twin = SparsePattern(ptr, self.row[order], self.col[order], self.n_rows)
                 inverse = torch.empty_like(order)

@@ -64,13 +64,14 @@ def bipartite():
     return graph, matrix + matrix.T
 
 
-def test_local_propagation_equals_one_product_per_cluster():
+@pytest.mark.parametrize("alike", [True, False])
+def test_local_messages_equal_one_product_per_cluster(alike):
     graph, matrix = bipartite()
     states, share = torch.randn(7, 2, 3, dtype=torch.float64), torch.rand(7, 2, dtype=torch.float64)
-    users, items = clustering.local_propagation(graph, states[:4], states[4:], share[:4], share[4:])
-    expected = torch.stack(
-        [torch.diag(share[:, c]) @ matrix @ torch.diag(share[:, c]) @ states[:, c] for c in range(2)], dim=1
-    )
+    states = states[:, 0] if alike else states
+    users, items = clustering.local_messages(graph, states[:4], states[4:], share[:4], share[4:])
+    of_cluster = [states, states] if alike else states.unbind(dim=1)
+    expected = torch.stack([matrix @ torch.diag(share[:, c]) @ of_cluster[c] for c in range(2)], dim=1)
     torch.testing.assert_close(torch.cat([users, items]), expected)
 
 
@@ -78,10 +79,13 @@ def test_coarse_messages_equal_the_dense_formula():
     graph, matrix = bipartite()
     states, share = torch.randn(7, 2, 3, dtype=torch.float64), torch.rand(7, 2, dtype=torch.float64)
     share[6] = 0
-    centres = torch.stack([share[:, c] @ states[:, c] / share[:, c].sum() for c in range(2)])
+    factor = torch.rand(7, dtype=torch.float64)
+    inside = share.unsqueeze(2) * factor.view(7, 1, 1) * states[:, :, :-1]
+    centres = torch.stack([share[:, c] @ inside[:, c] / share[:, c].sum() for c in range(2)])
     coarse = share.T @ matrix @ share
     received = (coarse / coarse.sum(dim=1, keepdim=True)) @ centres
-    messages = clustering.coarse_messages(graph, (states[:4], states[4:]), (share[:4], share[4:]))
+    parts = [(table[:4], table[4:]) for table in (states, share, factor)]
+    messages = clustering.coarse_messages(graph, *parts)
     torch.testing.assert_close(torch.cat(messages), share @ received)
     assert torch.cat(messages)[6].eq(0).all()
 
@@ -89,12 +93,29 @@ def test_coarse_messages_equal_the_dense_formula():
 def test_rescaled_nodes_receive_what_they_would_receive_without_clusters():
     graph, matrix = bipartite()
     share = torch.rand(7, 2, dtype=torch.float64)
-    ones = (matrix @ torch.ones(7, 1, dtype=torch.float64)).unsqueeze(1)
-    states = torch.cat(clustering.local_propagation(graph, ones[:4], ones[4:], share[:4], share[4:]))
+    ones = matrix @ torch.ones(7, 1, dtype=torch.float64)
+    messages = torch.cat(clustering.local_messages(graph, ones[:4], ones[4:], share[:4], share[4:]))
     total = (matrix @ matrix).sum(dim=1)
-    kept = clustering.keep_totals(torch.cat([states, states], dim=2), total)  # the mass itself in place of a state
-    torch.testing.assert_close(kept.sum(dim=(1, 2)), total)
-    assert clustering.keep_totals(torch.zeros(7, 2, 3, dtype=torch.float64), total).eq(0).all()
+    both = torch.cat([messages, messages], dim=2)  # the mass itself in place of a state
+    kept, factor = clustering.keep_totals(both, share, total)
+    torch.testing.assert_close(kept.flatten(), total)
+    torch.testing.assert_close(factor * (share * messages[:, :, 0]).sum(dim=1), total)
+    assert clustering.keep_totals(torch.zeros(7, 2, 3, dtype=torch.float64), share, total)[0].eq(0).all()
+
+
+def test_sums_over_clusters_and_nodes_have_the_gradients_of_plain_ones():
+    share, states = torch.rand(5, 3, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
+    messages = torch.randn(5, 3, 2, dtype=torch.float64)
+    cases = [
+        (clustering._Outer, states, "nc,nd->ncd"),
+        (clustering._Contract, messages, "nc,ncd->nd"),
+        (clustering._Centres, messages, "nc,ncd->cd"),
+    ]
+    for function, table, formula in cases:
+        inputs = share.clone().requires_grad_(), table.clone().requires_grad_()
+        torch.testing.assert_close(function.apply(*inputs), torch.einsum(formula, *inputs))
+        assert torch.autograd.gradcheck(function.apply, inputs)
+        assert torch.autograd.gradgradcheck(function.apply, inputs)
 
 
 def test_balance_and_entropy_of_clusters():
