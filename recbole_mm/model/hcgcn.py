@@ -51,7 +51,8 @@ class HCGCN(MultimodalRecommender):
     where :math:`m` is the same propagation of ones, within clusters and without them, so that shares decide from where
     a node receives and not how much (:func:`~recbole_mm.nn.graph.clustering.keep_totals`), and :math:`G` carries
     messages between the clusters' centres over :math:`\mathrm{rownorm}(P^\top \hat A P)`.
-    Users are the mean of :math:`E^l` over :math:`l = 0 \dots L`, items the same plus :math:`\mathrm{norm}(H)`.
+    Users are the mean of :math:`E^l` over :math:`l = 0 \dots L`, items the same plus :math:`\beta\,
+    \mathrm{norm}(H)`, where :math:`\beta` is ``content_weight``.
 
     .. math::
         L = L_{BPR} + \lambda_1 \big[-\ln \sigma(\kappa\, P_u \cdot (P_{i^+} - P_{i^-}))\big]
@@ -65,7 +66,8 @@ class HCGCN(MultimodalRecommender):
 
     Options:
         embedding_size, n_layers, n_item_layers, n_clusters, n_item_clusters, knn_k, assignment, assignment_temperature,
-        global_weight, margin_scale, co_cluster_weight, balance_weight, item_cluster_weight, refresh_steps, reg_weight.
+        global_weight, content_weight, initialisation, margin_scale, co_cluster_weight, balance_weight,
+        item_cluster_weight, refresh_steps, reg_weight.
 
     Note:
         Items are clustered by their fused content :math:`h`, because clusters must exist before the convolution that
@@ -77,7 +79,18 @@ class HCGCN(MultimodalRecommender):
         ``refresh_steps`` training steps (an epoch by default), counted by the model itself and saved with it.
         Co-clusters do not pay where it was measured (``benchmarks/portfolio.sh``, with ``--n_clusters=1
         --n_item_clusters=1`` beside the defaults): Recall@20 on planted content is .568 with and .565 without them
-        (LightGCN .440; three seeds), on sparse listening data .191 and .198 (LightGCN .183; one seed).
+        (LightGCN .440; three seeds), on sparse listening data .191 and .198 (LightGCN .183; one seed), both before
+        ``content_weight``.
+        With :math:`\beta = 1`, items hear from their users what content says, even where items' ids learn a tenth as
+        fast: the propagated part becomes longer than content, and permuting a modality under a trained model costs
+        little. A trained :math:`\beta` is no way out, since noise can be memorised: it grows to 9 where content is
+        noise (validation Recall@20 .59 after 60 epochs). Torch's linear maps have biases about two thirds as long as
+        what they make of content, so that untrained items have half their direction in common; ``initialisation:
+        orthogonal``, ours, starts with orthogonal maps and no biases. With :math:`\beta = 3`, that start and a contrast
+        of .0005, permuting text costs .074 of Recall@10 on planted content (.006 before: ``content_weight: 1``,
+        ``random``, .01) and image .179 (.054); a contrast of .01 makes modalities say the same, so that the other one
+        stands in. Test Recall@20 went from .189 to .204 on sparse listening data, from .066 to .080 on a sparse sample
+        of microlens and from .770 to .751 where content is noise (one seed).
         What an item lacks is masked, so that filling it (``missing_feature``: ``mean``, ``knn``) changes nothing here.
     """
 
@@ -94,6 +107,8 @@ class HCGCN(MultimodalRecommender):
         self.hard = self.options.choice("assignment", ("soft", "hard")) == "hard"
         self.temperature = self.options.number("assignment_temperature", minimum=1e-6)
         self.global_weight = self.options.number("global_weight", minimum=0)
+        self.content_weight = self.options.number("content_weight", minimum=0, before=1.0)
+        start = self.options.choice("initialisation", ("orthogonal", "random"), before="random")
         self.margin_scale = self.options.number("margin_scale", minimum=0)
         self.co_cluster_weight = self.options.number("co_cluster_weight", minimum=0)
         self.item_cluster_weight = self.options.number("item_cluster_weight", minimum=0)
@@ -122,6 +137,10 @@ class HCGCN(MultimodalRecommender):
         self.user_embedding = nn.Parameter(nodes[: self.n_users].clone())
         self.item_embedding = nn.Parameter(nodes[self.n_users :].clone())
         self.project = nn.ModuleDict({m: Linear(width, dim) for m, width in self.features.dims.items()})
+        if start == "orthogonal":
+            for layer in self.project.values():
+                nn.init.orthogonal_(layer.weight)  # type: ignore[arg-type]
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         self.modality_logits = nn.Parameter(torch.zeros(len(self.features)))
         self.assign = nn.Sequential(nn.Linear(dim, dim), nn.LeakyReLU(), nn.Linear(dim, n_clusters))
         self.centroids = nn.Parameter(self._initial_centroids(n_item_clusters))
@@ -220,7 +239,7 @@ class HCGCN(MultimodalRecommender):
         users, items, _ = self._user_item_states()
         content = self._fused_content(self._projected())
         clusters = self._item_clusters(content)
-        return users, items + unit_rows(self._item_states(content, clusters))
+        return users, items + self.content_weight * unit_rows(self._item_states(content, clusters))
 
     def diagnostics(self) -> dict[str, Part]:
         """Co-clusters of users and items, and clusters of items."""
@@ -243,7 +262,7 @@ class HCGCN(MultimodalRecommender):
         self._steps += 1
         self.steps += 1
         clusters = self._item_clusters(content)
-        items = items + unit_rows(self._item_states(content, clusters))
+        items = items + self.content_weight * unit_rows(self._item_states(content, clusters))
 
         def margin(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
             anchor = F.embedding(user, left)

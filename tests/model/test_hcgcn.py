@@ -12,7 +12,7 @@ from recbole_mm.model.hcgcn import HCGCN
 from recbole_mm.nn.graph.clustering import cluster_entropy
 from recbole_mm.nn.loss import bpr_loss
 from tests.model.conftest import build, total_loss, train_steps
-from tests.model.tiny import assert_same_function, tiny_model
+from tests.model.tiny import assert_same_function, tiny_dataset, tiny_model
 from tests.nn.graph.test_branches import dense_lightgcn
 
 RANDOM = np.random.default_rng(3)
@@ -90,7 +90,7 @@ def reference_parts(model: HCGCN) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     layers = [content]
     for layer in range(1, model.n_item_layers + 1):
         layers.append((graph if layer == 1 else inside) @ layers[-1])
-    items = total[n_users:] + F.normalize(torch.stack(layers).mean(dim=0))
+    items = total[n_users:] + model.content_weight * F.normalize(torch.stack(layers).mean(dim=0))
     return total[:n_users], items, share, q
 
 
@@ -202,6 +202,24 @@ def test_disconnected_blocks_with_hard_shares_are_independent():
     torch.testing.assert_close(again[users_in], users[users_in])
 
 
+def test_content_starts_orthogonal_and_without_what_all_items_share():
+    project = tiny_model("HCGCN", PAIRS, FEATURES, **SMALL).project
+    for modality, width in (("image", 3), ("text", 2)):
+        torch.testing.assert_close(project[modality].weight.T @ project[modality].weight, torch.eye(width))
+        assert project[modality].bias.eq(0).all()
+
+
+def test_checkpoints_without_the_options_of_content_score_as_they_were_trained():
+    config, dataset = tiny_dataset("HCGCN", PAIRS, FEATURES, None, **SMALL)
+    del config.final_config_dict["content_weight"], config.final_config_dict["initialisation"]
+    torch.manual_seed(0)
+    before = HCGCN(config, dataset)
+    after = tiny_model("HCGCN", PAIRS, FEATURES, content_weight=1.0, initialisation="random", **SMALL)
+    assert before.content_weight == 1 and before.project["text"].bias.ne(0).all()
+    after.load_state_dict(before.state_dict())
+    torch.testing.assert_close(torch.cat(before()), torch.cat(after()))
+
+
 def test_co_cluster_ranking_loss_by_hand():
     user, near, far = torch.tensor([0.8, 0.2]), torch.tensor([0.9, 0.1]), torch.tensor([0.3, 0.7])
     assert bpr_loss((user * near).sum(), (user * far).sum()).item() == pytest.approx(0.5292604, abs=1e-7)
@@ -225,9 +243,10 @@ def test_all_weights_zero_leave_the_ranking_loss():
     }
     built = build("HCGCN", **zero)
     batch = built.batch(30)
-    users, items = built.model.train()()
+    loss = total_loss(built.model.train(), batch)  # the first step takes the scale of the item clusters
+    users, items = built.model()
     gap = (users[batch["user_id"]] * (items[batch["item_id"]] - items[batch["neg_item_id"]])).sum(dim=1)
-    torch.testing.assert_close(total_loss(built.model, batch), -F.logsigmoid(gap).mean())
+    torch.testing.assert_close(loss, -F.logsigmoid(gap).mean())
 
 
 @pytest.mark.parametrize(
@@ -254,6 +273,8 @@ def test_every_weight_scales_its_own_term(weight):
         {"assignment_temperature": 0.5},
         {"global_weight": 0.0},
         {"margin_scale": 3.0},
+        {"content_weight": 1.0},
+        {"initialisation": "random"},
     ],
     ids=str,
 )
