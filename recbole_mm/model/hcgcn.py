@@ -222,7 +222,8 @@ class HCGCN(MultimodalRecommender):
         share = self._co_clusters(users + first[0], items + first[1])
         user_sum, item_sum = users + first[0], items + first[1]
         # Beside the states of the first layer, what ones would become; before the shares of those who receive.
-        messages, weight = (torch.cat([first[0], mass[0]], dim=1), torch.cat([first[1], mass[1]], dim=1)), share
+        messages = torch.cat([first[0], mass[0]], dim=1), torch.cat([first[1], mass[1]], dim=1)
+        weight = share
         for _ in range(2, self.n_layers + 1):
             messages, mass = clustering.local_messages(self.graph, *messages, *weight), self.graph.propagate(*mass)
             weight = share[0].square(), share[1].square()

@@ -136,7 +136,7 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
         users = {m: scale(table) for m, table in preference.items()}
         items = {m: unit_rows(self.features.projected(m, self.project[m], part.items)) for m in self.features}
         for layer, hop in zip(self.layers, hops):
-            rows = (user, item) if hop is hops[-1] and layer is self.layers[-1] else (None, None)
+            rows = (user, item) if layer is self.layers[-1] else (None, None)
             to_users, to_items, own_users, own_items = self._messages(layer, hop, users, items)
             own_embeddings = hop.receiving_users(embeddings[0]), hop.receiving_items(embeddings[1])
             users = {m: layer[m](to_users[m], own_users[m], own_embeddings[0], rows[0]) for m in users}
@@ -150,8 +150,8 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
     def _messages(self, layer: Any, hop: AnyHop, users: dict, items: dict) -> tuple[dict, dict, dict, dict]:
         """``P X W`` to users and to items, ``W`` applied where rows are fewer, and the receivers' own states."""
 
-        def messages(states: dict, send: Any, receiving: Any, n: int) -> tuple[dict, dict]:
-            early = len(next(iter(states.values()))) <= n
+        def messages(states: dict, send: Any, receiving: Any, n_receivers: int) -> tuple[dict, dict]:
+            early = len(next(iter(states.values()))) <= n_receivers
             sent = {m: layer[m].transform(x) if early else x for m, x in states.items()}
             if sum(x.numel() for x in sent.values()) <= TOGETHER:
                 stacked = send(torch.cat(list(sent.values()), dim=1), "row")[0]

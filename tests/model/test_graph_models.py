@@ -46,7 +46,7 @@ def test_single_precision_is_close_to_double(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", (*MODELS, "HCGCN"))
 def test_mixed_precision_trains(name, dtype):
     built = build(name, contrastive_weight=0.1)
     model, losses = built.model.train(), []

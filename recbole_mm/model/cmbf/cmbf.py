@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
@@ -261,7 +262,8 @@ class CMBF(MultimodalRecommender):
         network = self._evaluated()
         chunk = self._chunk(network)
         text = Tokens(network.text_input(users.values), users.mask)
-        n_block = -(-len(wanted) // -(-len(wanted) // chunk))  # blocks of one size: the last is no remnant
+        n_blocks = math.ceil(len(wanted) / chunk)
+        n_block = math.ceil(len(wanted) / n_blocks)  # of one size: the last is no remnant
         columns = []
         for block in wanted.split(n_block):
             block_items = Tokens(network.text_input(items.values[block]), items.mask[block])

@@ -114,6 +114,7 @@ class _Affine(NamedTuple):
     shift: Tensor
 
     def like(self, other: Tensor) -> _Affine:
+        """The same with the device and precision of another tensor, half precision widened."""
         return _Affine(*(x.to(full_precision(other[:0])) for x in self))
 
 

@@ -172,7 +172,7 @@ def keep_totals(messages: Tensor, share: Tensor, total: Tensor) -> tuple[Tensor,
 
     Shares below 1 let less through than the graph does, and more the more alike the shares of neighbours are; a
     training that may choose the shares would therefore put everything into one cluster. Rescaled, shares decide from
-    where a node receives, not how much. A node that receives nothing inside its clusters stays at zero.
+    where a node receives, not how much. A node that receives (next to) nothing inside its clusters is left at zero.
 
     Args:
         messages: :math:`M_{c,n}`, in the last column the same of ones. Shape ``(n, n_clusters, dim + 1)``.
@@ -183,8 +183,10 @@ def keep_totals(messages: Tensor, share: Tensor, total: Tensor) -> tuple[Tensor,
         The sum, ``(n, dim)``, and the factor of each node, ``(n,)``.
     """
     summed = _Contract.apply(share, messages)
-    received = summed[:, -1].clamp(min=torch.finfo(summed.dtype).tiny)
-    factor = total.to(summed.dtype).flatten() / received
+    received, total = summed[:, -1], total.to(summed.dtype).flatten()
+    # Not by a clamp: gradients that pass through all shares, those that are 0 as well, would be multiplied by 1e38.
+    little = received <= total * torch.finfo(summed.dtype).tiny ** 0.5
+    factor = (total / received.masked_fill(little, 1.0)).masked_fill(little, 0.0)
     return summed[:, :-1] * factor.unsqueeze(1), factor
 
 
@@ -260,7 +262,8 @@ class _Centres(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, messages: Tensor) -> Tensor:
         ctx.save_for_backward(weight, messages)
-        return torch.einsum("nc,ncd->cd", weight, messages)
+        with torch.autocast(weight.device.type, enabled=False):  # a sum over all nodes, and backward finds one dtype
+            return torch.einsum("nc,ncd->cd", weight, messages)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:

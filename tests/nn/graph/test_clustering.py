@@ -103,6 +103,16 @@ def test_rescaled_nodes_receive_what_they_would_receive_without_clusters():
     assert clustering.keep_totals(torch.zeros(7, 2, 3, dtype=torch.float64), share, total)[0].eq(0).all()
 
 
+def test_a_node_that_hears_nothing_inside_its_clusters_teaches_no_share():
+    share = torch.tensor([[1.0, 0.0], [1.0, 1e-25], [0.5, 0.5]], requires_grad=True)
+    messages = torch.tensor([[0.0, 2.0], [0.0, 2.0], [1.0, 3.0]]).unsqueeze(2).repeat(1, 1, 3)
+    kept, factor = clustering.keep_totals(messages, share, torch.tensor([5.0, 5.0, 1.0]))
+    torch.testing.assert_close(kept, torch.tensor([[0.0], [0.0], [1.0]]).expand(3, 2))
+    torch.testing.assert_close(factor, torch.tensor([0.0, 0.0, 0.5]))
+    (gradient,) = torch.autograd.grad(kept.square().sum() + factor.sum(), share)
+    assert gradient[:2].eq(0).all() and gradient[2].ne(0).all() and gradient.isfinite().all()
+
+
 def test_sums_over_clusters_and_nodes_have_the_gradients_of_plain_ones():
     share, states = torch.rand(5, 3, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
     messages = torch.randn(5, 3, 2, dtype=torch.float64)
