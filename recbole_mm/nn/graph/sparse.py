@@ -269,9 +269,11 @@ class _Sddmm(torch.autograd.Function):
     def forward(ctx: Any, pattern: SparsePattern, left: Tensor, right: Tensor) -> Tensor:
         ctx.pattern = pattern
         ctx.save_for_backward(left, right)
-        scores = _csr(pattern, left.new_zeros(pattern.n_edges))
+        values = left.new_zeros(pattern.n_edges)  # Returned itself: torch.compile knows no views of sparse tensors.
+        scores = _csr(pattern, values)
         with torch.autocast(left.device.type, enabled=False):
-            return torch.sparse.sampled_addmm(scores, left, right.t(), beta=0.0, out=scores).values()
+            torch.sparse.sampled_addmm(scores, left, right.t(), beta=0.0, out=scores)
+        return values
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -404,3 +404,12 @@ def test_cuda_equals_cpu_without_waiting_for_the_device(pattern):
         torch.cuda.set_sync_debug_mode("default")
     for one, other in zip(result, expected):
         assert_close(one.cpu(), other, 1e-10)
+
+
+def test_the_result_of_sddmm_is_no_view_of_a_sparse_tensor() -> None:
+    """torch.compile asks such a view for the strides of what it is a view of, and fails."""
+    left, right = torch.rand(2, 3, requires_grad=True), torch.rand(2, 3)
+    pattern = SparsePattern.from_pairs(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), n_rows=2, n_cols=2)
+    found = sddmm(pattern, left, right)
+    assert found._base is None
+    torch.testing.assert_close(found, (left[[0, 0, 1]] * right[[0, 1, 1]]).sum(dim=1))
