@@ -4,6 +4,7 @@
 #   benchmarks/portfolio.sh                                       all sets, all models, three seeds
 #   benchmarks/portfolio.sh planted-content lfm2k-sparse          these sets
 #   SEEDS=1 MODELS=BPR,GRCN,LightGCN benchmarks/portfolio.sh lfm2k --reg_weight=1e-3
+#   benchmarks/portfolio.sh video-heavy mlls-sparse mmgcl-sample-movielens    sets that no default was chosen on
 #
 # Started again, it goes on where it was stopped; further arguments that start with -- go to the comparisons. The sets are
 # those of portfolio_data.py, made in $OUTPUT/data from $RECBOLE_MM_DATA, or ../shared/data beside the checkout.
@@ -22,7 +23,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # as many processes as cores (JOBS)
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}
 
-"$PYTHON" "$ROOT/benchmarks/portfolio_data.py" "$OUTPUT/data" > /dev/null
+"$PYTHON" "$ROOT/benchmarks/portfolio_data.py" "$OUTPUT/data" "${SETS[@]}" > /dev/null
 for name in "${SETS[@]}"; do
     "$PYTHON" -m recbole_mm compare --models="$MODELS" --seeds="${SEEDS:-3}" --jobs="${JOBS:-2}" --baseline=LightGCN \
         --dataset="$name" --data_path="$OUTPUT/data" --output="$OUTPUT/$name" --epochs="${EPOCHS:-100}" --eval_step=2 \
