@@ -13,7 +13,7 @@ from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph.lightgcn import lightgcn
 from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import frobenius_penalty
-from recbole_mm.nn.rows import batch_rows
+from recbole_mm.nn.rows import batch_rows, rows_at
 
 __all__ = ["BM3"]
 
@@ -114,7 +114,7 @@ class BM3(MultimodalRecommender):
         rows, place = batch_rows(item, self.n_items)
         total = target.new_zeros(())
         for modality, feature in self.features.items():
-            x = self.project[modality](feature if rows is None else F.embedding(rows, feature))
+            x = self.project[modality](rows_at(feature, rows))
             predicted, x = (F.embedding(place, table) for table in (self.predictor(x), x))  # type: ignore[arg-type]
             present = self.features.observed[modality][item].to(target.dtype)
             distance = _distance(predicted, target) + _distance(predicted, self._target(x))

@@ -81,17 +81,14 @@ class HCGCN(MultimodalRecommender):
         --n_item_clusters=1`` beside the defaults): Recall@20 on planted content is .568 with and .565 without them
         (LightGCN .440; three seeds), on sparse listening data .191 and .198 (LightGCN .183; one seed), both before
         ``content_weight``.
-        With :math:`\beta = 1`, items hear from their users what content says, even where items' ids learn a tenth as
-        fast: the propagated part becomes longer than content, and permuting a modality under a trained model costs
-        little. A trained :math:`\beta` is no way out, since noise can be memorised: it grows to 9 where content is
-        noise (validation Recall@20 .59 after 60 epochs). Torch's linear maps have biases about two thirds as long as
-        what they make of content, so that untrained items have half their direction in common; ``initialisation:
-        orthogonal``, ours, starts with orthogonal maps and no biases. With :math:`\beta = 3`, that start and a contrast
-        of .0005, permuting text costs .074 of Recall@10 on planted content (.006 before: ``content_weight: 1``,
-        ``random``, .01) and image .179 (.054); a contrast of .01 makes modalities say the same, so that the other one
-        stands in. Test Recall@20 went from .189 to .205 on sparse listening data, from .066 to .080 on a sparse sample
-        of microlens, from .770 to .744 where content is noise (three seeds), and from .180 to .034 on a sample of 100
-        users of three steps an epoch (one seed; .122 in batches of 128).
+        With :math:`\beta = 1`, as published, the propagated part becomes longer than content, since items hear from
+        their users what content says, even where items' ids learn a tenth as fast; a trained :math:`\beta` grows to 9
+        where content is noise. Torch's linear maps have biases two thirds as long as what they make of content, so
+        that untrained items have half their direction in common; ``initialisation: orthogonal``, ours, has none. A
+        contrast of .01 makes modalities say the same, and one stands in for the other. With :math:`\beta = 3`, that
+        start and .0005, permuting text costs .076 of Recall@10 on planted content (.006 before), image .178 (.054);
+        test Recall@20 is .205 on sparse listening data (.189), .080 on a sparse sample of microlens (.066), .744 where
+        content is noise (.770; three seeds), .034 on 100 users of three steps an epoch (.180; one seed).
         What an item lacks is masked, so that filling it (``missing_feature``: ``mean``, ``knn``) changes nothing here.
     """
 

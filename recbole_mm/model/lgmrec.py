@@ -17,7 +17,7 @@ from recbole_mm.nn.graph.lightgcn import lightgcn
 from recbole_mm.nn.graph.sparse import full_precision, spmm
 from recbole_mm.nn.linear import Linear, linear
 from recbole_mm.nn.loss import bpr_loss, frobenius_penalty, info_nce_loss
-from recbole_mm.nn.rows import unit_rows
+from recbole_mm.nn.rows import rows_at, unit_rows
 from recbole_mm.nn.table_nce import table_nce_loss
 
 __all__ = ["LGMRec"]
@@ -120,13 +120,13 @@ class LGMRec(MultimodalRecommender):
 
     def _combine(self, side: int, rows: Tensor | None, ids: Sides, spread: Sides, hyper: Hyper) -> Tensor:
         """Representations of users (side 0) or items (1), of the given rows or of all."""
-        table, local = _rows(rows, ids[side]), _rows(rows, spread[side])
+        table, local = rows_at(ids[side], rows), rows_at(spread[side], rows)
         whole = torch.zeros_like(table)
         for modality, part in zip(self.features, local.chunk(len(self.features), dim=1)):
             share, (edges, members) = self.features.weight[modality], hyper[modality]
             table = torch.add(table, unit_rows(part), alpha=share)
             with torch.autocast(whole.device.type, enabled=False):
-                whole = torch.add(whole, _rows(rows, members[side]) @ edges, alpha=share)
+                whole = torch.add(whole, rows_at(members[side], rows) @ edges, alpha=share)
         return torch.add(table, unit_rows(whole), alpha=self.global_weight)
 
     def _spread(self, items: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,10 +212,6 @@ class LGMRec(MultimodalRecommender):
                     anchor, table = anchor @ edges, table @ other_edges
                     total = total + table_nce_loss(anchor, table, ids, tau, observed[:, right], both)
         return total / len(pairs)
-
-
-def _rows(ids: Tensor | None, table: Tensor) -> Tensor:
-    return table if ids is None else F.embedding(ids, table)
 
 
 def _inverse_length(table: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from recbole_mm.nn.graph.bipartite import SparsePattern, head, sddmm, segment_so
 from recbole_mm.nn.graph.sampling import Hop
 from recbole_mm.nn.linear import Linear, linear
 from recbole_mm.nn.loss import bpr_loss
-from recbole_mm.nn.rows import batch_rows, unit_rows
+from recbole_mm.nn.rows import batch_rows, rows_at, unit_rows
 
 __all__ = ["MGAT"]
 
@@ -120,9 +120,9 @@ class MGAT(SamplesGraph, MultimodalRecommender):
                 for output, state, rows, done, n in zip(outputs, states, (user_rows, item_rows), cut, n_last):
                     # A sampled neighbourhood has the batch's nodes in front.
                     state = head(state, n) if part.sampled else state
-                    output.append(state if rows is done else _look_up(state, rows))
-            users[m] = _look_up(torch.cat(outputs[0], dim=1), user_place)
-            items[m] = _look_up(torch.cat(outputs[1], dim=1), item_place)
+                    output.append(state if rows is done else rows_at(state, rows))
+            users[m] = rows_at(torch.cat(outputs[0], dim=1), user_place)
+            items[m] = rows_at(torch.cat(outputs[1], dim=1), item_place)
         return users, items
 
     def _layer(
@@ -217,7 +217,3 @@ class _Layer(nn.Module):
             targets, states, embedding = (F.embedding(rows, table) for table in (targets, states, embedding))
         received = unit_rows(self.attend(pattern, gate_degree, targets, sources)[0] + self.bias)
         return F.leaky_relu(self.gate(F.leaky_relu(received)) + F.leaky_relu(self.own(states)) + embedding)
-
-
-def _look_up(table: Tensor, ids: Tensor | None) -> Tensor:
-    return table if ids is None else F.embedding(ids, table)

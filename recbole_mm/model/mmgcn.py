@@ -15,7 +15,7 @@ from recbole_mm.nn.graph.sampling import Neighbourhood
 from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.linear import Linear, linear
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
-from recbole_mm.nn.rows import unit_rows
+from recbole_mm.nn.rows import rows_at, unit_rows
 
 __all__ = ["MMGCN"]
 
@@ -144,8 +144,8 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
         # The first layer's own states of users are rows of the preferences, unless scaled: the penalty reads them.
         if len(hops) > 1 or self.normalize_tables:
             own_users = {m: hop.receiving_users(table) for m, table in preference.items()}
-        penalised = [_look_up(user, own_embeddings[0]), _look_up(item, own_embeddings[1])]
-        return _States(users, items, penalised, [_look_up(user, own) for own in own_users.values()])
+        penalised = [rows_at(own_embeddings[0], user), rows_at(own_embeddings[1], item)]
+        return _States(users, items, penalised, [rows_at(own, user) for own in own_users.values()])
 
     def _messages(self, layer: Any, hop: AnyHop, users: dict, items: dict) -> tuple[dict, dict, dict, dict]:
         """``P X W`` to users and to items, ``W`` applied where rows are fewer, and the receivers' own states."""
@@ -242,11 +242,7 @@ class _Layer(nn.Module):
             output = F.leaky_relu(combined + own @ self.gate.weight[:, width:].T, self.slope)
         else:
             output = F.leaky_relu(self.gate(received) + own, self.slope)
-        return output if rows is None else F.embedding(rows, output)
-
-
-def _look_up(rows: Tensor | None, table: Tensor) -> Tensor:
-    return table if rows is None else F.embedding(rows, table)
+        return rows_at(output, rows)
 
 
 def _projected_width(option: int | None, width: int) -> int:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.loss import bpr_loss, frobenius_penalty, l2_penalty
 from recbole_mm.nn.projection import linear_rows
-from recbole_mm.nn.rows import batch_rows
+from recbole_mm.nn.rows import batch_rows, rows_at
 
 __all__ = ["VBPR"]
 
@@ -78,7 +78,7 @@ class VBPR(MultimodalRecommender):
 
     def _items(self, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Latent factors, content factors and biases of some items, or of all."""
-        latent = self.item_embedding if rows is None else F.embedding(rows, self.item_embedding)
+        latent = rows_at(self.item_embedding, rows)
         bias = latent.new_zeros(len(latent))
         if self.item_bias is not None:
             bias = self.item_bias if rows is None else self.item_bias.index_select(0, rows)

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from recbole_mm.nn.graph.sparse import full_precision
 
-__all__ = ["batch_rows", "places_in", "unit_rows"]
+__all__ = ["batch_rows", "places_in", "rows_at", "unit_rows"]
 
 _EPS = 1e-12  # that of torch.nn.functional.normalize
 
@@ -43,6 +44,24 @@ def batch_rows(ids: Tensor | None, n_rows: int, distinct: bool = False) -> tuple
         return (None, ids) if distinct else (ids, torch.arange(len(ids), device=ids.device))
     rows, place = torch.unique(ids, return_inverse=True)
     return rows, place
+
+
+def rows_at(table: Tensor, ids: Tensor | None) -> Tensor:
+    """Rows of a table, or the table itself where all are asked for (``None``), as :func:`batch_rows` says it.
+
+    Args:
+        table: Shape ``(n_rows, dim)``.
+        ids: Shape ``(n,)``.
+
+    Returns:
+        Shape ``(n, dim)``.
+
+    Example:
+        >>> rows_at(torch.tensor([[1.0], [2.0]]), torch.tensor([1, 1]))
+        tensor([[2.],
+                [2.]])
+    """
+    return table if ids is None else F.embedding(ids, table)
 
 
 def unit_rows(table: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any, Union, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ from recbole_mm.nn.loss import bpr_loss
 from recbole_mm.nn.rows import batch_rows
 
 __all__ = ["CMBF"]
+
+AnyNetwork = Union[CrossModalNetwork, FoldedNetwork]
 
 CPU_BYTES = 8 * 2**20  # Intermediate results at once that stay near a CPU's cache.
 FOLDED_BYTES = 4 * 2**20  # The same for tables that every layer passes over several times; 3 to 6 MiB are as fast.
@@ -199,14 +201,16 @@ class CMBF(MultimodalRecommender):
         keys, key = self.pair_keys, user * self.n_items + item
         return keys[torch.searchsorted(keys, key).clamp(max=len(keys) - 1)] == key
 
-    def _score(self, network: CrossModalNetwork | FoldedNetwork, text: Tokens, image: Tensor, item: Tensor) -> Tensor:
-        """Logits of a batch of pairs, given the fields and the output of the image tower."""
-        own = self.image_tokens.own(item)
+    def _branches(self, network: AnyNetwork, text: Tokens, image: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+        """Final tokens of both branches for a batch of pairs, given the fields and the output of the image tower."""
         inputs = network.image_input(image), network.text_input(text.values)
-        image, words = network(*inputs, text.mask, self.has_image[item], own)
-        return self._head(image, words, own)
+        return network(*inputs, text.mask, self.has_image[item], self.image_tokens.own(item))  # type: ignore[no-any-return]
 
-    def _evaluated(self) -> CrossModalNetwork | FoldedNetwork:
+    def _score(self, network: AnyNetwork, text: Tokens, image: Tensor, item: Tensor) -> Tensor:
+        """Logits of the same."""
+        return self._head(*self._branches(network, text, image, item), self.image_tokens.own(item))
+
+    def _evaluated(self) -> AnyNetwork:
         """The network, or where nothing is learnt and it is the faster one, the same function folded."""
         frozen = not self.training and not torch.is_grad_enabled()
         few = max(self.image_tokens.n_tokens, self.n_text) <= FEW_TOKENS
@@ -229,13 +233,7 @@ class CMBF(MultimodalRecommender):
         if len(ids) < 2:
             return {}
         text = _join(users.rows(torch.ones_like(ids)), items.rows(ids))
-        branches = self.network(
-            self.network.image_input(take_rows(image, ids)),
-            self.network.text_input(text.values),
-            text.mask,
-            self.has_image[ids],
-            self.image_tokens.own(ids),
-        )
+        branches = self._branches(self.network, text, take_rows(image, ids), ids)
         # Entries of a branch, around their mean over the items: nothing where it is the same for every item.
         spread = (branch.flatten(1) - branch.flatten(1).mean(dim=0) for branch in branches)
         names = "the image branch", "the text branch"
@@ -273,13 +271,7 @@ class CMBF(MultimodalRecommender):
         return torch.cat(columns, dim=1)
 
     def _grid(
-        self,
-        network: CrossModalNetwork | FoldedNetwork,
-        users: Tokens,
-        items: Tokens,
-        image: Tensor,
-        present: Tensor,
-        own: Tensor | None,
+        self, network: AnyNetwork, users: Tokens, items: Tokens, image: Tensor, present: Tensor, own: Tensor | None
     ) -> Tensor:
         """Logits ``(n_users, n_items)`` of all pairs. One user at a time needs no copy of the items' image."""
         shape = (len(users.values), len(items.values))
@@ -295,7 +287,7 @@ class CMBF(MultimodalRecommender):
     def _evaluation(self) -> tuple[Tokens, tuple[Tokens, Tensor]]:
         return cast("tuple[Tokens, tuple[Tokens, Tensor]]", self.representations())
 
-    def _chunk(self, network: CrossModalNetwork | FoldedNetwork) -> int:
+    def _chunk(self, network: AnyNetwork) -> int:
         """Pairs, or items of the image tower, that are computed at once."""
         if self.pair_chunk:
             return self.pair_chunk

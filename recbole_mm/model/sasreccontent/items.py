@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from recbole_mm.model.feature_bank import FeatureBank
 from recbole_mm.model.next_item import content_shares
 from recbole_mm.nn.attention.sequence import INITIAL_SCALE
+from recbole_mm.nn.rows import rows_at
 
 __all__ = ["FUSIONS", "PROJECTORS", "ContentItems", "ItemTable"]
 
@@ -92,8 +93,7 @@ class ContentItems(nn.Module):
         observed: dict[str, Tensor] = {}
         for modality, project in self.project.items():
             table = self.feature[modality] if modality in self.feature else features[modality]
-            table = table if rows is None else F.embedding(rows, table)
-            content[modality] = project(F.dropout(table, self.feature_dropout, self.training))
+            content[modality] = project(F.dropout(rows_at(table, rows), self.feature_dropout, self.training))
             there = features.observed[modality]
             observed[modality] = there if rows is None else there[rows]
         if self.fusion == "id":
@@ -109,8 +109,7 @@ class ContentItems(nn.Module):
         return ItemTable(fused, fused, content, observed)
 
     def _embedding(self, rows: Tensor | None) -> Tensor:
-        weight = self.item_embedding.weight  # type: ignore[union-attr]
-        return weight if rows is None else F.embedding(rows, weight)
+        return rows_at(self.item_embedding.weight, rows)  # type: ignore[union-attr]
 
     def _known_embedding(self, rows: Tensor | None) -> tuple[Tensor, Tensor]:
         """Embeddings, the mean one where an item has none of its own, and 1 for items, 0 for the padding."""

@@ -15,7 +15,7 @@ from recbole_mm.model.next_item import NextItemModel, content_shares
 from recbole_mm.model.unisrec.adaptor import ExpertAdaptor, random_projection
 from recbole_mm.nn.attention.sequence import INITIAL_SCALE, SequenceEncoder, causal_bias
 from recbole_mm.nn.loss import check_temperature, info_nce_loss
-from recbole_mm.nn.rows import batch_rows
+from recbole_mm.nn.rows import batch_rows, rows_at
 
 __all__ = ["PHASES", "UniSRec"]
 
@@ -139,7 +139,7 @@ class UniSRec(NextItemModel):
         parts = []
         for share, (modality, adaptor) in zip(shares.unbind(1), self.adaptor.items()):
             table = features[self.augmented.get(modality, modality) if augmented else modality]
-            parts.append(share.unsqueeze(1) * adaptor(table if rows is None else F.embedding(rows, table)))
+            parts.append(share.unsqueeze(1) * adaptor(rows_at(table, rows)))
         return torch.stack(parts).sum(dim=0)
 
     def vectors(self, rows: Tensor | None = None) -> Tensor:
