@@ -213,10 +213,22 @@ def test_knn_of_real_vectors_does_not_depend_on_the_block():
     assert list(zip(whole[0].row.tolist(), whole[0].col.tolist())) == plain_knn(features, 5, False)
 
 
-def test_knn_ties_take_the_smaller_id_although_the_product_rounds_differently():
-    row = torch.rand(1, 300, generator=torch.Generator().manual_seed(0))
-    pattern, _ = knn_graph(row.expand(70, 300) * torch.linspace(0.1, 9, 70)[:, None], 2)
+@pytest.mark.parametrize("width", [3, 16, 300, 768, 2048, 4096])
+def test_knn_ties_take_the_smaller_id_although_the_product_rounds_differently(width):
+    row = torch.rand(1, width, generator=torch.Generator().manual_seed(0))
+    pattern, _ = knn_graph(row.expand(70, width) * torch.linspace(0.1, 9, 70)[:, None], 2)
     assert pattern.col.tolist() == [1, 2, 0, 2] + [0, 1] * 68
+
+
+@pytest.mark.parametrize("width", [16, 300, 2048])
+def test_knn_ties_of_rows_at_any_angle_take_the_smaller_id(width):
+    """Forty queries, each at its own angle to 70 rows that are the same but for their lengths."""
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(40, width, generator=generator)
+    same = torch.randn(1, width, generator=generator) * torch.linspace(0.1, 9, 70)[:, None]
+    candidates = torch.arange(110) >= 40
+    pattern, _ = knn_graph(torch.cat([queries, same]), 3, candidates=candidates)
+    assert pattern.col[: 3 * 40].tolist() == [40, 41, 42] * 40
 
 
 def test_knn_leaves_zero_rows_alone():
