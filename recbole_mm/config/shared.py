@@ -212,6 +212,7 @@ SHARED_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "new_items": _check_truth,
     "new_item_neighbours": check_count,
     "dense_backend": _choice(DENSE_BACKENDS),
+    "shrink_batches": _check_truth,
     "graph_batch": _choice(GRAPH_BATCHES),
     "fanout": check_fanout,
     "table_updates": _choice(TABLE_UPDATES),

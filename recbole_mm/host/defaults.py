@@ -15,7 +15,7 @@ from recbole_mm.config.reading import OptionLoader
 from recbole_mm.host.names import registered
 from recbole_mm.paths import properties_dir
 
-__all__ = ["Properties", "defaults_of", "given", "merged", "own_settings", "properties_of"]
+__all__ = ["Properties", "defaults_of", "given", "is_named", "merged", "own_settings", "properties_of"]
 
 Properties = Union[str, "os.PathLike[str]", Mapping[str, Any]]
 
@@ -42,6 +42,11 @@ def own_settings(config: Any, dataset: str) -> Path:
     sources = (config.cmd_config_dict, config.variable_config_dict, config.file_config_dict)
     folder = next((options["data_path"] for options in sources if options.get("data_path")), "dataset")
     return Path(folder) / dataset / f"{dataset}.yaml"
+
+
+def is_named(config: Any, key: str) -> bool:
+    """Whether somebody chose an option: the caller, or the settings of the data set. Else it is a default."""
+    return key in config.external_config_dict or key in _read(own_settings(config, config.dataset), OptionLoader)
 
 
 def merged(

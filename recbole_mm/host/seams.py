@@ -15,7 +15,17 @@ from recbole.trainer import Trainer
 
 from recbole_mm import processes
 from recbole_mm.files import whole_file
-from recbole_mm.host import checkpoint, drawing, general_models, loading, optimizer, recovery, saved_data, sharing
+from recbole_mm.host import (
+    checkpoint,
+    drawing,
+    general_models,
+    loading,
+    optimizer,
+    recovery,
+    saved_data,
+    sharing,
+    small_data,
+)
 from recbole_mm.host.editing import edit
 from recbole_mm.host.wrapping import wrap
 
@@ -36,6 +46,7 @@ def install() -> None:
     _caches()
     drawing.install()
     loading.install()
+    small_data.install()
     optimizer.install()
     sharing.install()
     general_models.install()

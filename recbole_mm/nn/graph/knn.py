@@ -28,9 +28,9 @@ def knn_graph(
     r"""Exact ``k`` nearest neighbours of every row by cosine similarity.
 
     Computed in blocks of rows: no ``n x n`` matrix and no second table is ever made. Of rows that are as similar as the
-    ``k``-th one (within rounding: ``4e-6`` in float32) those with the smaller ids are taken, so that equal rows give the
-    same graph on every machine; a row which counts as its own neighbour is always among them. All-zero rows, such as padding and missing features, have no neighbours and are
-    nobody's neighbour.
+    ``k``-th one (within rounding: ``4e-6`` in float32) those with the smaller ids are taken, so that equal rows give
+    the same graph on every machine; a row which counts as its own neighbour is always among them. All-zero rows, such
+    as padding and missing features, have no neighbours and are nobody's neighbour.
 
     Args:
         features: Shape ``(n, dim)``.

@@ -1,0 +1,115 @@
+"""``shrink_batches``: an epoch of a small data set has ten steps or more, unless somebody named the batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.quick_start import load_data_and_model
+
+import recbole_mm
+from recbole_mm.experiment.job import without_arguments
+from recbole_mm.host.small_data import shrink_batches
+
+OPTIONS: dict[str, Any] = {
+    "state": "ERROR",
+    "show_progress": False,
+    "use_gpu": False,
+    "data_path": str(Path(__file__).resolve().parents[2] / "dataset_atomic"),
+}
+
+
+def prepared(model: str, **options: Any) -> tuple[Any, Any]:
+    """The Config and the training loader that RecBole's own functions make."""
+    with without_arguments():
+        config = Config(model=model, dataset="mm-toy", config_dict={**OPTIONS, **options})
+    return config, data_preparation(config, create_dataset(config))[0]
+
+
+def rows_of_batches(loader: Any) -> list[int]:
+    return [len(batch) for batch in loader]
+
+
+@pytest.mark.parametrize("model", ["MMGCN", "FREEDOM", "MCPTR"])  # RecBole's batch, and those of the models' own files
+def test_an_epoch_has_ten_steps_or_more(model: str) -> None:
+    config, loader = prepared(model)
+    assert config["train_batch_size"] == 64 and 10 <= len(loader) < 20
+    assert set(rows_of_batches(loader)[:-1]) == {64} and sum(rows_of_batches(loader)) == loader.sample_size
+
+
+def test_rows_of_a_pair_stay_together() -> None:
+    """RecBole's batch of a pointwise model counts its negatives, which are rows of their own."""
+    config, loader = prepared("NeuMF", shrink_batches=True)
+    assert loader.times == 2 and config["train_batch_size"] == 128 and loader.step == 64
+
+
+def test_sequences_count_as_rows() -> None:
+    config, loader = prepared("SASRecContent", train_neg_sample_args=None)
+    assert config["train_batch_size"] < 2048 and 10 <= len(loader) <= 20
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("MMGCN", {"train_batch_size": 2048}),
+        ("MMGCN", {"shrink_batches": False}),
+        ("BPR", {}),  # RecBole's own trains as it does without this package
+    ],
+)
+def test_what_somebody_chose_is_left_alone(model: str, options: dict[str, Any]) -> None:
+    config, loader = prepared(model, **options)
+    assert config["train_batch_size"] == 2048 and len(loader) == 1
+
+
+def test_the_settings_of_a_data_set_are_a_choice(tmp_path: Path) -> None:
+    source = Path(OPTIONS["data_path"]) / "mm-toy"
+    (tmp_path / "mm-toy").mkdir()
+    for file in source.iterdir():
+        (tmp_path / "mm-toy" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "mm-toy" / "mm-toy.yaml").write_text("train_batch_size: 1000\n")
+    config, loader = prepared("MMGCN", data_path=str(tmp_path))
+    assert config["train_batch_size"] == 1000 and len(loader) == 2
+
+
+@pytest.mark.parametrize(("rows", "times", "size"), [(6145, 1, 2048), (6144, 1, 512), (6144, 2, 2048), (3000, 2, 512)])
+def test_four_steps_are_enough(rows: int, times: int, size: int) -> None:
+    config = prepared("MMGCN", shrink_batches=False)[0]
+    config["shrink_batches"] = True
+    assert shrink_batches(config, SimpleNamespace(sample_size=rows, times=times)) is (size != 2048)
+    assert config["train_batch_size"] == size
+
+
+def test_there_is_a_batch_for_any_number_of_rows() -> None:
+    for rows in (1, 5, 19, 20):
+        config = prepared("MMGCN", shrink_batches=False)[0]
+        config["shrink_batches"] = True
+        assert shrink_batches(config, SimpleNamespace(sample_size=rows)) and config["train_batch_size"] in (1, 2)
+
+
+def test_saved_loaders_are_those_of_a_new_run(tmp_path: Path) -> None:
+    options = {"checkpoint_dir": str(tmp_path), "save_dataloaders": True}
+    first, made = prepared("FREEDOM", **options)
+    second, read = prepared("FREEDOM", **options)
+    assert first["train_batch_size"] == second["train_batch_size"] == 64
+    assert rows_of_batches(made) == rows_of_batches(read)
+
+
+def test_a_checkpoint_knows_its_batch_and_goes_on_with_it(tmp_path: Path) -> None:
+    options = {**OPTIONS, "epochs": 2, "checkpoint_dir": str(tmp_path)}
+    whole = recbole_mm.run("MMGCN", "mm-toy", config_dict={**options, "epochs": 4})
+    first = recbole_mm.run("MMGCN", "mm-toy", config_dict=options)
+    on = recbole_mm.run("MMGCN", "mm-toy", config_dict={**options, "epochs": 4}, resume=first["checkpoint"])
+    assert on["test_result"] == whole["test_result"]
+    assert load_data_and_model(first["checkpoint"])[0]["train_batch_size"] == 64
+
+
+def test_all_models_of_a_comparison_have_it(tmp_path: Path) -> None:
+    options = {**OPTIONS, "epochs": 1, "metrics": ["Recall"], "topk": [10], "valid_metric": "Recall@10"}
+    recbole_mm.compare(["BPR", "MMGCN"], "mm-toy", config_dict=options, seeds=1, output=tmp_path)
+    records = [json.loads(file.read_text()) for file in (tmp_path / "runs").rglob("*.json")]
+    assert {r["config"]["train_batch_size"] for r in records} == {64} and len(records) == 2
