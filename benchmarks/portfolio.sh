@@ -6,6 +6,7 @@
 #   SEEDS=1 MODELS=BPR,GRCN,LightGCN benchmarks/portfolio.sh lfm2k --reg_weight=1e-3
 #   benchmarks/portfolio.sh video-heavy mlls-sparse mmgcl-sample-movielens    sets that no default was chosen on
 #
+# On small data RecBole's models take smaller batches, as ours do (shrink_batches), so that all have as many steps.
 # Started again, it goes on where it was stopped; further arguments that start with -- go to the comparisons. The sets are
 # those of portfolio_data.py, made in $OUTPUT/data from $RECBOLE_MM_DATA, or ../shared/data beside the checkout.
 set -euo pipefail
@@ -27,5 +28,5 @@ export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}
 for name in "${SETS[@]}"; do
     "$PYTHON" -m recbole_mm compare --models="$MODELS" --seeds="${SEEDS:-3}" --jobs="${JOBS:-2}" --baseline=LightGCN \
         --dataset="$name" --data_path="$OUTPUT/data" --output="$OUTPUT/$name" --epochs="${EPOCHS:-100}" --eval_step=2 \
-        --stopping_step=8 --metrics="['Recall', 'NDCG']" --topk='[10, 20]' --valid_metric=Recall@20 "${OPTIONS[@]}"
+        --stopping_step=8 --shrink_batches=True --metrics="['Recall', 'NDCG']" --topk='[10, 20]' --valid_metric=Recall@20 "${OPTIONS[@]}"
 done

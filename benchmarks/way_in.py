@@ -64,7 +64,7 @@ def shop() -> Iterator[dict[str, Any]]:
     """The four commands, and their sum."""
     runpy.run_path(str(ROOT / "dataset_atomic" / "mm-shop" / "make_mm_shop.py"))["main"](["--output=."])
     tables = ["--interactions=clicks.csv", "--user=customer", "--item=sku", "--time=ts", "--items=products.csv"]
-    training = ["--learning_rate=0.01", "--epochs=40", "--train_batch_size=512", "--eval_step=5"]
+    training = ["--learning_rate=0.01", "--epochs=40", "--eval_step=5"]
     rows = [
         measured("`import`", "import", "shop", *tables),
         measured("`extract`", "extract", "shop", "--text=title,description", "--image=pictures/{item_id}.jpg"),

@@ -40,7 +40,7 @@ def test_from_a_shops_files_to_lists_with_new_products(tmp_path: Path, monkeypat
         "import shop --interactions=clicks.csv --user=customer --item=sku --time=ts --items=products.csv",
         "extract shop --text=title,description --image=pictures/{item_id}.jpg --device=cpu",
         "inspect shop",
-        "--model=VBPR --dataset=shop --learning_rate=0.01 --epochs=40 --train_batch_size=512 --eval_step=5 "
+        "--model=VBPR --dataset=shop --learning_rate=0.01 --epochs=40 --eval_step=5 "
         f"--use_gpu=False --export=lists.csv --topk={K}",
     ):
         monkeypatch.setattr(sys, "argv", ["recbole-mm"])

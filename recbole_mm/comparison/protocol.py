@@ -136,7 +136,6 @@ def make_protocol(
         notes.append(linked_items_note(graphs, dataset))
     notes += capability_notes(types, given.get("cold_start"), given.get("slices"), bool(given.get("new_items")))
     shared["eval_batch_size"] = given.get("eval_batch_size", "auto")
-    shared["shrink_batches"] = given.get("shrink_batches", True)
     if any(mode != "full" for mode in _modes(shared["eval_args"])) and ModelType.CONTEXT not in kinds:
         notes.append(
             f"Sampled candidates ({shared['eval_args']['mode']}): RecBole draws them anew in every run, so the models "

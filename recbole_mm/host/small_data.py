@@ -13,7 +13,7 @@ from recbole_mm.host.defaults import is_named
 from recbole_mm.host.editing import edit
 from recbole_mm.host.wrapping import wrap
 
-__all__ = ["install"]
+__all__ = ["FEWEST_STEPS", "install"]
 
 FEWEST_STEPS = 4
 """Steps of an epoch below which its batches are made smaller."""

@@ -13,6 +13,7 @@ import pandas as pd
 from recbole_mm.experiment.job import versions
 from recbole_mm.experiment.store import to_json
 from recbole_mm.files import write_atomically
+from recbole_mm.host.small_data import FEWEST_STEPS
 from recbole_mm.report.render import latex, markdown, paired_markdown
 from recbole_mm.report.runs import ComparedRuns
 from recbole_mm.report.slices import slice_frame, slice_markdown
@@ -69,6 +70,7 @@ class Report:
                 "Permuted: the trained model as it is, tested with the features of that modality exchanged among the "
                 "items. Without: trained again without the modality."
             )
+        notes += _uneven_steps(runs.ordered())
         notes += _alarms(runs.ordered())
         notes += _mixed_versions(record for row in runs.ordered() for record in row.records.values())
         return [*notes, *runs.protocol.notes]
@@ -136,6 +138,24 @@ def _has_results(file: Path) -> bool:
         return bool((pd.read_csv(file)["runs"] > 0).any())
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _uneven_steps(rows: Iterable[Row]) -> list[str]:
+    """A note if some models had small data in a batch or two, and others in smaller batches."""
+    steps: dict[str, int] = {}
+    for row in rows:
+        for record in row.records.values():
+            if record.get("steps") and (record["epochs"] or 0) > 1:  # what Pop counts in one pass is the same in any
+                steps[row.model] = record["steps"]
+    few = [f"{name} ({number})" for name, number in steps.items() if number < FEWEST_STEPS]
+    many = [f"{name} ({number})" for name, number in steps.items() if number >= FEWEST_STEPS]
+    if not few or not many:
+        return []
+    return [
+        f"Small data: an epoch has so many training steps: {', '.join(few)}, but {', '.join(many)}. "
+        "--shrink_batches=True gives every model small batches, --shrink_batches=False none, --train_batch_size the "
+        "same."
+    ]
 
 
 def _alarms(rows: Iterable[Row]) -> list[str]:

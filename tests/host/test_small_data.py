@@ -108,8 +108,23 @@ def test_a_checkpoint_knows_its_batch_and_goes_on_with_it(tmp_path: Path) -> Non
     assert load_data_and_model(first["checkpoint"])[0]["train_batch_size"] == 64
 
 
-def test_all_models_of_a_comparison_have_it(tmp_path: Path) -> None:
-    options = {**OPTIONS, "epochs": 1, "metrics": ["Recall"], "topk": [10], "valid_metric": "Recall@10"}
-    recbole_mm.compare(["BPR", "MMGCN"], "mm-toy", config_dict=options, seeds=1, output=tmp_path)
-    records = [json.loads(file.read_text()) for file in (tmp_path / "runs").rglob("*.json")]
-    assert {r["config"]["train_batch_size"] for r in records} == {64} and len(records) == 2
+def compared(folder: Path, **more: Any) -> tuple[set[tuple[int, int]], list[str]]:
+    """Batch and steps of the runs of a comparison, and its notes about them."""
+    options = {**OPTIONS, "epochs": 2, "metrics": ["Recall"], "topk": [10], "valid_metric": "Recall@10", **more}
+    table = recbole_mm.compare(
+        ["Pop", "BPR", "MMGCN"], "mm-toy", config_dict=options, seeds=1, output=folder, in_process=True, verbose=False
+    )
+    records = [json.loads(file.read_text()) for file in (folder / "runs").glob("*/run.json")]
+    about = {(r["config"]["train_batch_size"], r["steps"]) for r in records if r["job"]["model"] != "Pop"}
+    return about, [note for note in table.attrs["notes"] if note.startswith("Small data")]
+
+
+def test_a_comparison_says_which_models_had_few_steps(tmp_path: Path) -> None:
+    about, (note,) = compared(tmp_path)
+    assert about == {(64, 17), (2048, 1)} and "BPR (1), but MMGCN (17). --shrink_batches=True" in note
+
+
+@pytest.mark.parametrize(("option", "value", "batch"), [("shrink_batches", True, 64), ("train_batch_size", 256, 256)])
+def test_all_models_of_a_comparison_may_have_them(tmp_path: Path, option: str, value: Any, batch: int) -> None:
+    about, notes = compared(tmp_path, **{option: value})
+    assert {size for size, _ in about} == {batch} and len(about) == 1 and not notes
