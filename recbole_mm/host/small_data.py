@@ -33,7 +33,8 @@ def shrink_batches(config: Any, loader: Any) -> bool:
     """Set ``train_batch_size`` to what suits the rows of a training loader.
 
     Stopping counts epochs, and learning rates are chosen for epochs of many steps: a data set that is a batch or two
-    stops before it has learnt anything. An option that somebody named is never touched.
+    stops before it has learnt anything. An option that somebody named is never touched, nor is the batch of a training
+    that reads other data sets first, which may be large ones.
 
     Args:
         config: RecBole's ``Config``.
@@ -42,7 +43,7 @@ def shrink_batches(config: Any, loader: Any) -> bool:
     Returns:
         Whether it was changed, so that the loader has to be made anew.
     """
-    if config["shrink_batches"] is not True or is_named(config, "train_batch_size"):
+    if config["shrink_batches"] is not True or config["pretrain_datasets"] or is_named(config, "train_batch_size"):
         return False
     pairs = getattr(loader, "general_dataloader", loader)  # a knowledge graph's loader has another one of facts
     usual, rows, times = config["train_batch_size"], pairs.sample_size, getattr(pairs, "times", 1)

@@ -58,6 +58,7 @@ def test_sequences_count_as_rows() -> None:
     [
         ("MMGCN", {"train_batch_size": 2048}),
         ("MMGCN", {"shrink_batches": False}),
+        ("UniSRec", {"pretrain_datasets": ["mm-toy", "ml-100k"], "train_neg_sample_args": None}),
         ("BPR", {}),  # RecBole's own trains as it does without this package
     ],
 )
