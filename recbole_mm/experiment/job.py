@@ -206,7 +206,7 @@ def train_and_test(
         **training,
         "memory_mib": memory,
         "health": health_report(trainer),
-        "steps": len(prepared.train_data),
+        "steps": None if getattr(trainer.model, "makes_own_batches", False) else len(prepared.train_data),
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "flops": prepared.flops,
         "split": prepared.split,

@@ -45,8 +45,13 @@ def own_settings(config: Any, dataset: str) -> Path:
 
 
 def is_named(config: Any, key: str) -> bool:
-    """Whether somebody chose an option: the caller, or the settings of the data set. Else it is a default."""
-    return key in config.external_config_dict or key in _read(own_settings(config, config.dataset), OptionLoader)
+    """Whether somebody chose an option: the caller, a script later on, or the settings of the data set.
+
+    Else it is a default, of RecBole, this package or the model. A default that a script sets again stays one.
+    """
+    files = (properties_dir() / "dataset" / f"{config.dataset}.yaml", own_settings(config, config.dataset))
+    changed = config[key] != config.internal_config_dict.get(key)
+    return changed or key in config.external_config_dict or any(key in _read(file, OptionLoader) for file in files)
 
 
 def merged(

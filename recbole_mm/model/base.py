@@ -62,6 +62,8 @@ class MultimodalModelMixin(VectorScores):
     accepts_patches = False
     #: Whether ``graph_batch: sampled`` trains it on sampled neighbours (`recbole_mm.model.sampled_graph`).
     samples_graph = False
+    #: Whether its training goes by batches of its own, not by those of RecBole's loader (``train_batch_size``).
+    makes_own_batches = False
     #: Whether ``contrastive_weight`` weighs a term of the model's own instead of :meth:`modality_contrast`.
     has_contrastive_term = False
 

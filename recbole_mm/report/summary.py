@@ -146,7 +146,7 @@ def _uneven_steps(rows: Iterable[Row]) -> list[str]:
     for row in rows:
         for record in row.records.values():
             if record.get("steps") and (record["epochs"] or 0) > 1:  # what Pop counts in one pass is the same in any
-                steps[row.model] = record["steps"]
+                steps[row.model] = min(record["steps"], steps.get(row.model, record["steps"]))
     few = [f"{name} ({number})" for name, number in steps.items() if number < FEWEST_STEPS]
     many = [f"{name} ({number})" for name, number in steps.items() if number >= FEWEST_STEPS]
     if not few or not many:

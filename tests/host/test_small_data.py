@@ -14,7 +14,7 @@ from recbole.quick_start import load_data_and_model
 
 import recbole_mm
 from recbole_mm.experiment.job import without_arguments
-from recbole_mm.host.small_data import shrink_batches
+from recbole_mm.host.small_data import suit_batch
 
 OPTIONS: dict[str, Any] = {
     "state": "ERROR",
@@ -59,6 +59,7 @@ def test_sequences_count_as_rows() -> None:
         ("MMGCN", {"train_batch_size": 2048}),
         ("MMGCN", {"shrink_batches": False}),
         ("UniSRec", {"pretrain_datasets": ["mm-toy", "ml-100k"], "train_neg_sample_args": None}),
+        ("MML", {"train_neg_sample_args": None}),
         ("BPR", {}),  # RecBole's own trains as it does without this package
     ],
 )
@@ -81,23 +82,34 @@ def test_the_settings_of_a_data_set_are_a_choice(tmp_path: Path) -> None:
 def test_four_steps_are_enough(rows: int, times: int, size: int) -> None:
     config = prepared("MMGCN", shrink_batches=False)[0]
     config["shrink_batches"] = True
-    assert shrink_batches(config, SimpleNamespace(sample_size=rows, times=times)) is (size != 2048)
+    assert suit_batch(config, SimpleNamespace(sample_size=rows, times=times)) is (size != 2048)
     assert config["train_batch_size"] == size
 
 
 def test_there_is_a_batch_for_any_number_of_rows() -> None:
-    for rows in (1, 5, 19, 20):
+    for rows in (1, 5, 19, 100):
         config = prepared("MMGCN", shrink_batches=False)[0]
         config["shrink_batches"] = True
-        assert shrink_batches(config, SimpleNamespace(sample_size=rows)) and config["train_batch_size"] in (1, 2)
+        assert suit_batch(config, SimpleNamespace(sample_size=rows)) and config["train_batch_size"] == 8
 
 
-def test_saved_loaders_are_those_of_a_new_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("then", [{}, {"shrink_batches": False}, {"train_batch_size": 200}])
+@pytest.mark.parametrize("first", [{}, {"shrink_batches": False}, {"train_batch_size": 100}])
+def test_saved_loaders_are_those_of_a_new_run(tmp_path: Path, first: dict[str, Any], then: dict[str, Any]) -> None:
+    """RecBole would go on with the batches that were saved, whatever the options say."""
     options = {"checkpoint_dir": str(tmp_path), "save_dataloaders": True}
-    first, made = prepared("FREEDOM", **options)
-    second, read = prepared("FREEDOM", **options)
-    assert first["train_batch_size"] == second["train_batch_size"] == 64
-    assert rows_of_batches(made) == rows_of_batches(read)
+    prepared("FREEDOM", **options, **first)
+    config, read = prepared("FREEDOM", **options, **then)
+    anew, made = prepared("FREEDOM", **then)
+    assert config["train_batch_size"] == anew["train_batch_size"] and len(read) == len(made)
+    assert rows_of_batches(read) == rows_of_batches(made)
+
+
+def test_a_script_may_choose_after_all() -> None:
+    with without_arguments():
+        config = Config(model="MMGCN", dataset="mm-toy", config_dict=OPTIONS)
+    config["train_batch_size"] = 1000
+    assert len(data_preparation(config, create_dataset(config))[0]) == 2 and config["train_batch_size"] == 1000
 
 
 def test_a_checkpoint_knows_its_batch_and_goes_on_with_it(tmp_path: Path) -> None:

@@ -110,8 +110,8 @@ def _few_steps(steps: int, epochs: int) -> Judged:
         yield (
             "few_steps",
             f"{epochs} epochs were {steps} steps in all, because a batch holds a third of the training data or more: "
-            "that is seldom enough, and early stopping counts epochs. shrink_batches: True gives an epoch ten steps or "
-            "more, a lower train_batch_size as many as you like; for a comparison, of all its models.",
+            "that is seldom enough, and early stopping counts epochs. Lower train_batch_size until an epoch has ten "
+            "steps or more, as shrink_batches: True does where nobody names one; for a comparison, of all its models.",
         )
 
 

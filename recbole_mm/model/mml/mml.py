@@ -95,6 +95,8 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
         True
     """
 
+    makes_own_batches = True
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         if "id" in self.features:
