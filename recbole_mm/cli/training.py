@@ -16,6 +16,7 @@ from recbole_mm.cli.request import Request, program
 from recbole_mm.config import SHARED_OPTIONS
 from recbole_mm.experiment.capabilities import capability_notes
 from recbole_mm.experiment.quick_start import run
+from recbole_mm.host.defaults import defaults_of
 from recbole_mm.host.names import registered
 from recbole_mm.host.terminal import quiet_terminal
 from recbole_mm.serving.saved import check_folder, save
@@ -35,6 +36,8 @@ _OF_FEATURES = {
     "modalities", "modality_weight", "feature_norm", "feature_dtype", "feature_disk", "contrastive_weight",
     "contrastive_temperature",
 }  # fmt: skip
+
+_RECBOLES_BATCH = 2048
 
 
 def train_here(request: Request) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def train_here(request: Request) -> dict[str, Any]:
     if not processes.is_writer():  # one of those that torchrun has started; the first one reports
         return result
     print(_report(experiment.model, experiment.dataset, result))
-    print(f"compare with: {_comparison(experiment.model, experiment.dataset, request)}")
+    print(f"compare with: {_comparison(experiment.model, experiment.dataset, request, result['config'])}")
     if folder is not None:
         kept = save(result, folder, "with_features" in request.flags)
         print(f"{kept}: the model, for recbole_mm.load({str(kept)!r})")
@@ -92,7 +95,7 @@ def _report(model: str, dataset: str, result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"checkpoint: {result['checkpoint'] or '(none written)'}"])
 
 
-def _comparison(model: str, dataset: str, request: Request) -> str:
+def _comparison(model: str, dataset: str, request: Request, config: Mapping[str, Any]) -> str:
     """The command that trains a baseline of the same family, so on the same split and with the same evaluation."""
     same = {*lists.general_arguments, *lists.evaluation_arguments, *lists.dataset_arguments, "epochs", "stopping_step"}
     same = (same | set(SHARED_OPTIONS)) - _OF_FEATURES
@@ -101,6 +104,10 @@ def _comparison(model: str, dataset: str, request: Request) -> str:
     if "config_files" in request.flags:
         arguments.append(f"--config_files={request.flags['config_files']}")
     arguments += [f"--{key}={text}" for key, text in request.options.items() if key in same]
+    usual = defaults_of(model).get("train_batch_size", _RECBOLES_BATCH)
+    named = {"train_batch_size", "shrink_batches"} & request.options.keys()
+    if model in registered and config["train_batch_size"] < usual and not named:
+        arguments.append("--shrink_batches=True")  # of RecBole's models only when it is set
     command = f"{program()} {shlex.join(arguments)}"
     if request.options.get("missing_feature", "").strip("'\"") == "drop" and model in registered:
         command += f"\n(missing_feature=drop has removed interactions of {model} that a model without features keeps)"

@@ -24,6 +24,7 @@ RESULT = {
     "best_valid_result": {"recall@10": 0.25, "mrr@10": 0.5},
     "test_result": {"recall@10": 0.125, "mrr@10": 0.0625},
     "checkpoint": "saved/x.pth",
+    "config": {"train_batch_size": 2048},
 }
 
 
@@ -213,6 +214,18 @@ class TestHandOver:
         baseline = parse(command[command.index("--model=LightGCN") :])
         assert baseline.flags == {"model": "LightGCN", "dataset": "mm-toy"}
         assert baseline.options == {"epochs": "3", "topk": "[5, 10]"}  # not the other model's learning rate
+
+    def test_the_baseline_gets_small_batches_as_the_model_had(self, calls, capsys, monkeypatch):
+        monkeypatch.setitem(RESULT, "config", {"train_batch_size": 64})
+        for model, options, handed_on in (
+            ("MMGCN", [], True),
+            ("LightGCN", [], False),
+            ("MMGCN", ["--train_batch_size=64"], False),
+            ("MMGCN", ["--shrink_batches=True"], True),
+        ):
+            main([f"--model={model}", "--dataset=mm-toy", *options])
+            command = capsys.readouterr().out.partition("compare with:")[2]
+            assert command.count("--shrink_batches=True") == handed_on
 
     @pytest.mark.parametrize(
         ("model", "baseline"),
