@@ -45,7 +45,7 @@ def measure(folder: Path, model: str) -> str:
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import init_seed
 
-    import recbole_mm  # noqa: F401
+    import recbole_mm  # noqa: F401  it repairs what RecBole needs repaired
 
     options = {
         "data_path": str(folder), "state": "ERROR", "use_gpu": False, "user_inter_num_interval": "[5,inf)",

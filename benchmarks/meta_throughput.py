@@ -110,8 +110,8 @@ def loop_windows(trainer: Any, users: torch.Tensor) -> None:
             feature = model.learner_features[name]
             adapt_and_ask(
                 learner,
-                lambda some: one_task(some, support, feature),  # noqa: B023
-                lambda some: one_task(some, query, feature),  # noqa: B023
+                lambda some: one_task(some, support, feature),  # noqa: B023  called before the loop goes on
+                lambda some: one_task(some, query, feature),  # noqa: B023  as above
                 model.settings,
             )
 

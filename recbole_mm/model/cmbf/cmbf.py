@@ -201,14 +201,16 @@ class CMBF(MultimodalRecommender):
         keys, key = self.pair_keys, user * self.n_items + item
         return keys[torch.searchsorted(keys, key).clamp(max=len(keys) - 1)] == key
 
-    def _branches(self, network: AnyNetwork, text: Tokens, image: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
-        """Final tokens of both branches for a batch of pairs, given the fields and the output of the image tower."""
-        inputs = network.image_input(image), network.text_input(text.values)
-        return network(*inputs, text.mask, self.has_image[item], self.image_tokens.own(item))  # type: ignore[no-any-return]
+    def _branches(
+        self, network: AnyNetwork, text: Tokens, image: Tensor, item: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the head reads of a batch of pairs, given the fields and the output of the image tower."""
+        inputs, own = (network.image_input(image), network.text_input(text.values)), self.image_tokens.own(item)
+        return *network(*inputs, text.mask, self.has_image[item], own), own
 
     def _score(self, network: AnyNetwork, text: Tokens, image: Tensor, item: Tensor) -> Tensor:
-        """Logits of the same."""
-        return self._head(*self._branches(network, text, image, item), self.image_tokens.own(item))
+        """Logits of a batch of pairs."""
+        return self._head(*self._branches(network, text, image, item))
 
     def _evaluated(self) -> AnyNetwork:
         """The network, or where nothing is learnt and it is the faster one, the same function folded."""
@@ -233,7 +235,7 @@ class CMBF(MultimodalRecommender):
         if len(ids) < 2:
             return {}
         text = _join(users.rows(torch.ones_like(ids)), items.rows(ids))
-        branches = self._branches(self.network, text, take_rows(image, ids), ids)
+        *branches, _ = self._branches(self.network, text, take_rows(image, ids), ids)
         # Entries of a branch, around their mean over the items: nothing where it is the same for every item.
         spread = (branch.flatten(1) - branch.flatten(1).mean(dim=0) for branch in branches)
         names = "the image branch", "the text branch"
