@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.nn.graph.branches import Encoding, encode_branches
+from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import first_occurrence, info_nce_loss
 from recbole_mm.nn.rows import unit_rows
@@ -39,7 +40,8 @@ class SLMRec(MultimodalRecommender):
         Tao et al. "Self-Supervised Learning for Multimedia Recommendation." IEEE TMM 2022.
 
     Options:
-        embedding_size, n_layers, temperature, score, ssl_task, fac_order, dropout, distinct_ids.
+        embedding_size, n_layers, temperature, score, ssl_task, fac_order, dropout, distinct_ids,
+        popularity_correction.
 
     Note:
         Copies of an anchor's item are no negatives, and a repeated id takes part in the self-supervised tasks once;
@@ -49,6 +51,13 @@ class SLMRec(MultimodalRecommender):
         cosine`` ranks by cosines. FAC compares inner products, as released; whether the paper means cosines is not
         clear. A widespread port has no audio, cannot run FD or FM, and its penalty has no effect: nothing is taken from
         it. The order of the chain is published for image, audio, text; ``~`` sorts the names.
+
+        The negatives of the main loss are the items of other pairs, so an item is one as often as it has pairs
+        :math:`n_i`, and the best cosines tell by how much a user likes it *more than others do*: what is popular is
+        unlearned, which on dense data cost more than content gained. ``popularity_correction: p``, ours, subtracts
+        :math:`p \ln n_i` from the logits of an item in that loss (Yi et al. "Sampling-Bias-Corrected Neural Modeling
+        for Large Corpus Item Recommendations." RecSys 2019), which makes it a negative as often as :math:`n_i^{1-p}`
+        says; the default is .5, and 0 is as published.
     """
 
     has_contrastive_term = True
@@ -62,6 +71,7 @@ class SLMRec(MultimodalRecommender):
         self.ssl_task = self.options.choice("ssl_task", ("FAC", "FD", "FM", "FD+FM"))
         self.dropout = self.options.number("dropout", minimum=0, maximum=1)
         self.distinct_ids = self.options.boolean("distinct_ids")
+        self.popularity_correction = self.options.number("popularity_correction", minimum=0, maximum=1, before=0.0)
         self.order = self._chain_order(self.options.optional_texts("fac_order"))
 
         self.graph = self.interaction_graph()
@@ -118,9 +128,7 @@ class SLMRec(MultimodalRecommender):
         inputs = self._inputs()
         users, items = self._encode(inputs)
         u, i = users.rows(user), items.rows(item)
-        same = item if self.distinct_ids else None
-        read = self._read(self.read_users, u), self._read(self.read_items, i)
-        main = info_nce_loss(*read, self.temperature, same=same)
+        main = self._ranking_loss(self._read(self.read_users, u), self._read(self.read_items, i), item)
         if self.contrastive_weight == 0:
             return main
         if self.ssl_task == "FAC":
@@ -136,6 +144,17 @@ class SLMRec(MultimodalRecommender):
             views = [(_replace(u, branch, shared[0]), _replace(i, branch, shared[1])) for branch in drawn]
             extra = extra + self._contrast(views, user, item)
         return main, self.contrastive_weight * extra
+
+    def _ranking_loss(self, users: Tensor, items: Tensor, ids: Tensor) -> Tensor:
+        """The in-batch softmax of the cosines, less ``popularity_correction`` times the log of each item's pairs."""
+        users, items = unit_rows(full_precision(users)), unit_rows(full_precision(items))
+        if self.popularity_correction > 0:
+            # One more coordinate on either side, whose product is the correction.
+            pairs = self.graph.item_degree[ids].clamp(min=1).log().unsqueeze(1).to(items.dtype)
+            users = torch.cat([users, torch.ones_like(pairs)], dim=1)
+            items = torch.cat([items, -self.popularity_correction * self.temperature * pairs], dim=1)
+        same = ids if self.distinct_ids else None
+        return info_nce_loss(users, items, self.temperature, normalize=False, same=same)
 
     def _chain(self, branches: Tensor, item: Tensor) -> Tensor:
         """FAC: joint space against own space, modality by modality. ``branches`` has shape ``(batch, 1 + M, d)``."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from recbole.data.interaction import Interaction
 from torch.nn import functional as F
 
+from recbole_mm.model.slmrec import SLMRec
 from tests.model.conftest import build, total_loss
-from tests.model.tiny import assert_same_function, tiny_model
+from tests.model.tiny import assert_same_function, tiny_dataset, tiny_model
 from tests.model.toy import (
+    FEATURES,
     ONE,
+    PAIRS,
     SHEAR,
     SWAP,
     assert_golden,
@@ -49,6 +54,7 @@ GOLDEN = {
 
 def golden_model(case, **options):
     options = {"n_layers": 2, "temperature": 0.2, "contrastive_temperature": 0.5, "contrastive_weight": 0.1, **options}
+    options.setdefault("popularity_correction", 0.0)
     model = toy_model("SLMRec", case, **options)
     names = list(model.features)
     stacked = np.vstack([0.5**b * (SWAP if b % 2 else ONE) for b in range(1 + len(names))])
@@ -104,14 +110,14 @@ def plain_read(model, branches):
     return model.read_users(stacked[0]), model.read_items(stacked[1])
 
 
-def plain_contrast(left, right, tau, rows, same=None, unit=True):
+def plain_contrast(left, right, tau, rows, same=None, unit=True, less=None):
     """One anchor at a time."""
     if unit:
         left, right = F.normalize(left, dim=1), F.normalize(right, dim=1)
     total = 0
     for b in rows:
         kept = [c for c in rows if c == b or same is None or same[c] != same[b]]
-        logits = torch.stack([left[b] @ right[c] / tau for c in kept])
+        logits = torch.stack([left[b] @ right[c] / tau - (0 if less is None else less[c]) for c in kept])
         total = total + logits.logsumexp(dim=0) - logits[kept.index(b)]
     return total / len(rows)
 
@@ -125,7 +131,9 @@ def plain_chain_loss(model, batch, order=None):
     users, items = batch["user_id"].tolist(), batch["item_id"].tolist()
     branches = plain_branches(model)
     u, i = plain_read(model, branches)
-    total = plain_contrast(u[users], i[items], model.temperature, range(len(users)), same=items)
+    known = model.training_pairs[1].tolist()
+    less = [model.popularity_correction * math.log(max(known.count(item), 1)) for item in items]
+    total = plain_contrast(u[users], i[items], model.temperature, range(len(users)), same=items, less=less)
     joint, names = branches[0][1][items], list(model.features)
     for modality in order or names:
         joint = model.joint[modality](joint)
@@ -141,6 +149,21 @@ def test_loss_and_gradients_of_the_chain_equal_the_plain_reference(order):
     model = golden_model("B", fac_order=order).train()
     batch = toy_batch(False)
     assert_same_function(total_loss(model, batch), plain_chain_loss(model, batch, order), model)
+
+
+@pytest.mark.parametrize("correction", [0.3, 1.0])
+def test_popular_items_are_negatives_less_often(correction):
+    model, batch = golden_model("B", popularity_correction=correction).train(), toy_batch(False)
+    plain = plain_chain_loss(model, batch)
+    assert_same_function(total_loss(model, batch), plain, model)
+    assert (total_loss(golden_model("B").train(), batch) - plain).abs() > 0.01
+
+
+def test_checkpoints_without_the_correction_train_as_they_did():
+    config, dataset = tiny_dataset("SLMRec", PAIRS, FEATURES, None, embedding_size=4)
+    assert SLMRec(config, dataset).popularity_correction == 0.5
+    del config.final_config_dict["popularity_correction"]
+    assert SLMRec(config, dataset).popularity_correction == 0
 
 
 @pytest.mark.parametrize("n_modalities", [1, 2, 3, 4])
