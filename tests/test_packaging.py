@@ -18,6 +18,7 @@ import pytest
 import setuptools
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import recbole_mm
@@ -115,14 +116,28 @@ def test_one_version_everywhere(metadata):
 # --- requirements
 
 
-def test_constraints_satisfy_every_requirement(metadata):
+def constraints() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    pinned = {canonicalize_name(name): version for name, version in pinned.items()}
+    return {canonicalize_name(name): version for name, version in pinned.items()}
+
+
+def test_constraints_satisfy_every_requirement(metadata):
+    pinned = constraints()
     for requirement in requirements(metadata, "test"):
         applies = requirement.marker is None or requirement.marker.evaluate({"python_version": "3.11"})
         if applies:
             assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), str(requirement)
+
+
+def test_constraints_install_with_every_python_3_11():
+    from importlib.metadata import distributions
+
+    pinned = constraints()
+    for installed in distributions():
+        if pinned.get(canonicalize_name(installed.metadata["Name"])) == installed.version:
+            wanted = installed.metadata.get("Requires-Python") or ""
+            assert SpecifierSet(wanted).contains("3.11.0"), f"{installed.metadata['Name']}: {wanted}"
 
 
 def test_ranges_are_not_pins(metadata):
