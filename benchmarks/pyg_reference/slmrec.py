@@ -23,6 +23,8 @@ class SLMRec(nn.Module):
             self.register_buffer(f"feature_{modality}", feature)
         self.project, self.read_users, self.read_items = model.project, model.read_users, model.read_items
         self.joint, self.own = model.joint, model.own
+        pairs = torch.bincount(model.training_pairs[1], minlength=model.n_items).clamp(min=1)
+        self.register_buffer("popularity", model.popularity_correction * pairs.log())
 
     def _branches(self) -> list[tuple[Tensor, Tensor]]:
         # The padding row has no modality: its input is 0, not the bias.
@@ -42,7 +44,7 @@ class SLMRec(nn.Module):
         user, item = (interaction[field] for field in self.fields)
         branches = self._branches()
         users, items = self._read(branches)
-        logits = F.normalize(users[user]) @ F.normalize(items[item]).T / self.tau
+        logits = F.normalize(users[user]) @ F.normalize(items[item]).T / self.tau - self.popularity[item]
         place = torch.arange(len(item), device=item.device)
         copies = (item[:, None] == item) & (place[:, None] != place)
         main = F.cross_entropy(logits.masked_fill(copies, float("-inf")), place)
