@@ -36,7 +36,7 @@ OPTIONS = {"benchmark_filename": ["train", "valid", "test"], "use_gpu": False, "
 def shares(model: nn.Module, batch: Any) -> dict[str, list[float]]:
     """Per parameter the gradient lengths of the second part of the loss and the following, over that of the first."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    lengths = [_lengths(part, [parameter for _, parameter in named]) for part in model.calculate_loss(batch)]  # type: ignore[operator]
+    lengths = [_lengths(part, [parameter for _, parameter in named]) for part in model.calculate_loss(batch)]
     return {
         name: [other[index] / lengths[0][index] for other in lengths[1:]]
         for index, (name, _) in enumerate(named)

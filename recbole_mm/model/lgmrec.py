@@ -61,13 +61,13 @@ class LGMRec(MultimodalRecommender):
         logistic; Gumbel's is the code's. HCL is a sum over the batch beside a mean, as released; a library that takes
         its mean needs another ``contrastive_weight``. With the authors' 1e-4 its gradient in the id tables is 8 to 50
         times that of BPR over the first 300 steps (lfm2k and a sample of microlens-neighbours), and under Adam it alone
-        sets their direction; 1e-6, the least of the authors' grid but none, is the default: at most .5 of BPR's. Rows
-        of :math:`H` of what lacks the modality are 0, and it is neither anchor nor candidate; the local part, which has
-        no bias, reads what stands in place of the feature (``missing_feature``, 0 by default). HCL compares vectors of
-        the span of :math:`A` hyperedges, so its scores are computed at width :math:`A` where that is less than
-        :math:`d`. ``contrast_negatives: batch``, ours, takes the batch's rows for candidates. HCL is for any number of
-        modalities (the paper has two); with one there is none. A new item has no local modality part (:math:`K \ge 1`
-        hops erase it): its features rank it through the hyperedges.
+        sets their direction; with 1e-6, the default and the least of the authors' grid but none, it is about half of
+        BPR's at most. Rows of :math:`H` of what lacks the modality are 0, and it is neither anchor nor candidate; the
+        local part, which has no bias, reads what stands in place of the feature (``missing_feature``, 0 by default).
+        HCL compares vectors of the span of :math:`A` hyperedges, so its scores are computed at width :math:`A` where
+        that is less than :math:`d`. ``contrast_negatives: batch``, ours, takes the batch's rows for candidates. HCL is
+        for any number of modalities (the paper has two); with one there is none. A new item has no local modality part
+        (:math:`K \ge 1` hops erase it): its features rank it through the hyperedges.
     """
 
     has_contrastive_term = True
