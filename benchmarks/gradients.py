@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from itertools import islice
+from collections.abc import Sequence
+from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -28,27 +28,22 @@ from torch import Tensor, nn
 
 from benchmarks import portfolio_data
 from benchmarks.rows import models_parser, read_command_line
+from recbole_mm.nn.diagnosis import gradient_shares
 
 STEPS = (0, 20, 100, 300)
+ROUNDING = 1e-6
+"""Share of the ranking up to which it does not move a parameter, such as a bias that all items have."""
 OPTIONS = {"benchmark_filename": ["train", "valid", "test"], "use_gpu": False, "state": "ERROR"}
 
 
-def shares(model: nn.Module, batch: Any) -> dict[str, list[float]]:
+def ratios(losses: Sequence[Tensor], model: nn.Module) -> dict[str, list[float]]:
     """Per parameter the gradient lengths of the second part of the loss and the following, over that of the first."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    lengths = [_lengths(part, [parameter for _, parameter in named]) for part in model.calculate_loss(batch)]
-    return {
-        name: [other[index] / lengths[0][index] for other in lengths[1:]]
-        for index, (name, _) in enumerate(named)
-        if lengths[0][index] > 1e-6 * max(lengths[0])
-    }
-
-
-def _lengths(loss: Tensor, parameters: list[nn.Parameter]) -> list[float]:
-    if not loss.requires_grad:
-        return [0.0] * len(parameters)
-    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    return [0.0 if gradient is None else float(gradient.norm()) for gradient in found]
+    found = {}
+    for name, parameter in model.named_parameters():
+        shares = gradient_shares(losses, [parameter]) if parameter.requires_grad else None
+        if shares is not None and shares[0] > ROUNDING:
+            found[name] = [share / shares[0] for share in shares[1:]]
+    return found
 
 
 def main() -> None:
@@ -62,13 +57,15 @@ def main() -> None:
             train = data_preparation(config, create_dataset(config))[0]
             model = get_model(name)(config, train.dataset).train()
         optimizer = torch.optim.Adam(model.parameters(), config["learning_rate"], weight_decay=config["weight_decay"])
-        batches = (batch for _ in iter(int, 1) for batch in train)
-        for step, batch in enumerate(islice(batches, STEPS[-1] + 1)):
+        for step, batch in enumerate(islice(chain.from_iterable(repeat(train)), STEPS[-1] + 1)):
+            losses = model.calculate_loss(batch)
+            if not isinstance(losses, tuple):
+                sys.exit(f"{name}: its loss has one part, so there is nothing to compare.")
             if step in STEPS:
-                for parameter, others in shares(model, batch).items():
+                for parameter, others in ratios(losses, model).items():
                     print(name, step, parameter, *(f"{value:.3g}" for value in others), flush=True)
             optimizer.zero_grad()
-            sum(model.calculate_loss(batch)).backward()
+            sum(losses).backward()
             optimizer.step()
 
 

@@ -142,7 +142,7 @@ def loop_rows(trainer: Any, users: torch.Tensor) -> None:
                 vectors = some.embed(torch.stack([negative, target]), feature)
                 return F.softplus((state * (vectors[0] - vectors[1])).sum(1)).mean()
 
-            adapt_and_ask(learner, lambda s: loss(s, parts[0]), lambda s: loss(s, parts[1]), model.settings)  # noqa: B023
+            adapt_and_ask(learner, lambda s: loss(s, parts[0]), lambda s: loss(s, parts[1]), model.settings)  # noqa: B023  as above
 
 
 def adapt_and_ask(learner: Any, support: Any, query: Any, settings: Any) -> None:

@@ -26,7 +26,7 @@ class Attention(MessagePassing):
         """Propagate ``x``; also returns the weight of every edge."""
         out = self.propagate(edge_index, x=x)
         alpha, self.alpha = self.alpha, None
-        return out, alpha  # type: ignore[return-value]
+        return out, alpha
 
     def message(self, x_i: Tensor, x_j: Tensor, index: Tensor, size_i: int) -> Tensor:
         """Weigh the source."""

@@ -126,6 +126,7 @@ def _options(text: str) -> Iterator[Option]:
         if found:
             if current is not None:
                 yield current
+            # The pattern matches any text, which mypy cannot know.
             kind, meaning = re.fullmatch(r"(?:\(([^)]*)\)\s*)?(.*)", found[3] or "").groups()  # type: ignore[union-attr]
             current = Option(found[1], found[2], kind or "", meaning, section)
         elif current is not None and (more := re.match(r"\s+(.*)", line)):

@@ -59,7 +59,7 @@ class LGMRec(MultimodalRecommender):
         The Gumbel noise :math:`\gamma` and the dropout of :math:`H` act in training only; the released code draws noise
         when it ranks as well, and two evaluations of one model differ. The paper's noise, as we understand it, is
         logistic; Gumbel's is the code's. HCL is a sum over the batch beside a mean, as released; a library that takes
-        its mean needs another ``contrastive_weight``. With the authors' 1e-4 its gradient in the id tables is 8 to 50
+        its mean needs another ``contrastive_weight``. With the authors' 1e-4 its gradient in the id tables is 8 to 60
         times that of BPR over the first 300 steps (lfm2k and a sample of microlens-neighbours), and under Adam it alone
         sets their direction; with 1e-6, the default and the least of the authors' grid but none, it is about half of
         BPR's at most. Rows of :math:`H` of what lacks the modality are 0, and it is neither anchor nor candidate; the
