@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,12 +21,16 @@ class BM3(nn.Module):
         self.encode, self.modalities = LightGCN(model), list(model.features)
         for modality, feature in model.features.items():
             self.register_buffer(f"feature_{modality}", feature)
-        self.predictor, self.project = model.predictor, model.project
+        self.predictor, self.project, self.score = model.predictor, model.project, model.score
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Predicted users and items."""
+        """Predicted users and items, and those that were predicted from where the score takes both."""
         users, items = self.encode()
-        return self.predictor(users), self.predictor(items + self.encode.items)
+        items = items + self.encode.items
+        predicted = self.predictor(users), self.predictor(items)
+        if self.score == "predicted":
+            return predicted
+        return torch.cat([predicted[0], users], dim=1), torch.cat([items, predicted[1]], dim=1)
 
     def calculate_loss(self, interaction: Any) -> tuple[Tensor, ...]:
         """Reconstruction, penalty and alignment."""

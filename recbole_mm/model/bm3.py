@@ -25,7 +25,7 @@ class BM3(MultimodalRecommender):
     :math:`x^m_i = f^m_i W_m + b_m`, and targets :math:`\tilde x` that are dropped out and get no gradient:
 
     .. math::
-        u &= g_u, \qquad i = g_i + e_i, \qquad \hat y_{ui} = \langle P(u), P(i) \rangle, \\
+        u &= g_u, \qquad i = g_i + e_i, \qquad \hat y_{ui} = \langle P(u), i \rangle + \langle u, P(i) \rangle, \\
         L &= [1 - \cos(P(u), \tilde\imath)] + [1 - \cos(P(i), \tilde u)] + \lambda (\|U\|_F + \|I\|_F) / n_{items} \\
           &+ \beta \textstyle\sum_m w_m \{[1 - \cos(P(x^m_i), \tilde\imath)] + [1 - \cos(P(x^m_i), \tilde x^m_i)]\},
 
@@ -37,15 +37,20 @@ class BM3(MultimodalRecommender):
         Zhou et al. "Bootstrap Latent Representations for Multi-modal Recommendation." WWW 2023.
 
     Options:
-        embedding_size, n_layers, dropout, reg_weight, cold_items.
+        embedding_size, n_layers, dropout, reg_weight, score, cold_items.
 
     Note:
+        The score is ours, ``score: aligned``: the loss trains :math:`P(u)` towards :math:`i` and :math:`P(i)` towards
+        :math:`u`. ``score: predicted`` is the paper's :math:`\langle P(u), P(i) \rangle`, in which :math:`W_P` counts
+        twice, so that its longest directions, what is popular, win as training goes on: on dense data validation fell
+        by an eighth and ended below BPR. On sparse data that smooths, and is a few per cent better.
         Features enter the loss only: **items that are new at evaluation are ranked by untrained ids, at random**.
         ``cold_items: content``, ours, ranks an item without training pairs by :math:`P(\sum_m w_m x^m_i / \sum_m w_m)`
-        over its modalities, which the alignment trains towards its target. The released code trains the feature tables
-        too; here they are constant. The penalty is the code's, lengths of both whole tables that are not squared; the
-        paper's, as we understand it, squares those of the batch, for which the weights that the authors searched would
-        be none. ``contrastive_temperature`` has no use: cosines are not divided by anything.
+        over its modalities, which the alignment trains towards its target, in the places of :math:`i` and :math:`P(i)`.
+        The released code trains the feature tables too; here they are constant. The penalty is the code's, lengths of
+        both whole tables that are not squared; the paper's, as we understand it, squares those of the batch, for which
+        the weights that the authors searched would be none. ``contrastive_temperature`` has no use: cosines are not
+        divided by anything.
     """
 
     has_contrastive_term = True
@@ -59,6 +64,7 @@ class BM3(MultimodalRecommender):
         self.n_layers = self.options.integer("n_layers", minimum=0)
         self.dropout = self.options.number("dropout", minimum=0, maximum=1)
         self.reg_weight = self.options.number("reg_weight", minimum=0)
+        self.score = self.options.choice("score", ("aligned", "predicted"), before="predicted")
         self.cold_items = self.options.choice("cold_items", ("id", "content"))
         self.graph = self.interaction_graph()
         self.user_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_users, dim)))
@@ -75,13 +81,17 @@ class BM3(MultimodalRecommender):
             )
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Predicted users and items, ``(n_users, d)`` and ``(n_items, d)``."""
+        """What is ranked by: predicted users and items, ``(n, d)``, or all that their score takes, ``(n, 2 d)``."""
         users, items = self._encode()
+        predicted_items = self.predictor(items)
         if self.cold_items == "content":
             content, known = self._content()
-            cold = known & (self.graph.item_degree == 0)
-            items = torch.where(cold.unsqueeze(1), content.to(items.dtype), items)
-        return self.predictor(users), self.predictor(items)
+            cold = (known & (self.graph.item_degree == 0)).unsqueeze(1)
+            predicted_items = torch.where(cold, self.predictor(content.to(items.dtype)), predicted_items)
+            items = torch.where(cold, predicted_items, items)
+        if self.score == "predicted":
+            return self.predictor(users), predicted_items
+        return torch.cat([self.predictor(users), users], dim=1), torch.cat([items, predicted_items], dim=1)
 
     def _encode(self) -> tuple[Tensor, Tensor]:
         users, items = lightgcn([self.graph] * self.n_layers, self.user_embedding, self.item_embedding)

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_mm.model.bm3 import BM3
 from tests.model.conftest import build, total_loss
-from tests.model.tiny import assert_same_function, tiny_model
+from tests.model.tiny import assert_same_function, tiny_dataset, tiny_model
 from tests.model.toy import SHEAR, assert_golden, dense_graph, dense_hops, put_map, scores, toy_batch, toy_model
 from tests.model.toy_world import random_batch, random_world
 
 
 def golden_model(case, **options):
+    options = {"score": "predicted"} | options
     model = toy_model("BM3", case, n_layers=1, dropout=0.0, reg_weight=0.1, contrastive_weight=2.0, **options)
     put_map(model.predictor, SHEAR, (0.5, 0.0))
     return model
@@ -66,6 +68,21 @@ def plain_loss(model, batch):
             part = part + 2 - cosine(model.predictor(x), items[i].detach()) - cosine(model.predictor(x), x.detach())
         total = total + model.contrastive_weight * model.features.weight[modality] * part / len(liked)
     return total + model.reg_weight * (users[1:].norm() + items[1:].norm()) / (model.n_items - 1)
+
+
+@pytest.mark.parametrize("case", ["A", "B"])
+def test_aligned_scores_pair_each_side_with_the_prediction_of_the_other(case):
+    model = golden_model(case, score="aligned")
+    users, items = (side[1:].detach() for side in model._encode())
+    expected = [[u @ model.predictor(i) + model.predictor(u) @ i for i in items] for u in users]
+    torch.testing.assert_close(scores(model), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_a_checkpoint_of_before_keeps_its_score():
+    config, dataset = tiny_dataset("BM3", *random_world(2, 2), None)
+    assert BM3(config, dataset).score == "aligned"
+    del config.final_config_dict["score"]
+    assert BM3(config, dataset).score == "predicted"
 
 
 @pytest.mark.parametrize("n_layers", [0, 2])
@@ -129,17 +146,23 @@ def test_features_reach_the_loss_and_not_the_ranking():
 
 def test_new_items_are_ranked_at_random_and_it_says_so(caplog):
     with caplog.at_level(logging.WARNING):
-        ids = golden_model("B")
+        golden_model("B")
     assert "1 items without training interactions" in caplog.text and "cold_items: content" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         content = golden_model("B", cold_items="content")
     assert "without training" not in caplog.text
     assert content.ranks_new_items_with == "cold_items: content"
-    left, right = scores(ids), scores(content)
+
+
+@pytest.mark.parametrize("score", ["predicted", "aligned"])
+def test_new_items_are_ranked_by_their_predicted_content(score):
+    content = golden_model("B", score=score, cold_items="content")
+    left, right = scores(golden_model("B", score=score)), scores(content)
     assert torch.equal(left[:, :3], right[:, :3])
     x = sum(w * content.project[m](content.features[m][4]) for m, w in content.features.weight.items()) / 3
-    users = content.predictor(content._encode()[0])[1:]
+    users = content._encode()[0][1:]
+    users = content.predictor(users) + (users if score == "aligned" else 0)
     torch.testing.assert_close(right[:, 3], (users @ content.predictor(x)).detach())
 
 
