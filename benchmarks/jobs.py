@@ -68,6 +68,7 @@ def training_job(
 ) -> dict[str, Any]:
     """Some training steps with Adam, split into loader, graph, optimiser and the rest; and one full forward pass."""
     from benchmarks.pyg_reference import reference
+    from recbole_mm.trainer.precision import amp_dtype
 
     config, (train, _, _), network = _load(model, shape, folder, device, overrides)
     if implementation == "pyg":
@@ -86,7 +87,8 @@ def training_job(
         times["loader"] = clock()
         with graph_region(clock, network) as region:
             optimizer.zero_grad(set_to_none=True)
-            loss = network.calculate_loss(batch)
+            with torch.autocast(device, amp_dtype(config), config["enable_amp"]):
+                loss = network.calculate_loss(batch)
             total = sum(loss) if isinstance(loss, tuple) else loss
             total.backward()
         times["gradients"] = clock()
