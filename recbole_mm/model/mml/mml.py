@@ -84,7 +84,8 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
         has no dropout. The paper's loss is BPR with one negative (``task_loss: bpr``) from the first step on
         (``warmup_epochs: 0``); so trained, its learners stay behind a SASRec that is trained with cross entropy, and
         adaptation has little to start from. ``instances: windows`` and ``max_support`` bound the cost and are ours, as
-        is ``contrastive_weight``.
+        is ``contrastive_weight``. The fusion standardises scores over all items, so that all are scored even
+        where a protocol ranks few.
 
     Example:
         >>> import recbole_mm
