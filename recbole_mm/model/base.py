@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping
 from itertools import combinations
 from logging import getLogger
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -42,6 +43,7 @@ class MultimodalModelMixin(VectorScores):
     * ``self.known_items``: under ``cold_start``, a bool tensor of the items with a training interaction, else ``None``
       for all. Whatever training computes over all items (statistics, item graphs, clusters, candidates of a loss) must
       leave the others out; ``cold_features: transductive`` makes it ``None``,
+    * ``self.known_rows``: the same by entity, ``item`` and ``user``, on the CPU; empty for all,
 
     and implements ``forward`` (representations of users and items) and ``calculate_loss``. Scores are inner products
     of the representations (:class:`VectorScores`) unless a model overrides ``predict`` and ``full_sort_predict``.
@@ -69,6 +71,8 @@ class MultimodalModelMixin(VectorScores):
 
     #: Whether the ranking reads the features; otherwise training alone does, and permuting their rows changes no list.
     ranks_by_features = True
+    #: Options that count nearest neighbours, and what these are.
+    neighbour_counts: ClassVar[Mapping[str, str]] = MappingProxyType({"knn_k": "item", "user_knn_k": "user"})
     #: Whether every step of training sends gradients to the parameters that read the features.
     learns_features_in_every_step = True
 
@@ -77,7 +81,13 @@ class MultimodalModelMixin(VectorScores):
     user_features: FeatureBank
     modality_names: tuple[str, ...]
     known_items: Tensor | None
+    known_rows: Mapping[str, Tensor]
     begun_at: float
+
+    @property
+    def ranked_modalities(self) -> tuple[str, ...]:
+        """Modalities whose rows the ranking reads."""
+        return tuple(self.features) if self.ranks_by_features else ()
 
     def _set_up_multimodal(self, config: Any, dataset: Any) -> None:
         self.begun_at, name = time.process_time(), type(self).__name__
@@ -111,6 +121,7 @@ class MultimodalModelMixin(VectorScores):
         inductive = cold_features == "inductive" and getattr(dataset, "cold_start", None) is not None
         by_user = self.interactions.T.tocsr()
         known = {"item": with_pairs(self.interactions), "user": with_pairs(by_user)} if inductive else {}
+        self.known_rows = known
         self.register_buffer("known_items", known.get("item"), persistent=False)  # type: ignore[attr-defined]
 
         disk = self.options.optional_text("feature_disk", before=None)
@@ -134,7 +145,8 @@ class MultimodalModelMixin(VectorScores):
             getLogger().warning(
                 f"contrastive_weight has no effect: it compares modalities, and {name} has only one here."
             )
-        warn_about_neighbours(config, self.n_items, self.n_users)  # type: ignore[attr-defined]
+        rows = {"item": self.n_items, "user": self.n_users}  # type: ignore[attr-defined]
+        warn_about_neighbours(config, {key: rows[entity] for key, entity in self.neighbour_counts.items()})
         self._set_up_scores()
 
     @property

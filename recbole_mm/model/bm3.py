@@ -55,7 +55,7 @@ class BM3(MultimodalRecommender):
 
     has_contrastive_term = True
     ranks_new_items = False
-    ranks_new_items_with = "cold_items: content"
+    ranks_new_items_with = "cold_items: content or new_item_neighbours: 5"
     ranks_by_features = False
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -74,7 +74,7 @@ class BM3(MultimodalRecommender):
         for layer in (self.predictor, *self.project.values()):
             nn.init.xavier_normal_(layer.weight)  # type: ignore[arg-type]
         new = int((self.graph.item_degree[1:] == 0).sum())
-        if new and self.cold_items == "id":
+        if new and self.cold_items == "id" and self.options.integer("new_item_neighbours", before=0) == 0:
             getLogger().warning(
                 f"BM3 reads features only in its loss: the {new} items without training interactions are ranked by "
                 "untrained ids, at random. cold_items: content ranks them by their features."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -64,6 +65,7 @@ class DualGNN(SamplesGraph, MultimodalRecommender):
     """
 
     reads_own_states = False
+    neighbour_counts = MappingProxyType({"knn_k": "user"})
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

@@ -63,6 +63,7 @@ class FREEDOM(PrunesEdges, MultimodalRecommender):
         image_share = self.options.optional_number("image_share", minimum=0, maximum=1)
         self.set_up_pruning(config, self.options.number("edge_dropout", minimum=0, maximum=1))
         self.feature_weight = self.options.number("feature_weight", minimum=0)
+        self.learns_features_in_every_step = self.feature_weight > 0
 
         self.graph = self.interaction_graph()
         self.item_graph = ItemGraph(*self.frozen_item_graph(knn_k, image_share))

@@ -38,9 +38,14 @@ def with_pairs(matrix: sp.csr_matrix) -> Tensor:
     return found
 
 
-def warn_about_neighbours(config: Any, n_items: int, n_users: int) -> None:
-    """Graphs of nearest neighbours have no more of them than there are."""
-    for key, n in (("knn_k", n_items), ("user_knn_k", n_users)):
+def warn_about_neighbours(config: Any, rows: Mapping[str, int]) -> None:
+    """Graphs of nearest neighbours have no more of them than there are.
+
+    Args:
+        config: RecBole's Config.
+        rows: Option that counts neighbours to the number of ids, padding included, that they are among.
+    """
+    for key, n in rows.items():
         value = config[key]
         asked = list(value.values()) if isinstance(value, Mapping) else [value]
         if any(isinstance(k, int) and not isinstance(k, bool) and k >= n for k in asked):

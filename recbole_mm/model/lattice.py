@@ -68,7 +68,7 @@ class LATTICE(MultimodalRecommender):
         self.knn_k = self.options.integer("knn_k", minimum=1)
         self.skip_weight = self.options.number("skip_weight", minimum=0, maximum=1)
         self.every_step = self.options.choice("edge_gradient", ("first_step", "every_step")) == "every_step"
-        self.learns_features_in_every_step = self.every_step
+        self.learns_features_in_every_step = self.every_step and self.skip_weight < 1
         self.refresh_epochs = self.options.integer("refresh_epochs", minimum=1, before=1)
         self.graph_norm = self.options.choice("graph_norm", GRAPH_NORMS)
         self.reg_weight = self.options.number("reg_weight", minimum=0)

@@ -36,7 +36,8 @@ class SideFields(nn.Module):
     The ID field is no side field. Floats are standardised here to mean 0 and variance 1 over the entities, position by
     position for float_seq. RecBole scales them to [0, 1] before, unless ``normalize_all`` is switched off; the result
     is the same either way, since standardising undoes any scale and shift. RecBole has also replaced missing floats by
-    the mean, so these get a zero token that counts as present.
+    the mean, so these get a zero token that counts as present. Under an inductive ``cold_start`` mean, variance and
+    whether a field varies are those of the entities with a training interaction.
 
     A value is missing where the token ID is 0, where a sequence has no value, and in row 0 (the padding): its token is
     zero and its mask False. A field that holds the same value everywhere, or none, tells entities apart as little as no
@@ -47,6 +48,7 @@ class SideFields(nn.Module):
         entity: ``user`` or ``item``.
         dim: Width of the tokens.
         only: Names of the fields to use; all that are loaded if not given.
+        known: Entities that statistics may read, bool ``(n,)``; all if not given.
 
     Attributes:
         fields: Names of the fields, in the order of the tokens.
@@ -54,7 +56,14 @@ class SideFields(nn.Module):
 
     none: Tensor
 
-    def __init__(self, dataset: Any, entity: str, dim: int, only: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        entity: str,
+        dim: int,
+        only: Collection[str] | None = None,
+        known: Tensor | None = None,
+    ) -> None:
         super().__init__()
         if entity not in _ENTITIES:
             raise ValueError(f"SideFields: entity must be one of {', '.join(_ENTITIES)}, got {entity!r}")
@@ -62,6 +71,8 @@ class SideFields(nn.Module):
         id_field = dataset.uid_field if entity == "user" else dataset.iid_field
         table = dataset.user_feat if entity == "user" else dataset.item_feat
         self.n_rows = dataset.user_num if entity == "user" else dataset.item_num
+        known = torch.ones(self.n_rows, dtype=torch.bool) if known is None else known.clone()
+        known[0] = False  # the padding
         self.embed = nn.ModuleList()
         fields, constant = [], []
         for field in [] if table is None else table.interaction:
@@ -71,12 +82,12 @@ class SideFields(nn.Module):
             if kind in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ):
                 values = table[field].reshape(self.n_rows, -1)
                 size = max(int(dataset.num(field)), int(values.max()) + 1)
-                module: nn.Module | None = _TokenField(values, size, dim) if _varies(values) else None
+                module: nn.Module | None = _TokenField(values, size, dim) if _varies(values[known]) else None
             else:
                 # A discretised field holds (value, bucket) pairs: the value says it all.
                 values = table[field][..., 0] if field in dataset.config["numerical_features"] else table[field]
-                values, present = _standardise(values.reshape(self.n_rows, -1), kind == FeatureType.FLOAT_SEQ)
-                module = _FloatField(values, present, dim) if _varies(values) else None
+                values, present = _standardise(values.reshape(self.n_rows, -1), kind == FeatureType.FLOAT_SEQ, known)
+                module = _FloatField(values, present, dim) if _varies(values[known]) else None
             if module is None:
                 constant.append(field)
             else:
@@ -150,14 +161,14 @@ class _FloatField(nn.Module):
         return self.project(self.values[ids]), self.present[ids]
 
 
-def _standardise(values: Tensor, sequence: bool) -> tuple[Tensor, Tensor]:
-    """Values with mean 0 and variance 1 over the present rows, and which rows are present."""
+def _standardise(values: Tensor, sequence: bool, among: Tensor) -> tuple[Tensor, Tensor]:
+    """Values with mean 0 and variance 1 over the present rows ``among`` which it counts, and which are present."""
     values = values.double()
     present = values.isfinite().all(dim=1)
     if sequence:  # RecBole pads with zeros: no value but zeros is an empty sequence.
         present &= values.ne(0).any(dim=1)
     present[0] = False
-    known = values[present]
+    known = values[present & among]
     if len(known) == 0:
         return torch.zeros_like(values, dtype=torch.float), present
     centred = torch.where(present.unsqueeze(1), values - known.mean(dim=0), torch.zeros(()).double())
@@ -168,8 +179,8 @@ def _standardise(values: Tensor, sequence: bool) -> tuple[Tensor, Tensor]:
 
 
 def _varies(values: Tensor) -> bool:
-    """Whether any two entities differ (row 0 is the padding)."""
-    return len(values) > 1 and bool((values[1:] != values[1]).any())
+    """Whether any two rows differ."""
+    return bool((values[1:] != values[:1]).any())
 
 
 def present_rows(model: MultimodalRecommender, bank: FeatureBank) -> dict[str, Tensor]:

@@ -83,7 +83,7 @@ class VBPR(MultimodalRecommender):
         if self.item_bias is not None:
             bias = self.item_bias if rows is None else self.item_bias.index_select(0, rows)
         if self.item_bias is not None and self.zero_id_for_cold and not self.training:
-            bias = bias * self.in_training
+            bias = bias * (self.in_training if rows is None else self.in_training[rows])
         content = latent.new_zeros(())
         for modality, (part, biases) in self._content(rows).items():
             weight = self.features.weight[modality]

@@ -45,8 +45,8 @@ class VectorScores:
         k = self.options.integer("new_item_neighbours", minimum=0, before=0)
         if k and not self.scores_by_vectors():
             raise ValueError(
-                f"new_item_neighbours: {type(self).__name__} does not score by one vector per item, so that there is "
-                "none to take from the neighbours of a new item. Set new_item_neighbours: 0."
+                f"new_item_neighbours: {type(self).__name__} ranks a new item by itself and takes no vector from its "
+                "neighbours. Set new_item_neighbours: 0."
             )
         new = near = None
         if k:

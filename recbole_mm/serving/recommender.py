@@ -130,7 +130,7 @@ class Recommender:
             return self._of_history(users, k, exclude_seen, never, history)
         if users is None:
             raise ValueError("recommend: whose? Give users=[raw ids], or history=[raw ids of items].")
-        names = [users] if isinstance(users, (str, int)) else list(users)
+        names = [users] if isinstance(users, (str, int, np.integer)) else list(users)
         ids = np.array([self._id("user", user, self._help()) for user in names], dtype=np.int64)
         parts = []
         for start in range(0, len(ids), self.scorer.batch_users):
@@ -206,7 +206,7 @@ class Recommender:
             return self.scorer.raw_scores(users).float().clone()
 
     def _of_history(self, users: Any, k: int, exclude_seen: bool, never: Tensor, history: Ids) -> pd.DataFrame:
-        names = [] if users is None else [users] if isinstance(users, (str, int)) else list(users)
+        names = [] if users is None else [users] if isinstance(users, (str, int, np.integer)) else list(users)
         if len(names) > 1:
             raise ValueError(f"history: belongs to one user, got {len(names)}; call recommend once for each.")
         if isinstance(history, (str, bytes)):

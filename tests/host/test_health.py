@@ -155,6 +155,43 @@ def test_popularity_is_the_figure_of_the_model_pop() -> None:
         assert result["health"]["measures"]["popularity_score"] == pytest.approx(pop["best_valid_score"], abs=1e-4)
 
 
+@pytest.mark.parametrize("seed", [1, 2020])
+def test_new_items_alone_have_no_popularity(seed: int) -> None:
+    protocol = {"entity": "item", "by": "ratio", "ratio": 0.2, "candidates": "cold"}
+    options = {**LONGER, "seed": seed, "cold_start": protocol}
+    result = recbole_mm.run("LightGCN", "mm-toy", config_dict=options)
+    assert result["health"]["measures"]["popularity_score"] is None and "pop" not in alarms(result)
+
+
+@pytest.mark.parametrize(
+    "model, options",
+    [
+        ("FREEDOM", {"feature_weight": 0.0}),
+        ("LATTICE", {"edge_gradient": "every_step", "skip_weight": 1.0}),
+    ],
+)
+def test_a_projection_that_options_leave_out_is_no_illness(model: str, options: dict[str, Any]) -> None:
+    result = recbole_mm.run(model, "mm-toy", config_dict={**QUICK, "epochs": 4, **options})
+    assert not {"modality_gradient", "dead_modality"} & set(alarms(result))
+
+
+def test_trained_features_are_permuted_too() -> None:
+    options = {**QUICK, "epochs": 4, "train_features": True, "MAX_ITEM_LIST_LENGTH": 10, "n_layers": 1}
+    result = recbole_mm.run("SASRecContent", "mm-toy", config_dict=options)
+    assert max(result["health"]["measures"]["permuted"].values()) < 0.99
+    assert "dead_modality" not in alarms(result)
+
+
+def test_a_modality_of_one_item_cannot_be_permuted(clinic: Any, monkeypatch: Any) -> None:
+    class Lonely(Patient):
+        def __init__(self, config: Any, dataset: Any) -> None:
+            super().__init__(config, dataset)
+            self.features.observed["image"][2:] = False
+
+    result = clinic(Lonely)
+    assert "image" not in result["health"]["measures"]["permuted"] and "dead_modality" not in alarms(result)
+
+
 @pytest.mark.parametrize("model", ["LightGCN", "GRCN", "DualGNN", "LGMRec", "MGAT", "BM3", "LATTICE", "MCPTR"])
 def test_healthy_runs_are_silent(model: str) -> None:
     result = recbole_mm.run(model, "mm-toy", config_dict={**QUICK, "epochs": 8, "learning_rate": 0.005})

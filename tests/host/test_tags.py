@@ -173,7 +173,7 @@ def test_reasons() -> None:
     assert tags_of("MMGCN").why_no_new_items("MMGCN") is None
     assert tags_of("BM3").why_no_new_items("BM3") == (
         "BM3 cannot rank new items: its features never reach the score of an item, only its ID does, unless "
-        "cold_items: content is set"
+        "cold_items: content or new_item_neighbours: 5 is set"
     )
     assert tags_of("SASRec").why_no_new_users("SASRec") is None
     assert "LightGCN does not know new users" in tags_of("LightGCN").why_no_new_users("LightGCN")

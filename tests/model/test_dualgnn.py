@@ -21,6 +21,13 @@ PAIRS = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2), (3, 3)]
 HAND = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
 
 
+@pytest.mark.parametrize(("k", "pairs", "warned"), [(3, PAIRS, False), (3, HAND[:2] + HAND[3:4], True)])
+def test_as_many_peers_as_there_are_users_are_no_graph(k, pairs, warned, caplog):
+    """``knn_k`` counts users here: three of four are some, and of two all."""
+    tiny_model("DualGNN", pairs, {"image": FEATURES["image"]}, knn_k=k)
+    assert ("every one is everybody's neighbour" in caplog.text) is warned
+
+
 def _table(model, table):
     """Rows of a trained table as the model reads them."""
     return F.normalize(table) if model.normalize_tables else table

@@ -370,6 +370,11 @@ def test_item_texts_stand_for_reviews():
     assert tiny(reviews()).tables.reviews["text"].feature.shape == (5, 3)
 
 
+def test_reviews_of_no_training_pair_leave_the_texts_of_items():
+    model = tiny(reviews([(3, 2), (2, 1)]))
+    assert model.tables.reviews["text"].feature is model.features["text"]
+
+
 @pytest.mark.parametrize("options", [{"features": {"image": IMAGE}}, {"review_source": "reviews"}])
 def test_without_reviews_a_user_is_the_user_graph(options, caplog):
     with caplog.at_level("WARNING"):

@@ -81,6 +81,15 @@ def test_float_field_is_standardised_whatever_scaled_it_before(scale, shift):
     assert torch.equal(tokens[0, 0], torch.zeros(DIM))
 
 
+def test_statistics_are_those_of_the_known_entities():
+    known = torch.tensor([False, True, True, False])
+    types = {"age": FeatureType.FLOAT, "kind": FeatureType.TOKEN}
+    columns = {"age": torch.tensor([0.0, 1.0, 3.0, 50.0]), "kind": torch.tensor([0, 1, 1, 2])}
+    fields = SideFields(dataset(columns, types, n_tokens={"kind": 3}), "user", DIM, known=known)
+    assert fields.fields == ("age",)  # only the new one is of another kind
+    torch.testing.assert_close(fields.embed[0].values[1:, 0], torch.tensor([-1.0, 1.0, 48.0]))
+
+
 def test_discretised_float_is_read_by_its_value():
     pairs = torch.tensor([[9.0, 0.0], [1.0, 1.0], [2.0, 1.0], [6.0, 2.0]])
     plain = SideFields(dataset({"age": pairs[:, 0]}, {"age": FeatureType.FLOAT}), "user", DIM)

@@ -227,6 +227,7 @@ def test_augmented_features_stand_for_the_modality_in_half_of_the_steps():
     model.eval()
     batch = built.batch(20)
     assert list(model.adaptor) == ["image"] and model.content_modalities == ("image",)
+    assert model.ranked_modalities == ("image",)  # what health asks for
     found = set()
     for seed in range(12):
         torch.manual_seed(seed)

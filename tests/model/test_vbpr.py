@@ -146,6 +146,12 @@ def test_new_items_may_be_ranked_by_content_alone(zero):
     assert torch.equal(before[:, 3], after[:, 3]) == zero
 
 
+def test_a_loss_may_be_asked_for_in_evaluation_mode():
+    model = golden_model("A", zero_id_for_cold=True)
+    losses = [model.train(mode).calculate_loss(batch_of(TRIPLES[:1]))[0] for mode in (True, False)]
+    torch.testing.assert_close(losses[0], losses[1])
+
+
 def test_the_features_are_scaled_unless_said_otherwise():
     lengths = build("VBPR").model.features["image"][1:].norm(dim=1)
     assert lengths.max() <= 1 + 1e-6

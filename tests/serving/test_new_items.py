@@ -296,7 +296,7 @@ def test_new_items_of_a_graph_model_are_ranked_by_their_neighbours(shop: Path, n
 
 def test_a_model_without_a_vector_per_item_has_no_neighbours_to_take_it_from(shop: Path) -> None:
     options = {**OPTIONS, "data_path": str(shop), "checkpoint_dir": str(shop), "new_item_neighbours": 5}
-    with pytest.raises(ValueError, match="does not score by one vector per item"):
+    with pytest.raises(ValueError, match="takes no vector from its neighbours"):
         recbole_mm.run("CMBF", "mm-toy", config_dict=options)
     with pytest.raises(ValueError, match="expected a whole number of at least 0, got -1"):
         recbole_mm.run("VBPR", "mm-toy", config_dict={**options, "new_item_neighbours": -1})

@@ -89,6 +89,7 @@ def test_a_sequential_model_reads_a_history_as_any_other(
     ("ask", "message"),
     [
         (lambda r: r.recommend(["u4i"]), r"user 'u4i' is not among .* Did you mean 'u4.*history=\["),
+        (lambda r: r.recommend(np.int64(41)), "user .41. is not among"),
         (lambda r: r.recommend(), r"whose\?"),
         (lambda r: r.recommend("u41", 0), "positive integer"),
         (lambda r: r.recommend("u41", True), "positive integer"),

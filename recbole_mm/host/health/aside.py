@@ -57,8 +57,8 @@ def popularity_score(trainer: Any, train_data: Any, valid_data: Any) -> float | 
         valid_data: Its validation data.
 
     Returns:
-        RecBole's value for the same users, candidates and masks; ``None`` where the validation is no full ranking, or
-        its metric not one of lists.
+        RecBole's value for the same users, candidates and masks; ``None`` where the validation is no full ranking, its
+        metric not one of lists, or nothing that is ranked has a training interaction (new items alone).
     """
     name, at, k = str(trainer.valid_metric).lower().partition("@")
     metric = metrics_dict.get(name)
@@ -67,7 +67,7 @@ def popularity_score(trainer: Any, train_data: Any, valid_data: Any) -> float | 
     dataset = dataset_of(train_data)
     counts = np.bincount(training_pairs(dataset)[1], minlength=dataset.item_num)
     scores = torch.from_numpy(counts).float()
-    struct = DataStruct()
+    struct, any_known = DataStruct(), False
     with aside(trainer, (train_data, valid_data)):
         step = max(_SCORES // dataset.item_num, 1)  # RecBole's own, by default one user, would take many times as long
         for start in range(0, valid_data.sample_size, step):
@@ -77,6 +77,9 @@ def popularity_score(trainer: Any, train_data: Any, valid_data: Any) -> float | 
             rows[:, 0] = -torch.inf
             if masked is not None:
                 rows[masked] = -torch.inf
+            any_known = any_known or bool((rows > 0).any())
             longest = min(max(trainer.config["topk"]), rows.shape[1])
             struct.update_tensor("rec.topk", top_hits(rank(rows, longest, positive_u, positive_i)))
+    if not any_known:
+        return None
     return float(metric(trainer.config).calculate_metric(struct)[f"{name}@{k}"])

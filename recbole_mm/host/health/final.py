@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from logging import getLogger
 from typing import Any
@@ -118,13 +118,16 @@ def _permuted(trainer: Any, model: Any, dataset: Any, batch: Any, lists: Tensor,
     bank: Any = getattr(model, "features", None)
     store = getattr(dataset, "features", None)
     same: dict[str, float] = {}
-    if store is None or not hasattr(bank, "observed") or not getattr(model, "ranks_by_features", True):
+    if store is None or not hasattr(bank, "observed"):
         return same
-    for modality in tuple(bank):
-        with _exchanged(bank, modality):
+    for modality in getattr(model, "ranked_modalities", ()):
+        if int(bank.observed[modality].sum()) < 2:  # there is nothing to exchange
+            continue
+        trained = _trained_tables(model, bank, modality)
+        with _exchanged(bank, modality, trained):
             scores = _scores(model, batch)
         same[modality] = 1.0 if scores is None else overlap(lists, _top(scores))
-        if same[modality] >= 0.99:
+        if same[modality] >= 0.99 and not trained:
             # What the model derived from the features when it was made (item graphs) has not been permuted.
             if not rebuilt:
                 del same[modality]
@@ -138,20 +141,31 @@ def _permuted(trainer: Any, model: Any, dataset: Any, batch: Any, lists: Tensor,
     return same
 
 
+def _trained_tables(model: Any, bank: Any, modality: str) -> list[Tensor]:
+    """Copies of a modality's vectors that the model trains and reads in their place (``train_features``)."""
+    named, shape = model.named_parameters(), bank[modality].shape
+    return [table.data for name, table in named if modality in name.split(".") and table.shape == shape]
+
+
 @contextmanager
-def _exchanged(bank: Any, modality: str) -> Iterator[None]:
-    """The rows of a modality permuted among the items that have it, while the block lasts."""
+def _exchanged(bank: Any, modality: str, trained: Sequence[Tensor]) -> Iterator[None]:
+    """The rows of a modality permuted among the items that have it, in trained tables too, while the block lasts."""
     name = f"feature_{bank.keys().index(modality)}"
     kept = bank._buffers[name]
     rows = bank.observed[modality].nonzero().squeeze(1)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(_SEED)).to(rows.device)
     changed = kept.clone()
     changed[rows] = kept[rows[order]]
+    before = [table.clone() for table in trained]
     bank._buffers[name] = changed
+    for table, old in zip(trained, before):
+        table[rows] = old[rows[order]]
     try:
         yield
     finally:
         bank._buffers[name] = kept
+        for table, old in zip(trained, before):
+            table.copy_(old)
 
 
 def _built_anew(trainer: Any, model: Any, dataset: Any, modality: str) -> Any:

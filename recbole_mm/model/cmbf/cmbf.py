@@ -106,7 +106,9 @@ class CMBF(MultimodalRecommender):
         )
         self.register_buffer("has_image", observed[image], persistent=False)
         only = None if options.boolean("side_fields") else ()
-        user_side, item_side = (SideFields(dataset, entity, dim, only) for entity in ("user", "item"))
+        user_side, item_side = (
+            SideFields(dataset, entity, dim, only, self.known_rows.get(entity)) for entity in ("user", "item")
+        )
         others = [modality for modality in self.features if modality != image]
         n_scalars = options.integer("text_as_fields", minimum=0)
         self.item_tokens = ItemFields(self.features, observed, others, self.n_items, dim, n_scalars, item_side)

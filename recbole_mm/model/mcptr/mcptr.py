@@ -132,7 +132,7 @@ class MCPTR(MultimodalRecommender):
             modality: training_reviews(reviews, dataset, self.n_users, self.n_items, limit, norm[modality])
             for modality, reviews in files.items()
         }
-        if source != "reviews" and not files and text in self.features:
+        if source != "reviews" and not any(table is not None for table in tables.values()) and text in self.features:
             getLogger().info(f"MCPTR: a user's reviews are the {text} features of the latest {limit} training items.")
             observed = self.features.observed[text]
             tables[text] = history_as_reviews(self.features[text], observed, dataset, self.n_users, limit)

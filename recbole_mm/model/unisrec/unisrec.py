@@ -105,6 +105,11 @@ class UniSRec(NextItemModel):
         self.start("pretrain" if wanted == "both" else wanted)
         self.choose_rows(padding=False)
 
+    @property
+    def ranked_modalities(self) -> tuple[str, ...]:
+        """Modalities whose rows the ranking reads; augmented ones are for pre-training."""
+        return self.content_modalities
+
     def _read_augmented(self) -> dict[str, str]:
         """Modality to the one that holds its augmented features."""
         found = self.options.optional_mapping("augmented_modality") or {}

@@ -76,7 +76,9 @@ class UVCAN(MultimodalRecommender):
         files = user_files(self, source)
         observed, users_observed = present_rows(self, self.features), present_rows(self, files)
         only = None if options.boolean("side_fields") else ()
-        user_fields, item_fields = (SideFields(dataset, entity, dim, only) for entity in ("user", "item"))
+        user_fields, item_fields = (
+            SideFields(dataset, entity, dim, only, self.known_rows.get(entity)) for entity in ("user", "item")
+        )
         if only is None and not user_fields.fields + item_fields.fields:
             getLogger().info("UVCAN has no side fields: none is loaded; name columns of .user and .item in load_col.")
         self.item_tokens = ItemTokens(self.features, observed, self.n_items, dim, hidden, item_fields)
