@@ -153,13 +153,18 @@ def _unisrec(request: Request) -> int:
 
 
 def _pairs(text: str, flag: str) -> dict[str, str]:
-    """``image=a.npy,ids.txt text=b.npz`` as a mapping; a blank belongs to a value unless a new pair follows."""
+    """``image=a.npy,ids.txt text=b.npz`` as a mapping; a blank belongs to a value unless a new pair follows.
+
+    A line is an argument of its own, whose first word is a name.
+    """
     pairs: dict[str, str] = {}
-    for pair in re.split(r"\s+(?=[^\s=/\\]+=)", text.strip()):
+    for pair in (pair for line in text.splitlines() for pair in re.split(r"\s+(?=[^\s=/\\]+=)", line.strip())):
         key, equals, value = pair.partition("=")
         if pair and not (key and equals and value):
             expected = "image=emb.npy,ids.txt" if flag == "vectors" else "price=float"
-            raise CommandLineError(f"--{flag}: expected NAME=VALUE such as {expected}, got {pair!r}.")
+            raise CommandLineError(
+                f"--{flag}: expected NAME=VALUE such as {expected}, the name without a blank, got {pair!r}."
+            )
         if pairs.setdefault(key, value) != value:
             raise CommandLineError(f"--{flag}: {key} is given twice, as {pairs[key]!r} and as {value!r}.")
     pairs.pop("", None)

@@ -30,7 +30,7 @@ class Flag:
         help: What it does.
         value: What stands for the value in ``--help``; ``None`` for a switch without one.
         default: Value when it is not given; ``None`` for none.
-        many: Whether it may be repeated; its values are put together with a blank between them.
+        many: Whether it may be repeated; its values are put together, a line each.
         option: Whether a switch has the name of an option of RecBole's, which is meant where it is given a value.
     """
 
@@ -130,7 +130,7 @@ def parse(
             )
         target = options if flag is None else flags
         if flag is not None and flag.many and key in flags:
-            value = f"{flags.pop(key)} {value}"
+            value = f"{flags.pop(key)}\n{value}"
         if target.setdefault(key, value) != value:
             raise CommandLineError(f"--{key} is given twice, as {target[key]!r} and as {value!r}; give it once.")
     defaults = {name: entry.default for name, entry in known.items() if entry.default is not None}

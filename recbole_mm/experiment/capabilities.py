@@ -43,7 +43,8 @@ def capability_notes(
             if entity in asked and reason is not None:
                 notes.append(f"{reason}. Its figures on new {entity}s say nothing about the model.")
         if new_items and tags.why_no_new_items(name) is not None:
-            notes.append(f"{tags.why_no_new_items(name)}. Products that nobody had stand in its lists by chance.")
+            where = "Where products that nobody had stand in its lists says nothing of them"
+            notes.append(f"{tags.why_no_new_items(name)}. {where}.")
     return notes
 
 

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from recbole_mm.data.convert.vectors import write_vectors
-from recbole_mm.data.features.files import check_modality_name
+from recbole_mm.data.features.names import check_new_modality
 from recbole_mm.extract.content import Content, files_content, read_rows, text_content
 from recbole_mm.extract.encoders import Encoder, make_encoder
 from recbole_mm.extract.partial import Partial
@@ -175,7 +175,7 @@ def _check(
     if len(wanted) > 1 and (modality is not None or encoder != "default"):
         raise ValueError("modality and encoder are of one kind of content; extract text, image and audio one by one.")
     if modality is not None:
-        check_modality_name(modality, "modality")
+        check_new_modality(modality, "modality")
     if dtype not in ("float32", "float16"):
         raise ValueError(f"dtype: expected float32 or float16, got {dtype!r}.")
     for option, value in (("batch_size", batch_size), ("workers", workers)):

@@ -28,6 +28,7 @@ def install() -> None:
     if "_recbole_mm_read" not in vars(recbole_dataset):
         vars(recbole_dataset)["_recbole_mm_read"] = _read_csv
         edit(Dataset._load_feat, {"pd.read_csv(": "_recbole_mm_read("})
+    wrap(Dataset, "_get_download_url", _get_download_url)
     wrap(Dataset, "_load_feat", _load_feat)
     wrap(Dataset, "_load_inter_feat", _load_inter_feat)
     wrap(Dataset, "_load_user_or_item_feat", _load_user_or_item_feat)
@@ -35,6 +36,19 @@ def install() -> None:
     wrap(Dataset, "_set_label_by_threshold", _set_label_by_threshold)
     wrap(KnowledgeBasedDataset, "_check_kg", _check_graph("kg", ("head_id", "relation_id", "tail_id")))
     wrap(KnowledgeBasedDataset, "_check_link", _check_graph("link", ("item_id", "entity_id")))
+
+
+def _get_download_url(find: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+    """RecBole asks for it where there is no folder; a name that it cannot fetch is a mistake."""
+    try:
+        return find(self, *args, **kwargs)
+    except ValueError as error:
+        name, folder = self.dataset_name, Path(self.dataset_path)
+        near = suggest(name, [path.name for path in folder.parent.glob("*/")] if folder.parent.is_dir() else [])
+        raise ValueError(
+            f"There is no data set {name!r} in {folder.parent}: expected {folder / (name + '.inter')}, and RecBole "
+            f"fetches none of this name.{near} data_path (--data_path) names the folder of data sets."
+        ) from error
 
 
 _ready: ContextVar[pd.DataFrame | None] = ContextVar("frame that RecBole's reader need not read", default=None)

@@ -19,8 +19,9 @@ from torch import Tensor
 from recbole_mm.config import ModelOptions
 from recbole_mm.config.graph_batch import refuse_sampling
 from recbole_mm.config.shared import COLD_FEATURES, DENSE_BACKENDS, FEATURE_NORMS, MISSING_FEATURES, active_weights
+from recbole_mm.data.features.names import check_usable_names
 from recbole_mm.data.features.store import AnyTable, prepare
-from recbole_mm.model.feature_bank import FeatureBank, check_usable_names, relative_weights
+from recbole_mm.model.feature_bank import FeatureBank, relative_weights
 from recbole_mm.model.interactions import training_interactions, warn_about_neighbours, with_pairs
 from recbole_mm.model.vector_scores import VectorScores
 from recbole_mm.nn.diagnosis import Part

@@ -44,7 +44,7 @@ class BM3(MultimodalRecommender):
         :math:`u`. ``score: predicted`` is the paper's :math:`\langle P(u), P(i) \rangle`, in which :math:`W_P` counts
         twice, so that its longest directions, what is popular, win as training goes on: on dense data validation fell
         by an eighth and ended below BPR. On sparse data that smooths, and is a few per cent better.
-        Features enter the loss only: **items that are new at evaluation are ranked by untrained ids, at random**.
+        Features enter the loss only: **items that are new at evaluation are ranked by untrained ids**.
         ``cold_items: content``, ours, ranks an item without training pairs by :math:`P(\sum_m w_m x^m_i / \sum_m w_m)`
         over its modalities, which the alignment trains towards its target, in the places of :math:`i` and :math:`P(i)`.
         The released code trains the feature tables too; here they are constant. The penalty is the code's, lengths of
@@ -77,7 +77,7 @@ class BM3(MultimodalRecommender):
         if new and self.cold_items == "id" and self.options.integer("new_item_neighbours", before=0) == 0:
             getLogger().warning(
                 f"BM3 reads features only in its loss: the {new} items without training interactions are ranked by "
-                "untrained ids, at random. cold_items: content ranks them by their features."
+                "untrained ids, which say nothing of them. cold_items: content ranks them by their features."
             )
 
     def forward(self) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from recbole_mm.data.features.store import FeatureTable
 from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.projection import project_rows
 
-__all__ = ["FeatureBank", "check_usable_names", "relative_weights"]
+__all__ = ["FeatureBank", "relative_weights"]
 
 
 class FeatureBank(nn.Module):
@@ -105,17 +105,6 @@ class FeatureBank(nn.Module):
         clone.train(self.training)
         memo[id(self)] = clone
         return clone
-
-
-def check_usable_names(modalities: Iterable[str]) -> None:
-    """Refuse modalities that torch's dictionaries of modules could not hold, before torch does so obscurely."""
-    taken = {*dir(nn.ModuleDict()), *dir(nn.ParameterDict())}
-    bad = sorted(taken.intersection(modalities))
-    if bad:
-        raise ValueError(
-            f"modality {bad[0]!r}: torch's modules use this name themselves; rename the feature files, "
-            f"for instance to item_{bad[0]}, or leave it out with the option modalities."
-        )
 
 
 def relative_weights(weight: Mapping[str, float], modalities: Mapping[str, Any]) -> dict[str, float]:

@@ -113,7 +113,8 @@ class _Lists:
         reason = tags_of(self.name).why_no_new_items(self.name)
         if ranked.any() and reason is not None:
             getLogger().warning(
-                f"{reason}. {int(ranked.sum()):,} items without a training interaction stand in its lists by chance."
+                f"{reason}. Where the {int(ranked.sum()):,} items without a training interaction stand in its lists "
+                "says nothing of them."
             )
 
     def own(self, ids: np.ndarray) -> Iterator[Batch]:

@@ -143,9 +143,9 @@ def _write(folder: Path, loaded: Any, with_features: bool, metrics: dict[str, An
     }
     write_tensors(folder / "model.safetensors", parameters)
     write_tensors(folder / "data.safetensors", data)
-    names = ["model.safetensors", "data.safetensors", write_ids(folder, vocabularies)]
-    content["files"] = {name: file_hash(folder / name) for name in names}
     (folder / "metrics.json").write_text(json.dumps(to_json(metrics), indent=1) + "\n", encoding="utf-8")
+    names = ["model.safetensors", "data.safetensors", "metrics.json", write_ids(folder, vocabularies)]
+    content["files"] = {name: file_hash(folder / name) for name in names}
     (folder / "config.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     about = {
         "model": config["model"],

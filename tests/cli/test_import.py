@@ -99,6 +99,9 @@ def test_pairs():
         "text": "my files/b.npz",
     }
     assert _pairs("", "types") == {}
+    assert _pairs("image=a.npy,ids.txt\ntext=b c.npz", "vectors") == {"image": "a.npy,ids.txt", "text": "b c.npz"}
+    with pytest.raises(CommandLineError, match="the name without a blank, got 'wide'"):
+        _pairs("pic=emb.npy,ids.txt\nwide 5000=wide.npz", "vectors")
 
 
 def test_one_word_without_a_key():

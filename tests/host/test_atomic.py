@@ -178,3 +178,10 @@ def test_features_of_histories_are_those_of_the_items(tiny: Path) -> None:
     assert made.features.item["image"].feature[rows][:, 0].tolist() == [4.0, 3.0, 2.0]
     settings = {**QUICK, "data_path": "ds", "epochs": 1, "topk": [5], "valid_metric": "Recall@5", **options}
     assert recbole_mm.run("UVCAN", "tiny", config_dict=settings)["test_result"]
+
+
+def test_a_data_set_that_is_not_there_is_named_with_the_nearest(tiny: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"no data set 'tinny' in ds: expected ds.tinny.tinny\.inter.*Did you mean 'tiny'"
+    ):
+        recbole_mm.run("BPR", "tinny", config_dict={**QUICK, "data_path": "ds"})

@@ -155,6 +155,12 @@ class TestVocabulary:
         brand = data.field2id_token["brand"][data.item_feat["brand"].numpy()]
         assert brand[tokens.index("i100")] == "b9"  # the filter had taken its row away
 
+    def test_an_id_that_reads_as_missing_is_no_item(self, tmp_path: Path) -> None:
+        write(tmp_path, ROWS)
+        np.savez(tmp_path / "mm-toy" / "mm-toy.item.more.npz", id=np.array(["NA", "made today"]), feature=np.eye(2))
+        items = loaders(config("BPR", tmp_path, new_items=True))[0]._dataset.field2id_token["item_id"]
+        assert "made today" in items and "NA" not in items
+
     def test_drop_takes_only_items_with_all_features(self, shop: Path) -> None:
         options = {"new_items": True, "missing_feature": "drop", "modalities": ["image", "text"]}
         data = loaders(config("MMGCN", shop, **options))[0]._dataset
@@ -222,10 +228,10 @@ class TestCandidates:
         options = {**OPTIONS, "epochs": 1, "data_path": str(shop), "state": "WARNING"}
         with caplog.at_level(logging.WARNING):
             result = recbole_mm.run("BPR", "mm-toy", config_dict=options)
-            assert "BPR cannot rank new items: it has no features. Products that nobody had" in caplog.text
+            assert "BPR cannot rank new items: it has no features. Where products that nobody had" in caplog.text
             caplog.clear()
             recbole_mm.export(result["checkpoint"], tmp_path / "l.csv", topk=3, progress=False)
-            assert "items without a training interaction stand in its lists by chance" in caplog.text
+            assert "items without a training interaction stand in its lists says nothing of them" in caplog.text
         notes = make_protocol(["BPR", "MMGCN"], "mm-toy", config_dict=options).notes  # they stand below the table
         assert ["BPR" in note for note in notes if "cannot rank new items" in note] == [True]
         with pytest.raises(ValueError, match="negative_items must be the same for every model"):

@@ -247,6 +247,11 @@ class TestNothingIsExecuted:
                 recbole_mm.load(folder)
         assert not (tmp_path / "trace").exists()
 
+    def test_metrics_that_were_edited(self, folder: Path) -> None:
+        (folder / "metrics.json").write_text("{")
+        with pytest.raises(ValueError, match="metrics.json"):
+            recbole_mm.load(folder)
+
     def test_options_that_name_a_pickle(self, trained: Callable[..., str], tmp_path: Path) -> None:
         checkpoint = trained("NeuMF", mf_embedding_size=8, mlp_embedding_size=8, mlp_hidden_size=[8])
         folder = recbole_mm.save(checkpoint, tmp_path / "neumf")

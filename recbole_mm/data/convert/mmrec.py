@@ -10,7 +10,8 @@ import pandas as pd
 import yaml
 
 from recbole_mm.data.convert.mmrec_layout import COLUMNS, PARTS, column_role, feature_files
-from recbole_mm.data.features.files import check_dataset_name, check_modality_name
+from recbole_mm.data.features.files import check_dataset_name
+from recbole_mm.data.features.names import check_new_modality
 from recbole_mm.folders import replacing_folder
 
 __all__ = ["from_mmrec"]
@@ -72,7 +73,7 @@ def from_mmrec(
     if user_features is None:
         user_features = {modality: file for modality, file in found["user"].items() if file not in features.values()}
     for modality, file in [*features.items(), *user_features.items()]:
-        check_modality_name(modality, file)
+        check_new_modality(modality, file)
     if not features and not user_features:
         raise FileNotFoundError(f"{source} has no <modality>_feat.npy; name the files: --feature text=FILE.")
     with replacing_folder(target / name, force, report) as folder:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -13,8 +14,8 @@ from recbole_mm.data.convert.clicks import Clicks
 from recbole_mm.data.convert.columns import KINDS, Column, classify, find_roles, in_kind
 from recbole_mm.data.convert.import_report import ImportReport
 from recbole_mm.data.convert.reading import Source, open_table
-from recbole_mm.data.convert.vectors import read_vectors, write_vectors
-from recbole_mm.data.convert.vocabulary import Vocabulary
+from recbole_mm.data.convert.vectors import Vectors, read_vectors, write_vectors
+from recbole_mm.data.convert.vocabulary import READ_AS_MISSING, Vocabulary
 from recbole_mm.data.features.files import check_dataset_name
 from recbole_mm.folders import replacing_folder
 
@@ -92,7 +93,8 @@ def import_tables(
         ValueError: A table is damaged, or a value is not what its column needs; names rows.
 
     Example:
-        >>> import pandas as pd
+        >>> import numpy as np
+    import pandas as pd
         >>> import recbole_mm
         >>> clicks = pd.DataFrame({"customer": ["a", "b"], "sku": ["007", "008"], "ts": ["2024-05-01", "2024-05-02"]})
         >>> report = recbole_mm.import_tables("tiny-shop", clicks)
@@ -124,7 +126,7 @@ def import_tables(
     }
     if types_left:
         raise KeyError(f"types: no table of items or users has the column {next(iter(types_left))!r}.")
-    matrices = {modality: read_vectors(modality, source) for modality, source in (vectors or {}).items()}
+    matrices = _vectors(vectors or {}, report)
     folder = Path(data_path).expanduser() / name
     with replacing_folder(folder, replace, report.notes, "replace=True (--replace)") as target:
         clicks.write(target, name)
@@ -160,6 +162,19 @@ def _sources(interactions: Source | None, parts: Mapping[str, Source | None]) ->
             f"{missing} missing."
         )
     return given
+
+
+def _vectors(sources: Mapping[str, str], report: ImportReport) -> dict[str, Vectors]:
+    """The vectors by modality, without those of ids that clicks and tables leave out, too."""
+    matrices = {}
+    for modality, source in sources.items():
+        ids, matrix, count = read_vectors(modality, source)
+        there = ~np.isin(ids, sorted(READ_AS_MISSING))
+        report.skip(f"vectors {modality}: ids that RecBole reads as missing", int((~there).sum()))
+        if not there.all():
+            ids, matrix, count = ids[there], matrix[there], None if count is None else count[there]
+        matrices[modality] = ids, matrix, count
+    return matrices
 
 
 def _read_table(

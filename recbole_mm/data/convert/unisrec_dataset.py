@@ -11,7 +11,7 @@ import yaml
 
 from recbole_mm.data.convert.unisrec import read_features, read_index
 from recbole_mm.data.convert.vectors import write_vectors
-from recbole_mm.data.features.files import check_modality_name
+from recbole_mm.data.features.names import check_new_modality
 from recbole_mm.folders import replacing_folder
 
 __all__ = ["from_unisrec"]
@@ -49,7 +49,7 @@ def from_unisrec(
         FileExistsError: The folder is there already, and not ``force``.
         ValueError: A file is not what it should be, or vectors and items do not belong together.
     """
-    check_modality_name(modality, "--modality")
+    check_new_modality(modality, "--modality")
     stem = _stem(source)
     items = read_index(source / f"{stem}.feat1CLS")
     users = _user_index(source, stem)

@@ -8,9 +8,10 @@ from typing import Any, Union
 import numpy as np
 
 from recbole_mm.data.features import parquet
-from recbole_mm.data.features.files import FeatureFile, check_modality_name
+from recbole_mm.data.features.files import FeatureFile
+from recbole_mm.data.features.names import check_new_modality
 
-__all__ = ["LARGE", "read_vectors", "write_vectors"]
+__all__ = ["LARGE", "Vectors", "read_vectors", "write_vectors"]
 
 LARGE = 64 * 2**20
 """Bytes from which a matrix is written as ``.npy`` with ``.ids``, which is read in part, instead of ``.npz``."""
@@ -42,17 +43,19 @@ def read_vectors(modality: str, source: str, id_column: str | None = None) -> Ve
         FileNotFoundError: A file is missing.
         ValueError: No such form, numbers of ids and vectors that differ, an id twice, or a vector that is not finite.
     """
-    check_modality_name(modality, f"vectors {modality}={source}")
+    check_new_modality(modality, f"vectors {modality}={source}")
     ids, matrix, number = _read(modality, source, id_column)
     where = f"vectors {modality}={source}"
     found, counts = np.unique(ids, return_counts=True)
     if len(found) < len(ids):
-        raise ValueError(f"{where}: {len(ids) - len(found):,} id(s) are there twice, such as {found[counts > 1][0]!r}.")
+        raise ValueError(
+            f"{where}: {len(ids) - len(found):,} id(s) are there twice, such as {str(found[counts > 1][0])!r}."
+        )
     bad = ~np.isfinite(matrix.reshape(len(matrix), -1)).all(axis=1)
     if bad.any():
         raise ValueError(
-            f"{where}: the vectors of {int(bad.sum()):,} id(s) hold NaN or infinity, such as that of {ids[bad][0]!r}; "
-            "leave out the rows of items without a vector."
+            f"{where}: the vectors of {int(bad.sum()):,} id(s) hold NaN or infinity, such as that of "
+            f"{str(ids[bad][0])!r}; leave out the rows of items without a vector."
         )
     return ids, matrix, number
 

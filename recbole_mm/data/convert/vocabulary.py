@@ -7,13 +7,14 @@ import pandas as pd
 
 from recbole_mm.data.convert.import_report import ImportReport
 
-__all__ = ["Vocabulary"]
+__all__ = ["READ_AS_MISSING", "Vocabulary"]
 
-# What pandas, with which RecBole reads atomic files, takes for a missing value.
-_READ_AS_MISSING = frozenset(
+READ_AS_MISSING = frozenset(
     {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"}
     | {"NULL", "NaN", "None", "n/a", "nan", "null"}
 )
+"""What pandas, with which RecBole reads atomic files, takes for a missing value."""
+
 _UNSEEN = "[\u00a0\u00ad\u200b-\u200f\u2028\u2029\u2060\ufeff]"
 
 
@@ -55,7 +56,7 @@ class Vocabulary:
                 "another name."
             )
         self._note_unseen(ids, report)
-        missing = ids.isin(_READ_AS_MISSING)
+        missing = ids.isin(READ_AS_MISSING)
         for text, count in ids[missing].value_counts().items():
             report.skip(
                 f"{what}: {self.entity} id " + (f"{text!r}, which RecBole reads as missing" if text else "empty"), count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,13 +13,13 @@ import numpy as np
 from recbole_mm.data.features import parquet
 from recbole_mm.data.features.archive import large_vectors
 from recbole_mm.data.features.matrix import FeatureMatrix
+from recbole_mm.data.features.names import check_modality_name
 from recbole_mm.data.features.ragged import ragged
 
 __all__ = [
     "ENTITIES",
     "FeatureFile",
     "check_dataset_name",
-    "check_modality_name",
     "discover",
     "search_folders",
 ]
@@ -28,7 +27,6 @@ __all__ = [
 #: Entities that can have features, with the names of the id arrays of a ``.npz`` or ``.parquet`` file.
 ENTITIES = {"item": ("id",), "user": ("id",), "inter": ("user_id", "item_id")}
 _SUFFIXES = ("npz", "npy", "parquet")
-_NAME = re.compile(r"[\w-]+")
 
 
 @dataclass(frozen=True)
@@ -187,12 +185,6 @@ def _reason(error: Exception) -> str:
 
 
 _REMEDY = "Write it with numpy.savez(path, id=ids, feature=matrix), ids as an array of str, no Python objects."
-
-
-def check_modality_name(name: str, where: str) -> None:
-    """Refuse names that could not be part of a file name or a key (``where`` says who uses the name)."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{where}: {name!r} is no name for a modality; use letters, digits, '_' and '-'.")
 
 
 def check_dataset_name(name: str) -> None:

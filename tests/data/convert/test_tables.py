@@ -154,6 +154,25 @@ def test_rows_without_an_id_are_counted(write, tmp_path):
     assert "'NA', which RecBole reads as missing" in str(report) and "user id empty" in str(report)
 
 
+def test_vectors_of_an_id_that_is_left_out_are_left_out(write, tmp_path):
+    """Else the product would come back as a new one."""
+    np.savez(tmp_path / "v.npz", id=np.array(["a", "NA", "b", "new"]), feature=np.eye(4, dtype=np.float32))
+    clicks = write("clicks.csv", "user,item\nu1,a\nu2,NA\nu3,b\n")
+    report = import_tables("shop", clicks, vectors={"image": str(tmp_path / "v.npz")}, data_path=tmp_path)
+    assert report.skipped["vectors image: ids that RecBole reads as missing"] == 1
+    with np.load(tmp_path / "shop" / "shop.item.image.npz") as written:
+        assert written["id"].tolist() == ["a", "b", "new"]
+        np.testing.assert_array_equal(written["feature"], np.eye(4)[[0, 2, 3]])
+
+
+def test_a_modality_that_no_model_could_hold_is_refused(write, tmp_path):
+    np.savez(tmp_path / "v.npz", id=np.array(["a"]), feature=np.ones((1, 2)))
+    clicks = write("clicks.csv", "user,item\nu1,a\n")
+    with pytest.raises(ValueError, match="modality 'type': torch's modules use this name"):
+        import_tables("shop", clicks, vectors={"type": str(tmp_path / "v.npz")}, data_path=tmp_path)
+    assert not (tmp_path / "shop").exists()
+
+
 BROKEN = {
     "empty": ("", "is empty"),
     "one column": ("user\nu1\n", "separates the first line"),
