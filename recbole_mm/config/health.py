@@ -10,14 +10,14 @@ __all__ = ["ALARMS", "health_alarms"]
 
 #: Every alarm and what sets it off.
 ALARMS = {
-    "loss": "the ranking loss is still at its untrained value, and validation is below popularity",
+    "loss": "the ranking loss is still at its untrained value, and validation, if popularity has one, below it",
     "gradient": "a part of the loss that does not rank has over 99% of the gradient of shared parameters",
     "modality_gradient": "the parameters of a modality get no gradient",
     "dead_modality": "permuting a modality's rows changes no list of a sample of validation users",
     "popularity": "everybody gets the same items",
     "collapse": "representations, or the scores of different users, lie in a point or on a line",
     "idle_part": "clusters that hold everything, or gates, attention and edge weights that are all equal",
-    "first_epoch": "validation was best at the start and never again",
+    "first_epoch": "validation was best at the start and fell ever since, or lost a tenth after the first two epochs",
     "few_steps": "an epoch has fewer than four steps, and ten epochs or more came to fewer than 300",
     "pop": "a ranking by popularity does better on the same validation",
 }
