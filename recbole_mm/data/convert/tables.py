@@ -93,8 +93,7 @@ def import_tables(
         ValueError: A table is damaged, or a value is not what its column needs; names rows.
 
     Example:
-        >>> import numpy as np
-    import pandas as pd
+        >>> import pandas as pd
         >>> import recbole_mm
         >>> clicks = pd.DataFrame({"customer": ["a", "b"], "sku": ["007", "008"], "ts": ["2024-05-01", "2024-05-02"]})
         >>> report = recbole_mm.import_tables("tiny-shop", clicks)
