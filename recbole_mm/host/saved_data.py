@@ -139,7 +139,12 @@ class _Unpickler(_InPython):
 
 
 def _bound_method(owner: Any, name: str) -> Callable[..., Any]:
-    """A method of an object of RecBole's or ours, as loaders hold those of their data set; it is not called here."""
+    """A method of an object of RecBole's or ours, as loaders hold those of their data set; it is not called here.
+
+    Or a member of an enumeration, which Python 3.11.0 to 3.11.3 pickle in this way.
+    """
+    if isinstance(owner, enum.EnumMeta) and name in owner.__members__:
+        return owner.__members__[name]
     found = getattr(owner, name)
     own = type(owner).__module__.partition(".")[0] in _PACKAGES or isinstance(owner, Dataset)
     if not own or name.startswith("__") or getattr(found, "__self__", None) is not owner:

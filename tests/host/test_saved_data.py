@@ -12,6 +12,7 @@ import torch
 from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.data.dataset import Dataset
+from recbole.utils import ModelType
 
 from recbole_mm.host.saved_data import load
 
@@ -75,3 +76,14 @@ def test_a_data_set_comes_back_whole(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match="damaged"):
         create_dataset(config)
+
+
+def test_members_of_enumerations_are_read_however_a_python_pickles_them(tmp_path: Path) -> None:
+    """Python 3.11.0 to 3.11.3 look them up by name, others call the class."""
+    for number, member in enumerate((Calls(getattr, ModelType, "GENERAL"), Calls(ModelType, ModelType.GENERAL.value))):
+        (tmp_path / str(number)).write_bytes(pickle.dumps(member))
+        with (tmp_path / str(number)).open("rb") as file:
+            assert load(file) is ModelType.GENERAL
+    (tmp_path / "other").write_bytes(pickle.dumps(Calls(getattr, ModelType, "mro")))
+    with (tmp_path / "other").open("rb") as file, pytest.raises(ValueError, match="which a file may not"):
+        load(file)
