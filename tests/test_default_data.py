@@ -25,12 +25,12 @@ def features(dataset: str, name: str) -> dict[str, np.ndarray]:
         return dict(archive)
 
 
-def contents(file: Path) -> bytes | dict[str, bytes]:
+def contents(file: Path) -> bytes | list[tuple[str, bytes]]:
     """The bytes of a file, of an archive those of its members: its headers differ by the version of Python."""
     if file.suffix != ".npz":
         return file.read_bytes()
     with zipfile.ZipFile(file) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+        return [(name, archive.read(name)) for name in archive.namelist()]
 
 
 def test_mm_toy_is_what_its_generator_writes(tmp_path):

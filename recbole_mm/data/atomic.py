@@ -9,7 +9,13 @@ from typing import Any
 
 from recbole_mm.config.names import suggest
 
-__all__ = ["check_atomic", "check_columns", "check_numbers", "read_header"]
+__all__ = ["READ_AS_MISSING", "check_atomic", "check_columns", "check_numbers", "read_header"]
+
+READ_AS_MISSING = (
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
+"""What pandas, with which RecBole reads atomic files, may take for a missing value, whatever its version."""
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
 _PADDING = "[PAD]"

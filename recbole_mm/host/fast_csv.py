@@ -11,13 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recbole_mm.data.atomic import READ_AS_MISSING
+
 __all__ = ["read"]
 
-#: What pandas may take for a missing value; which of it the installed one does is tried out.
-_PERHAPS_MISSING = (
-    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
-    "NULL", "NaN", "None", "n/a", "nan", "null",
-)  # fmt: skip
 _SEPARATORS = "\t,;|"
 _SPECIAL = (b'"', b"\r", b"\0", b"[PAD]")
 """Quotation marks, line ends of other systems and NUL, which readers take in different ways; RecBole's padding."""
@@ -90,9 +87,10 @@ def _has(path: Path, marks: Sequence[bytes]) -> bool:
 
 @lru_cache(maxsize=1)
 def _missing_values() -> tuple[str, ...]:
-    lines = "\n".join(["value,n", *(f"{value},1" for value in _PERHAPS_MISSING)])
+    """Those that the installed pandas takes for missing, tried out."""
+    lines = "\n".join(["value,n", *(f"{value},1" for value in READ_AS_MISSING)])
     read_back = pd.read_csv(io.StringIO(lines), dtype={"value": str}, engine="python")["value"]
-    return tuple(value for value, missing in zip(_PERHAPS_MISSING, read_back.isna()) if missing)
+    return tuple(value for value, missing in zip(READ_AS_MISSING, read_back.isna()) if missing)
 
 
 def _column(values: Any, kind: str) -> Any:

@@ -11,7 +11,7 @@ import pandas as pd
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureType
 
-from recbole_mm.data.convert.vocabulary import READ_AS_MISSING
+from recbole_mm.data.atomic import READ_AS_MISSING
 from recbole_mm.data.features.files import discover, search_folders
 from recbole_mm.host.wrapping import wrap
 from recbole_mm.paths import dataset_atomic_dir
@@ -74,7 +74,8 @@ def _remap_ids(remap: Any, self: Any) -> None:
 def _new_tokens(dataset: Any, clicked: frozenset[str], loaded: frozenset[str]) -> list[str]:
     """Raw ids of the new items in the order of their files, without those that a filter took away."""
     kept = () if dataset.item_feat is None else dataset.item_feat[dataset.iid_field]
-    gone = clicked | (loaded - frozenset(kept)) | READ_AS_MISSING  # rows of such an id are left out of what is read
+    # Rows of an id that reads as missing are left out of what is read.
+    gone = clicked.union(loaded - frozenset(kept), READ_AS_MISSING)
     in_table, in_features = _of_table(dataset), _of_features(dataset)
     known = frozenset(in_features)
     if dataset.config["missing_feature"] == "drop":

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from recbole_mm.data.atomic import READ_AS_MISSING
 from recbole_mm.data.convert.clicks import Clicks
 from recbole_mm.data.convert.columns import KINDS, Column, classify, find_roles, in_kind
 from recbole_mm.data.convert.import_report import ImportReport
 from recbole_mm.data.convert.reading import Source, open_table
 from recbole_mm.data.convert.vectors import Vectors, read_vectors, write_vectors
-from recbole_mm.data.convert.vocabulary import READ_AS_MISSING, Vocabulary
+from recbole_mm.data.convert.vocabulary import Vocabulary
 from recbole_mm.data.features.files import check_dataset_name
 from recbole_mm.folders import replacing_folder
 
@@ -168,7 +169,7 @@ def _vectors(sources: Mapping[str, str], report: ImportReport) -> dict[str, Vect
     matrices = {}
     for modality, source in sources.items():
         ids, matrix, count = read_vectors(modality, source)
-        there = ~np.isin(ids, sorted(READ_AS_MISSING))
+        there = ~np.isin(ids, READ_AS_MISSING)
         report.skip(f"vectors {modality}: ids that RecBole reads as missing", int((~there).sum()))
         if not there.all():
             ids, matrix, count = ids[there], matrix[there], None if count is None else count[there]

@@ -5,15 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from recbole_mm.data.atomic import READ_AS_MISSING
 from recbole_mm.data.convert.import_report import ImportReport
 
-__all__ = ["READ_AS_MISSING", "Vocabulary"]
-
-READ_AS_MISSING = frozenset(
-    {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"}
-    | {"NULL", "NaN", "None", "n/a", "nan", "null"}
-)
-"""What pandas, with which RecBole reads atomic files, takes for a missing value."""
+__all__ = ["Vocabulary"]
 
 _UNSEEN = "[\u00a0\u00ad\u200b-\u200f\u2028\u2029\u2060\ufeff]"
 
