@@ -167,11 +167,16 @@ def keep(row: dict[str, Any], options: argparse.Namespace) -> None:
 
 
 def model_names(text: str) -> list[str]:
-    """The models of the command line; ``all`` is every general one whose file is there."""
+    """The models of the command line; ``all`` is every general one that trains in steps of one kind."""
     if text != "all":
         return [name.strip() for name in text.split(",")]
-    files = (ROOT / "properties" / "model").glob("*.yaml")
-    return sorted(file.stem for file in files if file.stem not in ("MCPTR", "MML"))
+    from recbole.utils import ModelType
+
+    from recbole_mm.host.registry import registered_models
+
+    # ItemKNNCBF counts and trains nothing, MCPTR trains in two stages.
+    general = {name for name, model in registered_models().items() if model.type is ModelType.GENERAL}
+    return sorted(general - {"MCPTR"})
 
 
 def child(kind: str, options: argparse.Namespace, **job: Any) -> dict[str, Any]:
