@@ -113,7 +113,8 @@ def build(options: argparse.Namespace) -> tuple[Any, Any, np.ndarray]:
     from recbole.config import Config
     from recbole.utils import get_model, init_seed
 
-    given = {"state": "ERROR", "use_gpu": False, "train_batch_size": options.batch, "graph_batch": "sampled"}
+    given = {"state": "ERROR", "use_gpu": False, "train_batch_size": options.sampled_batch or options.batch}
+    given |= {"graph_batch": "sampled"}
     given |= {"fanout": config_fanout(options), "table_updates": "touched", **options.options}
     config = Config(model=options.model, dataset="mm-toy", config_dict=given)
     widths = {"image": options.image_width, "text": 384}

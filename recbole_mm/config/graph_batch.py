@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["GRAPH_BATCHES", "TABLE_UPDATES", "check_fanout", "check_table_updates", "fanouts", "refuse_sampling"]
+__all__ = [
+    "GRAPH_BATCHES",
+    "OUTER_PROJECTIONS",
+    "TABLE_UPDATES",
+    "check_fanout",
+    "check_sampled_steps",
+    "fanouts",
+    "refuse_sampling",
+]
 
 GRAPH_BATCHES = ("full", "sampled", "auto")
 TABLE_UPDATES = ("all", "touched")
+OUTER_PROJECTIONS = ("fresh", "kept")
 
 
 def check_fanout(key: str, value: Any) -> None:
@@ -62,22 +71,28 @@ def refuse_sampling(graph_batch: Any, model: str, samples_graph: bool) -> None:
         )
 
 
-def check_table_updates(options: Mapping[str, Any]) -> None:
-    """Refuse ``table_updates: touched`` beside what it does not go with.
+def check_sampled_steps(options: Mapping[str, Any]) -> None:
+    """Refuse ``table_updates: touched`` and ``outer_projections: kept`` beside what they do not go with.
 
     Raises:
         ValueError: With the other option and what to choose instead.
     """
-    if options.get("table_updates") != "touched":
-        return
     learner = str(options.get("learner", "adam"))
+    whole = options.get("graph_batch") not in ("sampled", "auto")
+    compiled = bool(options.get("compile"))
     reasons = {
-        "graph_batch: full, whose steps read every row; set graph_batch to sampled or auto": options.get("graph_batch")
-        not in ("sampled", "auto"),
-        f"learner: {learner}, which has no form by rows here; set learner to adam": learner.lower() != "adam",
-        "clip_grad_norm, which needs the gradient of every row; leave it out": bool(options.get("clip_grad_norm")),
-        "compile, whose gradients hold every row; set compile to False": bool(options.get("compile")),
+        ("table_updates", "touched", "all"): {
+            "graph_batch: full, whose steps read every row; set graph_batch to sampled or auto": whole,
+            f"learner: {learner}, which has no form by rows here; set learner to adam": learner.lower() != "adam",
+            "clip_grad_norm, which needs the gradient of every row; leave it out": bool(options.get("clip_grad_norm")),
+            "compile, whose gradients hold every row; set compile to False": compiled,
+        },
+        ("outer_projections", "kept", "fresh"): {
+            "graph_batch: full, whose steps project every item; set graph_batch to sampled or auto": whole,
+            "compile, which would keep them as they were at first; set compile to False": compiled,
+        },
     }
-    for reason, holds in reasons.items():
-        if holds:
-            raise ValueError(f"table_updates: touched does not go with {reason}, or set table_updates to all.")
+    for (key, value, other), found in reasons.items():
+        for reason, holds in found.items():
+            if holds and options.get(key) == value:
+                raise ValueError(f"{key}: {value} does not go with {reason}, or set {key} to {other}.")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Callable
 
 from recbole_mm.config.cold_start import read_cold_start
-from recbole_mm.config.graph_batch import GRAPH_BATCHES, TABLE_UPDATES, check_fanout
+from recbole_mm.config.graph_batch import GRAPH_BATCHES, OUTER_PROJECTIONS, TABLE_UPDATES, check_fanout
 from recbole_mm.config.health import health_alarms
 from recbole_mm.config.names import suggest
 from recbole_mm.config.numbers import is_finite, is_whole
@@ -216,6 +216,7 @@ SHARED_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "graph_batch": _choice(GRAPH_BATCHES),
     "fanout": check_fanout,
     "table_updates": _choice(TABLE_UPDATES),
+    "outer_projections": _choice(OUTER_PROJECTIONS),
     "optimizer_fused": _choice(("auto", "never")),
     "amp_dtype": lambda key, value: value is None or _choice(("float16", "bfloat16"))(key, value),
     "compile": _check_truth,

@@ -28,6 +28,7 @@ def _build_optimizer(original: Any, self: Any, **options: Any) -> torch.optim.Op
     without stays without, to the last bit.
     """
     optimizer: torch.optim.Optimizer = original(self, **options)
+    _refuse_processes(self.model)
     if getattr(self.model, "touched", False):
         return _by_rows(self, optimizer)
     if self.config["optimizer_fused"] != "auto" or not _can_fuse(self, optimizer):
@@ -36,13 +37,24 @@ def _build_optimizer(original: Any, self: Any, **options: Any) -> torch.optim.Op
     return type(optimizer)(groups, lr=groups[0]["lr"], fused=True)  # type: ignore[call-arg]
 
 
-def _by_rows(trainer: Any, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Adam that takes the sparse gradients of ``table_updates: touched``."""
-    if processes.world() > 1:
+def _refuse_processes(model: Any) -> None:
+    """Refuse several processes where steps save what these would have to exchange."""
+    if processes.world() == 1:
+        return
+    if getattr(model, "touched", False):
         raise ValueError(
             "table_updates: touched trains in one process, as several add up gradients of every row; start one, or set "
             "table_updates to all."
         )
+    if getattr(model, "kept_projections", None) is not None:
+        raise ValueError(
+            "outer_projections: kept trains in one process, as each of several would keep other items; start one, or "
+            "set outer_projections to fresh."
+        )
+
+
+def _by_rows(trainer: Any, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Adam that takes the sparse gradients of ``table_updates: touched``."""
     fused = trainer.config["optimizer_fused"] == "auto" and _can_fuse(trainer, optimizer)
     groups = [{**group, "foreach": False, "fused": fused} for group in optimizer.param_groups]
     return RowAdam(groups, lr=groups[0]["lr"], fused=fused)

@@ -82,7 +82,7 @@ class DualGNN(SamplesGraph, MultimodalRecommender):
         neighbours, beta = neighbour_table(cooccurrence(self.interactions, knn_k), aggregation)
         self.register_buffer("neighbours", neighbours, persistent=False)
         self.register_buffer("beta", beta, persistent=False)
-        self.set_up_sampling(config, self.n_layers)
+        self.set_up_sampling(config, dataset, self.n_layers)
 
         weight = torch.tensor([self.features.weight[m] for m in self.features], dtype=torch.float64)
         self.register_buffer("fusion_weight", weight.view(1, -1, 1), persistent=False)
@@ -112,7 +112,7 @@ class DualGNN(SamplesGraph, MultimodalRecommender):
         # Modalities lie side by side, so that one sparse product a side serves all of them.
         scale = unit_rows if self.normalize_tables else full_precision
         users = torch.cat([scale(table) for table in tables.preference.values()], dim=1)
-        content = [self.features.projected(m, self.project[m], part.items) for m in self.features]
+        content = [self.project_items(m, part) for m in self.features]
         items = torch.cat([unit_rows(table) for table in content], dim=1)
         user_sum, item_sum = sum_hops(part.hops, users, items, self._add_modalities)
         return user_sum.view(len(user_sum), len(self.features), -1), item_sum

@@ -97,7 +97,7 @@ class GRCN(SamplesGraph, MultimodalRecommender):
             raise ValueError(f"GRCN with fusion: id and {other} would use no feature; change one of the two.")
 
         self.graph = self.interaction_graph()
-        self.set_up_sampling(config, max(self.n_layers, 1), routes=True)  # content attends once without layers, too
+        self.set_up_sampling(config, dataset, max(self.n_layers, 1), routes=True)  # content attends once without layers, too
         # Of every pair, the root of the user's degree over the item's.
         ratio = self.graph.user_degree[self.graph.to_user.row] / self.graph.item_degree[self.graph.to_user.col]
         self.register_buffer("degree_ratio", ratio.double().sqrt(), persistent=False)
@@ -149,14 +149,14 @@ class GRCN(SamplesGraph, MultimodalRecommender):
 
     def item_content(self, modality: str, item: Tensor | None = None) -> Tensor:
         """``f``: normalised content of the given items (all if ``None``), ``(n, C)``."""
-        return unit_rows(F.leaky_relu(self.features.projected(modality, self.project[modality], item)))
+        return _normalised(self.features.projected(modality, self.project[modality], item))
 
     def _table(self, table: Tensor) -> Tensor:
         return unit_rows(table) if self.normalize_tables else full_precision(table)
 
     def _content(self, modality: str, preference: Tensor, part: Neighbourhood, kept: Tensor | None) -> _Content:
         """Content parts of users and items, and the attention of both directions of every hop."""
-        items, users = self.item_content(modality, part.items), self._table(preference)
+        items, users = _normalised(self.project_items(modality, part)), self._table(preference)
         routes, where = (self.graph.to_user, None) if part.routes is None else (part.routes.pattern, part.routes.edge)
         mask = kept if kept is None or where is None else kept[where]
         for _ in range(self.n_routings):
@@ -282,3 +282,7 @@ class _Content(NamedTuple):
 
 def _masked(logits: Tensor, kept: Tensor | None) -> Tensor:
     return logits if kept is None else logits.masked_fill(~kept, float("-inf"))
+
+
+def _normalised(projected: Tensor) -> Tensor:
+    return unit_rows(F.leaky_relu(projected))

@@ -74,7 +74,7 @@ class MGAT(SamplesGraph, MultimodalRecommender):
         )
 
         self.graph = self.interaction_graph()
-        self.set_up_sampling(config, n_layers)
+        self.set_up_sampling(config, dataset, n_layers)
         to_user, to_item = self.graph.to_user, self.graph.to_item
         if gate_degree == "source":
             degrees = self.graph.item_degree[to_user.col], self.graph.user_degree[to_item.col]
@@ -110,7 +110,7 @@ class MGAT(SamplesGraph, MultimodalRecommender):
         n_last = part.hops[-1].n_users, part.hops[-1].n_items
         users, items = {}, {}
         for m in self.features:
-            projected = torch.tanh(self.features.projected(m, self.project[m], part.items))
+            projected = torch.tanh(self.project_items(m, part))
             states = unit_rows(part.of_users(self.preference[m])), unit_rows(projected)
             outputs: tuple[list[Tensor], list[Tensor]] = ([], [])
             for index, (layer, hop) in enumerate(zip(self.layers, part.hops)):

@@ -90,7 +90,7 @@ class MMGCL(SamplesGraph, MultimodalRecommender):
         self.cn_branch = None if fixed is None else 1 + modalities.index(fixed)
 
         self.graph = self.interaction_graph()
-        self.set_up_sampling(config, self.n_layers)
+        self.set_up_sampling(config, dataset, self.n_layers)
         self.register_buffer("norm", self.graph.sym_norm(torch.float64), persistent=False)
         weight = torch.tensor([1.0, *(self.features.weight[m] for m in modalities)], dtype=torch.float64)
         self.register_buffer("branch_weight", weight.view(1, -1, 1), persistent=False)
@@ -124,7 +124,7 @@ class MMGCL(SamplesGraph, MultimodalRecommender):
         return self._read(self.read_users, users.rows()), self._read(self.read_items, items.rows())
 
     def _inputs(self, part: Neighbourhood) -> list[Tensor]:
-        content = (self.features.projected(m, self.project[m], part.items) for m in self.features)
+        content = (self.project_items(m, part) for m in self.features)
         return [part.of_items(self.item_embedding), *content]
 
     def _encode(self, part: Neighbourhood, inputs: Tensor, values: Tensor) -> tuple[Encoding, Encoding]:

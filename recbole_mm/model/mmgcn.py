@@ -93,7 +93,7 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
         )
 
         self.graph = self.interaction_graph()
-        self.set_up_sampling(config, n_layers)
+        self.set_up_sampling(config, dataset, n_layers)
 
         nodes = nn.init.xavier_normal_(torch.empty(self.n_users + self.n_items, dim))
         self.user_embedding = nn.Parameter(nodes[: self.n_users].clone(), requires_grad=trainable)
@@ -134,7 +134,7 @@ class MMGCN(SamplesGraph, MultimodalRecommender):
         embeddings = part.of_users(self.user_embedding), part.of_items(self.item_embedding)
         scale = unit_rows if self.normalize_tables else full_precision
         users = {m: scale(table) for m, table in preference.items()}
-        items = {m: unit_rows(self.features.projected(m, self.project[m], part.items)) for m in self.features}
+        items = {m: unit_rows(self.project_items(m, part)) for m in self.features}
         for layer, hop in zip(self.layers, hops):
             rows = (user, item) if layer is self.layers[-1] else (None, None)
             to_users, to_items, own_users, own_items = self._messages(layer, hop, users, items)

@@ -7,10 +7,12 @@ from logging import getLogger
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_mm.config import ModelOptions
-from recbole_mm.config.graph_batch import TABLE_UPDATES, fanouts
+from recbole_mm.config.graph_batch import OUTER_PROJECTIONS, TABLE_UPDATES, fanouts
+from recbole_mm.model.epochs import epoch_steps
+from recbole_mm.model.kept_projections import KeptProjections
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
 from recbole_mm.nn.graph.sampling import Neighbourhood, sample_neighbourhood
 
@@ -32,20 +34,24 @@ class SamplesGraph:
     graph: BipartiteGraph
     options: ModelOptions
     features: Any
+    project: nn.ModuleDict
     training: bool
     fanout: list[int] | None
+    #: Projections of items that are not in the batch (``outer_projections: kept``); ``None`` where all are made anew.
+    kept_projections: KeptProjections | None
     #: Whether a step's gradients of the tables hold the rows that it reads and no others (``table_updates: touched``).
     touched = False
 
-    def set_up_sampling(self, config: Any, n_hops: int, routes: bool = False) -> None:
+    def set_up_sampling(self, config: Any, dataset: Any, n_hops: int, routes: bool = False) -> None:
         """Read the options.
 
         Args:
             config: RecBole's ``Config``.
+            dataset: The data set, whose rows say how many steps an epoch has.
             n_hops: Hops that the model propagates over.
             routes: Whether it also wants the items of all users that take part.
         """
-        self.n_hops, self.routes, self.fanout = n_hops, routes, None
+        self.n_hops, self.routes, self.fanout, self.kept_projections = n_hops, routes, None, None
         # A checkpoint from before the options has neither.
         mode = config["graph_batch"] or "full"
         if mode == "full":
@@ -65,13 +71,28 @@ class SamplesGraph:
                 return
         self.fanout = fanout
         self.touched = self.options.choice("table_updates", TABLE_UPDATES, before="all") == "touched"
+        if self.options.choice("outer_projections", OUTER_PROJECTIONS, before="fresh") == "kept":
+            self.kept_projections = KeptProjections(epoch_steps(config, dataset))
 
     def neighbourhood(self, user: Tensor | None = None, item: Tensor | None = None) -> Neighbourhood:
         """What a step propagates over for the given rows of users and items, ``None`` for all of them."""
         if self.fanout is None or not self.training or user is None or item is None:
             return Neighbourhood((self.graph,) * self.n_hops, None, None, user, item)
         part = sample_neighbourhood(self.graph, user, item, self.fanout, self.routes, own_states=self.reads_own_states)
+        if self.kept_projections is not None:
+            self.kept_projections.begin_step()
         return part._replace(sparse=self.touched)
+
+    def project_items(self, modality: str, part: Neighbourhood) -> Tensor:
+        """Projected features of the items of a neighbourhood; of items outside the batch maybe as they were kept."""
+        layer = self.project[modality]
+
+        def project(rows: Tensor | None) -> Tensor:
+            return self.features.projected(modality, layer, rows)  # type: ignore[no-any-return]
+
+        if self.kept_projections is None or part.items is None or isinstance(layer, nn.Identity):
+            return project(part.items)
+        return self.kept_projections.rows(modality, project, part.items, part.n_batch_items)
 
     def last_users(self, user: Tensor, fanout: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
         """Users that the last layer has to give for those of a batch: these, and whom a model adds to them."""

@@ -124,6 +124,11 @@ class Neighbourhood(NamedTuple):
         """Whether it is a part only."""
         return self.users is not None
 
+    @property
+    def n_batch_items(self) -> int:
+        """How many of ``items``, from the front, are the batch's own; of a part only."""
+        return self.hops[-1].n_items if self.hops else len(self.items)  # type: ignore[arg-type]
+
     def of_users(self, table: Tensor) -> Tensor:
         """Rows of the users whose states the first layer reads. Shape ``(n_users, k)`` to ``(n, k)``."""
         return table if self.users is None else F.embedding(self.users, table, sparse=self.sparse)
