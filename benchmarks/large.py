@@ -177,7 +177,9 @@ def measure(options: argparse.Namespace) -> None:
             "built_mib": built,
             "peak_mib": round(_status("VmHWM")),
         }
-        row = {"model": options.model, "variant": mode, "metrics": metrics, "fanout": model.fanout, "batch": batch}
+        kept = mode == "sampled" and options.options.get("outer_projections") == "kept"
+        variant = f"{mode}, kept" if kept else mode
+        row = {"model": options.model, "variant": variant, "metrics": metrics, "fanout": model.fanout, "batch": batch}
         row["dataset"] = f"{options.users:,} x {data.num('item_id') - 1:,}"
         row["protocol"] = "same items" if options.items else "items in proportion"
         reached = [{"protocol": f"{due:g}s", "metrics": {**metrics, "recall@20": value}} for due, value in curve]

@@ -97,7 +97,8 @@ class GRCN(SamplesGraph, MultimodalRecommender):
             raise ValueError(f"GRCN with fusion: id and {other} would use no feature; change one of the two.")
 
         self.graph = self.interaction_graph()
-        self.set_up_sampling(config, dataset, max(self.n_layers, 1), routes=True)  # content attends once without layers, too
+        # Content attends once without layers, too.
+        self.set_up_sampling(config, dataset, max(self.n_layers, 1), routes=True)
         # Of every pair, the root of the user's degree over the item's.
         ratio = self.graph.user_degree[self.graph.to_user.row] / self.graph.item_degree[self.graph.to_user.col]
         self.register_buffer("degree_ratio", ratio.double().sqrt(), persistent=False)

@@ -82,13 +82,12 @@ def test_an_epoch_begins_with_projections_of_its_parameters():
     model = built.model.train()
     steps = model.kept_projections.clock.steps_per_epoch
     assert steps == len(built.train_data)
-    for step in range(steps + 1):
+    for _ in range(steps + 1):
         with torch.no_grad():
             for layer in model.project.values():
                 layer.weight.mul_(1.5)
         begin = projections(model)
         total_loss(model, built.batch(8))
-    assert step == steps
     for modality, table in model.kept_projections._tables.items():
         torch.testing.assert_close(table, begin[modality])
 
