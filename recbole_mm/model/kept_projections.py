@@ -30,7 +30,7 @@ class KeptProjections(nn.Module):
     Example:
         >>> kept, ids = KeptProjections(steps_per_epoch=2), torch.tensor([2, 0])
         >>> weight = torch.ones(3, 1)
-        >>> project = lambda rows: weight if rows is None else weight[rows]
+        >>> project = lambda rows: weight.clone() if rows is None else weight[rows]
         >>> kept.begin_step()
         >>> kept.rows("image", project, ids, n_fresh=1).flatten()
         tensor([1., 1.])

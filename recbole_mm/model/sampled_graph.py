@@ -57,8 +57,9 @@ class SamplesGraph:
         if mode == "full":
             return
         fanout = fanouts(config["fanout"], n_hops, type(self).__name__)
+        keeps = self.options.choice("outer_projections", OUTER_PROJECTIONS, before="fresh") == "kept"
         if mode == "auto":
-            sampled, whole = self._sizes(fanout, int(config["train_batch_size"]))
+            sampled, whole = self._sizes(fanout, int(config["train_batch_size"]), keeps)
             width = self.options.integer("embedding_size", minimum=1) * len(self.features)
             costs = [size.cost(width, sum(self.features.dims.values())) for size in (sampled, whole)]
             chosen = cheaper_sampled(*costs)
@@ -71,7 +72,7 @@ class SamplesGraph:
                 return
         self.fanout = fanout
         self.touched = self.options.choice("table_updates", TABLE_UPDATES, before="all") == "touched"
-        if self.options.choice("outer_projections", OUTER_PROJECTIONS, before="fresh") == "kept":
+        if keeps:
             self.kept_projections = KeptProjections(epoch_steps(config, dataset))
 
     def neighbourhood(self, user: Tensor | None = None, item: Tensor | None = None) -> Neighbourhood:
@@ -98,14 +99,14 @@ class SamplesGraph:
         """Users that the last layer has to give for those of a batch: these, and whom a model adds to them."""
         return user
 
-    def _sizes(self, fanout: Sequence[int], batch: int) -> tuple[StepSize, StepSize]:
+    def _sizes(self, fanout: Sequence[int], batch: int, keeps: bool) -> tuple[StepSize, StepSize]:
         """What a step on sampled neighbours touches, counted on a random batch of pairs, and one on the whole graph.
 
         A generator of its own draws the batch: what training draws later stays the same.
         """
         graph, device = self.graph, self.graph.to_user.col.device
         edges = (2 * self.n_hops + self.routes) * graph.n_edges
-        whole = StepSize(edges, graph.n_users, graph.n_items)
+        whole = StepSize(edges, graph.n_users, graph.n_items, graph.n_items)
         if graph.n_edges == 0:
             return whole, whole
         generator = torch.Generator(device)
@@ -120,7 +121,8 @@ class SamplesGraph:
         part = sample_neighbourhood(graph, user, item, fanout, self.routes, generator, self.reads_own_states)
         edges = sum(hop.to_user.n_edges + hop.to_item.n_edges for hop in part.hops)
         edges += 0 if part.routes is None else part.routes.pattern.n_edges
-        return StepSize(edges, len(part.users), len(part.items)), whole  # type: ignore[arg-type]
+        users, items = len(part.users), len(part.items)  # type: ignore[arg-type]
+        return StepSize(edges, users, items, part.n_batch_items if keeps else items), whole
 
 
 class StepSize(NamedTuple):
@@ -129,15 +131,16 @@ class StepSize(NamedTuple):
     edges: int
     users: int
     items: int
+    projected: int
 
     def cost(self, width: int, features: int) -> int:
-        """Numbers that are read: a state of ``width`` an edge and a user, a vector of ``features`` besides an item.
+        """Numbers that are read: ``width`` an edge, user and item, and ``features`` an item that is projected.
 
         Example:
-            >>> StepSize(edges=10, users=2, items=3).cost(width=4, features=100)
+            >>> StepSize(edges=10, users=2, items=3, projected=3).cost(width=4, features=100)
             360
         """
-        return (self.edges + self.users + self.items) * width + self.items * features
+        return (self.edges + self.users + self.items) * width + self.projected * features
 
 
 def cheaper_sampled(sampled: int, whole: int) -> bool:

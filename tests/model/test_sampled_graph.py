@@ -117,10 +117,12 @@ def test_auto_takes_what_touches_less(caplog):
 def test_the_rule_of_auto_counts_what_a_step_touches(name):
     model = build(name).model
     state = torch.get_rng_state()
-    sampled, whole = model._sizes([1] * model.n_hops, 4)
+    sampled, whole = model._sizes([1] * model.n_hops, 4, keeps=False)
+    kept, _ = model._sizes([1] * model.n_hops, 4, keeps=True)
     assert torch.equal(state, torch.get_rng_state()), "training draws what it would have drawn"
     hops = 2 * model.n_hops + (name == "GRCN")  # whose users route besides
-    assert whole == (hops * model.graph.n_edges, model.n_users, model.n_items)
+    assert whole == (hops * model.graph.n_edges, model.n_users, model.n_items, model.n_items)
+    assert kept == sampled._replace(projected=kept.projected) and kept.projected <= 8 < sampled.projected
     assert all(0 < part < all_of_it for part, all_of_it in zip(sampled, whole))
     peers = name == "DualGNN"  # 4 users, 8 items, and a peer each
     assert sampled.users > 4 and sampled.items > 8 and (not peers or sampled.users > 8)
