@@ -17,7 +17,7 @@ import psutil
 from recbole.config import Config
 
 from recbole_mm.experiment.children import ChildError, Children, run_in_child
-from recbole_mm.experiment.job import Job, prepare, score_of, train, versions, without_arguments
+from recbole_mm.experiment.job import ChangedDataError, Job, prepare, score_of, train, versions, without_arguments
 from recbole_mm.experiment.resume import go_on_in_place
 from recbole_mm.experiment.store import Store, digest, to_json
 from recbole_mm.files import WriteError, write_atomically
@@ -200,7 +200,10 @@ def _objective(trial: optuna.Trial, job: Job, space: Space, states: Path) -> flo
 def _train_trial(trial: optuna.Trial, job: Job, state: Path) -> float:
     optuna = import_optuna()
     begin = time.perf_counter()
-    prepared = prepare(job, str(state), with_test=False)
+    try:
+        prepared = prepare(job, str(state), with_test=False)
+    except ChangedDataError as error:
+        raise UnsearchableError(str(error)) from error
     trainer = prepared.trainer
     if not prepared.valid_data or not trainer.eval_step:
         raise UnsearchableError(
