@@ -211,7 +211,7 @@ def _train_trial(trial: optuna.Trial, job: Job, state: Path) -> float:
             + ("leave eval_step above 0." if prepared.valid_data else "give eval_args a split with one.")
         )
     reported: set[int] = set()
-    go_on_in_place(trainer, versions())
+    go_on_in_place(trainer, versions(), saved=False)
 
     def after_validation(epoch: int, result: dict[str, float]) -> None:
         trial.set_user_attr("epochs", epoch)
