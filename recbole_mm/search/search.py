@@ -20,13 +20,13 @@ from recbole_mm.experiment.children import ChildError, Children, run_in_child
 from recbole_mm.experiment.job import ChangedDataError, Job, prepare, score_of, train, versions, without_arguments
 from recbole_mm.experiment.resume import go_on_in_place
 from recbole_mm.experiment.store import Store, digest, to_json
-from recbole_mm.files import WriteError, write_atomically
+from recbole_mm.files import is_of_disk, write_atomically
 from recbole_mm.host.session import begin_session, notes
 from recbole_mm.search.plan import Plan, free_space, make_plan
 from recbole_mm.search.progress import Progress
 from recbole_mm.search.sampler import import_optuna
 from recbole_mm.search.space import Space, read_space
-from recbole_mm.search.storage import check_storage, open_storage, resolve_storage, without_password
+from recbole_mm.search.storage import check_storage, open_storage, resolve_storage, unusable, without_password
 from recbole_mm.search.trials import ATTEMPTS, Trials, UnsearchableError, settled_trials
 
 if TYPE_CHECKING:
@@ -161,7 +161,10 @@ def search_task(task: Mapping[str, Any], after: Callable[[], object] = lambda: N
     bigger, storage = config["valid_metric_bigger"], open_storage(str(plan.storage))
     trials = Trials(storage, plan.study, bigger, plan.job.seed, defaults, budget=plan.trials, points=points)
     states = Path(task["states"])
-    trials.run(lambda trial: _objective(trial, plan.job, space, states), plan.trials, after)
+    try:
+        trials.run(lambda trial: _objective(trial, plan.job, space, states), plan.trials, after)
+    except import_optuna().exceptions.StorageInternalError as error:
+        raise unusable(str(plan.storage), error.__cause__ or error) from error
     done = trials.finished(plan.trials)
     best = trials.best(plan.trials)
     return {
@@ -186,10 +189,9 @@ def _objective(trial: optuna.Trial, job: Job, space: Space, states: Path) -> flo
     state = states / f"trial-{trial.user_attrs['index']}"
     try:
         value = _train_trial(trial, Job(**{**asdict(job), "settings": {**job.settings, **options}}), state)
-    except WriteError:
-        raise  # it is run again
-    except Exception:
-        shutil.rmtree(state, ignore_errors=True)
+    except Exception as error:
+        if not is_of_disk(error):  # else it is run again
+            shutil.rmtree(state, ignore_errors=True)
         raise
     finally:
         gc.collect()  # models and loaders refer to each other; many trials share this process

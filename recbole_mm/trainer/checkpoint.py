@@ -34,6 +34,8 @@ _trust: ContextVar[bool] = ContextVar("recbole_mm_trust", default=False)
 
 #: What says that a file is one of ours.
 FORMAT = "recbole_mm 1"
+# What torch says of a file that could not be written; its own check of the place in the file fails on a full disk.
+_FULL = ("write", "file", "No space", "PytorchStreamWriter", "stream", "inline_container")
 #: Without these no file is a checkpoint of a trainer.
 PARTS = ("config", "epoch", "state_dict")
 
@@ -62,7 +64,7 @@ def write_checkpoint(content: Mapping[str, Any], file: str | os.PathLike[str]) -
             cause = error.__cause__ or error.__context__
             if isinstance(cause, OSError):
                 raise cause from error
-            if any(word in str(error) for word in ("write", "file", "No space", "PytorchStreamWriter", "stream")):
+            if any(word in str(error) for word in _FULL):
                 raise OSError(str(error).splitlines()[0]) from error
             raise
 
