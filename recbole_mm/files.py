@@ -14,9 +14,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-__all__ = ["WriteError", "owner", "remove_abandoned", "replacing", "sync", "whole_file", "write_atomically", "writing"]
+__all__ = [
+    "WriteError",
+    "is_of_disk",
+    "owner",
+    "remove_abandoned",
+    "replacing",
+    "sync",
+    "whole_file",
+    "write_atomically",
+    "writing",
+]
 
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-\w+\.tmp(?:\.\w+)?(?:-\w+)?")
+_OF_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 _looked_into: set[tuple[int, str]] = set()
 
 
@@ -24,6 +35,11 @@ class WriteError(OSError):
     """A file could not be written; the message names it and says what to do."""
 
     for_caller = True
+
+
+def is_of_disk(error: BaseException) -> bool:
+    """Whether an error says something of the disk (full, read-only, not answering), not of what was to be done."""
+    return isinstance(error, WriteError) or (isinstance(error, OSError) and error.errno in _OF_DISK)
 
 
 @contextmanager

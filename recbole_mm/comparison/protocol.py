@@ -16,7 +16,7 @@ from recbole_mm.config.metrics import settle_valid_metric
 from recbole_mm.config.protocol import PROTOCOL_OPTIONS, mask_note
 from recbole_mm.experiment.capabilities import capability_notes, linked_items_note
 from recbole_mm.experiment.children import error_text
-from recbole_mm.experiment.fingerprint import fingerprint
+from recbole_mm.experiment.fingerprint import fingerprint, run_fingerprint
 from recbole_mm.experiment.job import without_arguments
 from recbole_mm.experiment.quick_start import device_option
 
@@ -42,6 +42,7 @@ class Protocol:
         mask_seen: Whether sequential models are evaluated without the items of the user's past.
         seed: The seed that the caller's options set, or RecBole's default.
         fingerprint: Hash of the files of the data set.
+        data: Model to the hash of all files that its runs read, which may be more or others (``feature_path``).
         notes: What was settled for the caller, to be printed and stored.
         failures: Model to the reason why it cannot be run at all.
     """
@@ -54,6 +55,7 @@ class Protocol:
     fingerprint: str
     notes: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
 
 
 def make_protocol(
@@ -154,7 +156,20 @@ def make_protocol(
     if protocol.settings:
         first = next(iter(protocol.settings.values()))
         protocol.fingerprint = fingerprint(dataset, Path(first["data_path"]) / dataset, first.get("feature_path"))
+        protocol.data = _read_by(dataset, protocol.settings)
     return protocol
+
+
+def _read_by(dataset: str, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Model to the hash of the files that it reads; the same files are looked at once."""
+    known: dict[tuple[str, ...], str] = {}
+    found = {}
+    for name, own in settings.items():
+        places = tuple(str(own.get(key)) for key in ("data_path", "feature_path", "pretrain_datasets"))
+        if places not in known:
+            known[places] = run_fingerprint(dataset, own)
+        found[name] = known[places]
+    return found
 
 
 def _external(

@@ -81,10 +81,11 @@ class Runs:
             settings = self.protocol.settings[name]
             data_seed = self.seeds[0] if self.split_seed is None else self.split_seed
             job = Job(name, self.protocol.dataset, settings, self.seeds[0], data_seed, self.protocol.mask_seen)
+            job = replace(job, data=self.protocol.data[name])
             try:
                 space = free_space(name, spaces.get(name), settings)
                 self._tell(f"{name}: searching {', '.join(space) or 'nothing'}, {trials} trials")
-                plan = make_plan(job, self.protocol.fingerprint, space, trials, storage)
+                plan = make_plan(job, self.protocol.data[name], space, trials, storage)
                 say = partial(self._tell_about, name)
                 found = search(plan, self.store, self.in_process, say, self._children)
             except Exception as error:
@@ -266,10 +267,11 @@ class Runs:
         known = self.splits.get(seed, {})
         job = Job(name, self.protocol.dataset, settings, seed, data_seed, self.protocol.mask_seen)
         permute = self.ablate and not variant and name in registered_models()
-        return replace(job, permute=permute, split=known.get("hash"), candidates=known.get("candidates"))
+        known = {"split": known.get("hash"), "candidates": known.get("candidates"), "data": self.protocol.data[name]}
+        return replace(job, permute=permute, **known)
 
     def _digest(self, job: Job) -> str:
-        return digest(job.identity(self.protocol.fingerprint))
+        return digest(job.identity(self.protocol.data[job.model]))
 
     def _add_permuted(self, name: str, seed: int, record: Mapping[str, Any], users: Mapping[str, Any]) -> None:
         for modality, test in record["permuted"].items():

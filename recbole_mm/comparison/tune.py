@@ -70,6 +70,6 @@ def tune(
         raise ValueError(f"{model}: {protocol.failures[model]}")
     store = Store(output if output is not None else Path("comparison") / dataset)
     settings = protocol.settings[model]
-    job = Job(model, dataset, settings, protocol.seed, protocol.seed)
-    plan = make_plan(job, protocol.fingerprint, free_space(model, space, settings), trials, storage)
+    job = Job(model, dataset, settings, protocol.seed, protocol.seed, data=protocol.data[model])
+    plan = make_plan(job, protocol.data[model], free_space(model, space, settings), trials, storage)
     return search(plan, store, in_process, (lambda line: print(line, flush=True)) if verbose else None)

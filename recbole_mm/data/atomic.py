@@ -9,7 +9,7 @@ from typing import Any
 
 from recbole_mm.config.names import suggest
 
-__all__ = ["READ_AS_MISSING", "check_atomic", "check_columns", "check_numbers", "read_header"]
+__all__ = ["READ_AS_MISSING", "check_atomic", "check_columns", "check_numbers", "check_untyped", "read_header"]
 
 READ_AS_MISSING = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
@@ -99,7 +99,7 @@ def check_atomic(
     check_columns(path, header, needed)
     ids = {list(header).index(name): name for name, option in needed if option.endswith("_ID_FIELD")}
     first, lines = [f"{name}:{kind}" for name, kind in header.items()], 0
-    for number, row in _rows(path, separator, encoding):
+    for number, row in _full_rows(path, list(header), separator, encoding):
         if row[0] == first[0] and row == first:
             raise ValueError(
                 f"{path}, line {number}: the line with the names of the columns is there again, as where files were "
@@ -110,14 +110,27 @@ def check_atomic(
                 f"{path}, line {number}: an id is {_PADDING}, which RecBole calls the empty place of a list; give it "
                 "another name."
             )
-        if len(row) != len(header):
-            raise ValueError(
-                f"{path}, line {number}: expected {len(header)} values, one for each of {', '.join(header)}, got "
-                f"{len(row)}. Put {_name(separator)} between the values, also beside an empty one, and none in a value."
-            )
         lines += 1
     if not lines:
         raise ValueError(f"{path} has columns, but no line below them; there is nothing to read.")
+
+
+def check_untyped(path: Path, separator: str = "\t") -> None:
+    """Check a table in UTF-8 whose columns have names, and maybe no types: its text and the number of values a line.
+
+    Args:
+        path: The file.
+        separator: What stands between two columns.
+
+    Raises:
+        ValueError: No text, a column that is there twice, or a line with more or fewer values than columns.
+    """
+    columns = _first_line(path, "utf-8-sig").rstrip("\r\n").split(separator)
+    repeated = next((name for name in columns if columns.count(name) > 1), None)
+    if repeated is not None:
+        raise ValueError(f"{path}, line 1: the column {repeated!r} is there twice; give each column a name of its own.")
+    for _ in _full_rows(path, columns, separator, "utf-8-sig"):
+        pass
 
 
 def check_numbers(path: Path, separator: str, encoding: str, seq_separator: str) -> None:
@@ -217,6 +230,17 @@ def _rows(path: Path, separator: str, encoding: str) -> Iterator[tuple[int, list
         if start > 1 and row:
             yield start, row
         start = reader.line_num + 1
+
+
+def _full_rows(path: Path, columns: Sequence[str], separator: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows below the header, each of which has a value for every column."""
+    for number, row in _rows(path, separator, encoding):
+        if len(row) != len(columns):
+            raise ValueError(
+                f"{path}, line {number}: expected {len(columns)} values, one for each of {', '.join(columns)}, got "
+                f"{len(row)}. Put {_name(separator)} between the values, also beside an empty one, and none in a value."
+            )
+        yield number, row
 
 
 def _recorded(lines: Iterable[str], raw: list[str]) -> Iterator[str]:

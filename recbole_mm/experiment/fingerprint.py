@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from recbole_mm.data.features.files import search_folders
 from recbole_mm.paths import dataset_atomic_dir
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "run_fingerprint"]
 
 _WHOLE = 256 * 2**20  # of larger files the two ends count
 
@@ -27,3 +29,16 @@ def fingerprint(dataset: str, folder: Path, feature_path: str | None) -> str:
                 stream.seek(-_WHOLE // 2, 2)
             state.update(stream.read())
     return state.hexdigest()[:16]
+
+
+def run_fingerprint(dataset: str, settings: Mapping[str, Any]) -> str:
+    """Hash of all data that a run reads: those of its data set, and of the data sets that it is pre-trained on.
+
+    Args:
+        dataset: Name of the data set.
+        settings: Options of the run, with ``data_path``.
+    """
+    more = settings.get("pretrain_datasets") or []
+    names = [dataset, *([more] if isinstance(more, str) else more)]
+    found = [fingerprint(name, Path(settings["data_path"]) / name, settings.get("feature_path")) for name in names]
+    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()[:16]

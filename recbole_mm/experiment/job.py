@@ -23,6 +23,7 @@ from recbole.utils import ModelType, calculate_valid_score, get_flops, get_model
 from recbole_mm.config.metrics import check_topk
 from recbole_mm.experiment.ablation import permuted_results
 from recbole_mm.experiment.commit import commit
+from recbole_mm.experiment.fingerprint import run_fingerprint
 from recbole_mm.experiment.observe import Curve, peak_memory, per_user_metrics
 from recbole_mm.experiment.prepared import Prepared
 from recbole_mm.experiment.resume import go_on_in_place
@@ -35,7 +36,11 @@ from recbole_mm.host.loaders import dataset_of
 from recbole_mm.host.session import session_of, spent
 from recbole_mm.slicing.result import split_result
 
-__all__ = ["Job", "prepare", "train", "train_and_test", "versions", "without_arguments"]
+__all__ = ["ChangedDataError", "Job", "prepare", "train", "train_and_test", "versions", "without_arguments"]
+
+
+class ChangedDataError(ValueError):
+    """The files of the data are others than when the comparison, or the search, began."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Job:
         permute: Whether to test the trained model again with the rows of each modality permuted.
         split: Hash of the split that the run must have; ``None`` for any.
         candidates: Hash of the items that it must rank.
+        data: Hash of the files that it must read (:func:`~recbole_mm.experiment.fingerprint.run_fingerprint`).
     """
 
     model: str
@@ -63,6 +69,7 @@ class Job:
     permute: bool = False
     split: str | None = None
     candidates: str | None = None
+    data: str | None = None
 
     def identity(self, data: str) -> dict[str, Any]:
         """What decides the result, and so by what a stored result is found again.
@@ -91,6 +98,7 @@ def prepare(job: Job, checkpoints: str | None = None, with_test: bool = True) ->
         What to train.
 
     Raises:
+        ChangedDataError: The files are not those that the job asks for.
         ValueError: The split or the candidates are not the ones that the job asks for.
     """
     settings = {**job.settings, "seed": job.data_seed}
@@ -104,6 +112,7 @@ def prepare(job: Job, checkpoints: str | None = None, with_test: bool = True) ->
     dataset = create_dataset(config)
     getLogger().info(dataset)
     check_topk(config.final_config_dict, dataset.item_num)
+    _check_data(job)
     train_data, valid_data, test_data = data_preparation(config, dataset)
     split = describe_split(train_data, valid_data, test_data) if with_test else {}
     if with_test:
@@ -121,6 +130,7 @@ def prepare(job: Job, checkpoints: str | None = None, with_test: bool = True) ->
     # Counting operations runs the model once, which may draw random numbers, so it stays where RecBole has it.
     flops = get_flops(model, dataset, config["device"], getLogger(), construct_transform(config))
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    _check_data(job)  # the features have been read by now
     return Prepared(config, dataset, train_data, valid_data, test_data, model, trainer, flops, split)
 
 
@@ -268,6 +278,19 @@ def _best_epoch(points: list[dict[str, Any]], metric: str, bigger: bool) -> int 
         return None
     sign = 1 if bigger else -1
     return int(max(points, key=lambda point: (sign * point["valid"][metric], -point["epoch"]))["epoch"])
+
+
+def _check_data(job: Job) -> None:
+    """Refuse files that have changed since the job was made: its result would be kept as one of the old ones."""
+    if job.data is None:
+        return
+    found = run_fingerprint(job.dataset, job.settings)
+    if found != job.data:
+        raise ChangedDataError(
+            f"the files of the data set {job.dataset} have changed since this began (their hash was {job.data} and is "
+            f"{found}), and results of the old ones and of these are not comparable. Put the old files back, or start "
+            "the command again: it does all runs on the new ones."
+        )
 
 
 def _check_split(job: Job, split: Mapping[str, Any]) -> None:

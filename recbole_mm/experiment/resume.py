@@ -24,7 +24,7 @@ from recbole_mm.host.session import best_file, keep_state, notes
 from recbole_mm.locks import InUseError, hold
 from recbole_mm.paths import properties_dir
 from recbole_mm.plain import from_plain
-from recbole_mm.trainer.checkpoint import read_checkpoint
+from recbole_mm.trainer.checkpoint import check_best_epoch, read_checkpoint
 from recbole_mm.trainer.state import random_state, set_random_state
 
 __all__ = ["AUTO", "alone_on", "checkpoint_options", "checkpoint_origin", "continue_from", "go_on_in_place"]
@@ -130,23 +130,25 @@ def alone_on(file: str | os.PathLike[str]) -> Iterator[None]:
         yield
 
 
-def go_on_in_place(trainer: Any, made_with: Mapping[str, Any]) -> bool:
+def go_on_in_place(trainer: Any, made_with: Mapping[str, Any], saved: bool = True) -> bool:
     """Let a run whose ``checkpoint_dir`` is its own go on where it was broken off, and keep its state there.
 
-    What is there and cannot be gone on from (damaged, of other options, made with other versions) is removed.
+    What is there and cannot be gone on from (damaged, of other options, made with other versions, without its best
+    epoch) is removed.
 
     Args:
         trainer: A trainer that has not run.
         made_with: Versions of everything that takes part in the result; with others the run starts anew.
+        saved: Whether the best epoch is kept in a file, to be tested.
 
     Returns:
         Whether it goes on.
     """
     file = find_unfinished(trainer.config, patience=_PATIENCE)
     if file is not None:
-        kept = (read_checkpoint(file).get("training") or {}).get("notes") or {}
-        if kept.get("made_with") != dict(made_with):
-            getLogger().warning(f"{file} was written with other versions; the run starts anew.")
+        why = _why_not(file, made_with, saved)
+        if why:
+            getLogger().warning(f"{why} The run starts anew.")
             file = None
     folder = Path(trainer.config["checkpoint_dir"])
     if file is not None:
@@ -158,6 +160,21 @@ def go_on_in_place(trainer: Any, made_with: Mapping[str, Any]) -> bool:
     keep_state(trainer)
     notes(trainer)["made_with"] = dict(made_with)
     return file is not None
+
+
+def _why_not(file: Path, made_with: Mapping[str, Any], saved: bool) -> str:
+    """Why a run cannot go on from its state; empty where it can."""
+    content = read_checkpoint(file)
+    kept = (content.get("training") or {}).get("notes") or {}
+    if kept.get("made_with") != dict(made_with):
+        return f"{file} was written with other versions."
+    if saved:
+        of_stage = f"{content['base']}-{content['stage']}.pth" if content.get("stage") else best_file(file).name
+        try:
+            check_best_epoch(content, file.with_name(of_stage), file)
+        except (FileNotFoundError, ValueError) as error:
+            return str(error)
+    return ""
 
 
 def _rate_best_epoch(trainer: Any, file: Path) -> None:

@@ -24,7 +24,7 @@ from recbole_mm.host.health.monitor import monitor_of, monitored
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.host.resumption import NotOursError, resume
 from recbole_mm.host.session import Session, begin_session, last_file, session_of
-from recbole_mm.trainer.checkpoint import read_checkpoint
+from recbole_mm.trainer.checkpoint import check_best_epoch, read_checkpoint
 from recbole_mm.trainer.stages import StagedTrainer
 from recbole_mm.trainer.state import Baseline, restore, set_random_state
 
@@ -66,6 +66,8 @@ def fit(original: Callable[..., Any], trainer: Any, train_data: Any, valid_data:
     pending = session.pending or {}
     if pending.get("fingerprint"):
         checkpoint.check_data(pending["fingerprint"], session.fingerprint, session.source)
+    if pending and saved:
+        check_best_epoch(pending, trainer.saved_model_file, session.source)
     session.running = True
     session.start()
     try:

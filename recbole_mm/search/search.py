@@ -17,16 +17,16 @@ import psutil
 from recbole.config import Config
 
 from recbole_mm.experiment.children import ChildError, Children, run_in_child
-from recbole_mm.experiment.job import Job, prepare, score_of, train, versions, without_arguments
+from recbole_mm.experiment.job import ChangedDataError, Job, prepare, score_of, train, versions, without_arguments
 from recbole_mm.experiment.resume import go_on_in_place
 from recbole_mm.experiment.store import Store, digest, to_json
-from recbole_mm.files import WriteError, write_atomically
+from recbole_mm.files import is_of_disk, write_atomically
 from recbole_mm.host.session import begin_session, notes
 from recbole_mm.search.plan import Plan, free_space, make_plan
 from recbole_mm.search.progress import Progress
 from recbole_mm.search.sampler import import_optuna
 from recbole_mm.search.space import Space, read_space
-from recbole_mm.search.storage import check_storage, open_storage, resolve_storage, without_password
+from recbole_mm.search.storage import check_storage, open_storage, resolve_storage, unusable, without_password
 from recbole_mm.search.trials import ATTEMPTS, Trials, UnsearchableError, settled_trials
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ def _in_children(
     """Run the trials in a process, and in another one where a trial kills it."""
     mark = f"{plan.study}-{socket.gethostname()}-"
     for left in folder.glob(f"{mark}*"):  # of a search that was killed with its process
-        if left.is_dir() and not psutil.pid_exists(int(left.name[len(mark) :])):
+        process = left.name[len(mark) :]  # or of another machine, whose name begins with this one's
+        if left.is_dir() and process.isdecimal() and not psutil.pid_exists(int(process)):
             shutil.rmtree(left, ignore_errors=True)
     work = folder / f"{mark}{os.getpid()}"  # others may work on the same study
     deaths, settled = 0, 0
@@ -161,7 +162,10 @@ def search_task(task: Mapping[str, Any], after: Callable[[], object] = lambda: N
     bigger, storage = config["valid_metric_bigger"], open_storage(str(plan.storage))
     trials = Trials(storage, plan.study, bigger, plan.job.seed, defaults, budget=plan.trials, points=points)
     states = Path(task["states"])
-    trials.run(lambda trial: _objective(trial, plan.job, space, states), plan.trials, after)
+    try:
+        trials.run(lambda trial: _objective(trial, plan.job, space, states), plan.trials, after)
+    except import_optuna().exceptions.StorageInternalError as error:
+        raise unusable(str(plan.storage), error.__cause__ or error) from error
     done = trials.finished(plan.trials)
     best = trials.best(plan.trials)
     return {
@@ -186,10 +190,9 @@ def _objective(trial: optuna.Trial, job: Job, space: Space, states: Path) -> flo
     state = states / f"trial-{trial.user_attrs['index']}"
     try:
         value = _train_trial(trial, Job(**{**asdict(job), "settings": {**job.settings, **options}}), state)
-    except WriteError:
-        raise  # it is run again
-    except Exception:
-        shutil.rmtree(state, ignore_errors=True)
+    except Exception as error:
+        if not is_of_disk(error):  # else it is run again
+            shutil.rmtree(state, ignore_errors=True)
         raise
     finally:
         gc.collect()  # models and loaders refer to each other; many trials share this process
@@ -200,7 +203,10 @@ def _objective(trial: optuna.Trial, job: Job, space: Space, states: Path) -> flo
 def _train_trial(trial: optuna.Trial, job: Job, state: Path) -> float:
     optuna = import_optuna()
     begin = time.perf_counter()
-    prepared = prepare(job, str(state), with_test=False)
+    try:
+        prepared = prepare(job, str(state), with_test=False)
+    except ChangedDataError as error:
+        raise UnsearchableError(str(error)) from error
     trainer = prepared.trainer
     if not prepared.valid_data or not trainer.eval_step:
         raise UnsearchableError(
@@ -208,7 +214,7 @@ def _train_trial(trial: optuna.Trial, job: Job, state: Path) -> float:
             + ("leave eval_step above 0." if prepared.valid_data else "give eval_args a split with one.")
         )
     reported: set[int] = set()
-    go_on_in_place(trainer, versions())
+    go_on_in_place(trainer, versions(), saved=False)
 
     def after_validation(epoch: int, result: dict[str, float]) -> None:
         trial.set_user_attr("epochs", epoch)

@@ -9,7 +9,7 @@ from typing import Any
 
 from recbole_mm.search.sampler import import_optuna
 
-__all__ = ["check_storage", "open_storage", "resolve_storage", "without_password"]
+__all__ = ["check_storage", "open_storage", "resolve_storage", "unusable", "without_password"]
 
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?):///?([^?]*)(\?.*)?")
 _PASSWORD = re.compile(r"(?<=:)[^/@]+(?=@)|(?<=password=)[^&]+", re.IGNORECASE)
@@ -59,6 +59,12 @@ def without_password(url: str) -> str:
 
 
 _LOCKED = "database is locked"
+# What SQLite says of a disk, where the file itself is all right, and what to do.
+_OF_DISK = {
+    "database or disk is full": "the disk is full: make room",
+    "readonly database": "it cannot be written to: give yourself permission to write it and its folder",
+    "unable to open database file": "it cannot be opened: give yourself permission to read and write it and its folder",
+}
 # How long others may write: trials are written in milliseconds.
 _PATIENCE = 60.0
 
@@ -88,8 +94,8 @@ def open_storage(url: str) -> Any:
             ) from error
         except Exception as error:
             # Two processes that start together may both create the tables; the second then finds them.
-            if attempt == 4 or any(word in str(error) for word in (*_DAMAGED[:2], _LOCKED)):
-                raise _unusable(url, error) from None
+            if attempt == 4 or any(word in str(error) for word in (*_DAMAGED[:2], _LOCKED, *_OF_DISK)):
+                raise unusable(url, error) from None
             time.sleep(0.5 * (attempt + 1))
     raise AssertionError("unreachable")
 
@@ -112,10 +118,16 @@ def check_storage(url: str, study: str) -> None:
     except KeyError:
         return
     except Exception as error:
-        raise _unusable(url, error) from None
+        raise unusable(url, error) from None
 
 
-def _unusable(url: str, error: Exception) -> ValueError:
+def unusable(url: str, error: BaseException) -> ValueError:
+    """The error that says why a database cannot be used, and what to do.
+
+    Args:
+        url: Database.
+        error: What Optuna, or its database, has raised.
+    """
     reason = " ".join(str(getattr(error, "orig", None) or error).replace(url, without_password(url)).split())
     found = _SQLITE.fullmatch(url)
     if found is None:
@@ -131,6 +143,12 @@ def _unusable(url: str, error: Exception) -> ValueError:
         )
     if not path.parent.is_dir():
         return ValueError(f"storage: there is no folder {path.parent} for the database {path.name}; make it first.")
+    for words, remedy in _OF_DISK.items():
+        if words in reason:
+            return ValueError(
+                f"storage: {path}: {remedy}, and start the command again (the trials in it are kept), or name another "
+                "database."
+            )
     return ValueError(
         f"storage: {path} cannot be used as the database of a search ({reason}): it is damaged, or another kind of "
         "file. Put a copy of it back; or move it away, and the search begins anew (the trials of a finished one are "

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from recbole_mm.alive import is_alive, process_note
-from recbole_mm.files import WriteError
+from recbole_mm.files import is_of_disk
 from recbole_mm.search.sampler import import_optuna, make_sampler
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ class Trials:
     ) -> None:
         """Run trials until the budget is used up, by this process or by others.
 
-        A trial whose objective raises is kept as failed, with the reason, and counts. A file that cannot be written, or
-        :class:`UnsearchableError`, ends the search instead, and the trial is run again by the next one. A trial that
-        was given to another process meanwhile, because this one was silent for too long (a sleeping machine), is left
-        to that process.
+        A trial whose objective raises is kept as failed, with the reason, and counts. A disk or a database that is
+        full or does not answer, or :class:`UnsearchableError`, ends the search instead, and the trial is run again by
+        the next one. A trial that was given to another process meanwhile, because this one was silent for too long (a
+        sleeping machine), is left to that process.
 
         Args:
             objective: Runs one trial: takes what it needs from it and returns the value, or raises ``TrialPruned``.
@@ -106,7 +106,8 @@ class Trials:
                 except self._optuna.TrialPruned:
                     state = states.PRUNED
                 except BaseException as error:
-                    if isinstance(error, (WriteError, UnsearchableError)) or not isinstance(error, Exception):
+                    own = isinstance(error, UnsearchableError) or self._is_of_machine(error)
+                    if own or not isinstance(error, Exception):
                         # Ctrl-C, a full disk, or a split without validation, is no fault of the options. This process
                         # may live on, so that nobody else would find the trial abandoned.
                         self._abandon(trial)
@@ -216,6 +217,12 @@ class Trials:
             self._storage.set_trial_state_values(trial._trial_id, state=self._optuna.trial.TrialState.FAIL)
         except RuntimeError:  # Optuna's way to say that somebody else has marked it meanwhile
             pass
+        except self._optuna.exceptions.StorageInternalError:  # a full disk; once this process is gone it is found out
+            pass
+
+    def _is_of_machine(self, error: BaseException) -> bool:
+        """Whether an error would have met any options: they are tried again."""
+        return is_of_disk(error) or isinstance(error, self._optuna.exceptions.StorageInternalError)
 
     @contextmanager
     def _beating(self, trial: optuna.Trial) -> Iterator[None]:

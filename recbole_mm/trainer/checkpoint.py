@@ -18,12 +18,24 @@ import torch
 from recbole_mm.files import replacing
 from recbole_mm.plain import from_plain
 
-__all__ = ["FORMAT", "PARTS", "Options", "check_sums", "read_checkpoint", "read_plain", "trusting", "write_checkpoint"]
+__all__ = [
+    "FORMAT",
+    "PARTS",
+    "Options",
+    "check_best_epoch",
+    "check_sums",
+    "read_checkpoint",
+    "read_plain",
+    "trusting",
+    "write_checkpoint",
+]
 
 _trust: ContextVar[bool] = ContextVar("recbole_mm_trust", default=False)
 
 #: What says that a file is one of ours.
 FORMAT = "recbole_mm 1"
+# What torch says of a file that could not be written; its own check of the place in the file fails on a full disk.
+_FULL = ("write", "file", "No space", "PytorchStreamWriter", "stream", "inline_container")
 #: Without these no file is a checkpoint of a trainer.
 PARTS = ("config", "epoch", "state_dict")
 
@@ -52,7 +64,7 @@ def write_checkpoint(content: Mapping[str, Any], file: str | os.PathLike[str]) -
             cause = error.__cause__ or error.__context__
             if isinstance(cause, OSError):
                 raise cause from error
-            if any(word in str(error) for word in ("write", "file", "No space", "PytorchStreamWriter", "stream")):
+            if any(word in str(error) for word in _FULL):
                 raise OSError(str(error).splitlines()[0]) from error
             raise
 
@@ -146,6 +158,29 @@ class Options(dict):
 
 def _missing(content: Any) -> list[str]:
     return [part for part in PARTS if not isinstance(content, dict) or part not in content]
+
+
+def check_best_epoch(content: Mapping[str, Any], best: str | os.PathLike[str], source: str | os.PathLike[str]) -> None:
+    """Refuse to go on where the best epoch so far is lost: it would be missed after all the rest of the training.
+
+    Args:
+        content: The state between two epochs.
+        best: The file of the best epoch.
+        source: The file of the state.
+
+    Raises:
+        FileNotFoundError: The file of the best epoch is not there.
+        ValueError: It cannot be read.
+    """
+    if content.get("best_valid_result") is None or Path(best) == Path(source):
+        return
+    about = f"{source} goes on with a run that kept its best parameters in {os.fspath(best)}"
+    try:
+        read_checkpoint(best)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{about}, which is not there. Put that file back, or train again.") from None
+    except ValueError as error:
+        raise ValueError(f"{about}, and {error}") from error
 
 
 def read_plain(path: Path, trust: bool | None = None) -> Any:

@@ -14,7 +14,7 @@ from recbole.trainer import Trainer
 from recbole.utils import get_local_time, set_color
 
 from recbole_mm.data.fingerprint import changes, data_fingerprint
-from recbole_mm.trainer.checkpoint import read_checkpoint
+from recbole_mm.trainer.checkpoint import check_best_epoch, read_checkpoint
 from recbole_mm.trainer.split import check_split
 
 __all__ = ["Stage", "StagedTrainer"]
@@ -250,11 +250,7 @@ class StagedTrainer(Trainer):
             self.start_epoch, self.cur_step = interrupted["epoch"] + 1, interrupted["cur_step"]
             self.best_valid_score = interrupted["best_valid_score"]
             self.best_valid_result = interrupted["best_valid_result"]
-            if interrupted["best_valid_result"] is not None and not os.path.isfile(self.saved_model_file):
-                raise FileNotFoundError(
-                    f"pre_model_path: the interrupted run kept its best parameters in {self.saved_model_file!r}, "
-                    "which is not there; go on from where it was started, or with that file put back."
-                )
+            check_best_epoch(interrupted, self.saved_model_file, self.resume_file)
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Loss:
         if self._stage is None:  # a single epoch outside of fit is what RecBole's own trainer makes of it

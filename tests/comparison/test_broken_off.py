@@ -118,3 +118,18 @@ def test_a_search_goes_on_in_the_trial(tmp_path):
         assert searched(tmp_path / "cut") == expected
     assert rest[0] <= steps[0] - step + 2
     assert not list(tmp_path.glob("*/search/states/*"))
+
+
+@pytest.mark.parametrize("name", ["BPR", "MCPTR"])
+def test_a_run_whose_best_epoch_is_lost_starts_anew(name, tmp_path):
+    """It can neither be tested nor end as the undisturbed run, now or at the next start."""
+    how = {"config_dict": OPTIONS, "seeds": 1, "in_process": True, "verbose": False, "output": tmp_path}
+    how["model_settings"] = {"MCPTR": SMALL["MCPTR"]} if name == "MCPTR" else None
+    with pytest.raises(PowerCutError), power_cut(place="test"):
+        compare([name], "mm-toy", **how)
+    (folder,) = tmp_path.glob("runs/*/checkpoint")
+    lost = [file for file in folder.glob("*.pth") if not file.name.endswith("-resume.pth")]
+    assert lost
+    for file in lost:
+        file.unlink()
+    assert compare([name], "mm-toy", **how)["failure"].tolist() == [""]

@@ -107,6 +107,22 @@ def test_a_damaged_state_leaves_the_best_epoch(tmp_path, caplog):
     assert trainer.start_epoch == epoch + 1 and "The best epoch is taken instead" in caplog.text
 
 
+@pytest.mark.parametrize("left", [None, 1000])
+def test_a_lost_best_epoch_is_noticed_before_the_rest_is_trained(left, tmp_path):
+    """The state between two epochs has no part of it, so that its file would be missed at the test, hours later."""
+    with pytest.raises(killed.PowerCutError), killed.power_cut(place="test"):
+        killed.outcome("BPR", str(tmp_path))
+    (last,), (best,) = tmp_path.glob("*.last"), tmp_path.glob("*.pth")
+    best.write_bytes(best.read_bytes()[:left]) if left else best.unlink()
+    before = last.read_bytes()
+    with (
+        pytest.raises((FileNotFoundError, ValueError), match="kept its best parameters in"),
+        killed.power_cut() as steps,
+    ):
+        killed.outcome("BPR", str(tmp_path), resume=str(last), epochs=9)
+    assert steps[0] == 0 and last.read_bytes() == before
+
+
 @pytest.mark.parametrize(("write", "when"), [(4, "before"), (4, "after"), (5, "before"), (5, "after")])
 def test_between_two_stages(write, when, between, tmp_path):
     """MCPTR is killed around the files that end its pre-training (4) and begin its fine-tuning (5)."""

@@ -169,6 +169,18 @@ def test_trials_that_kill_their_process_do_not_stop_the_others(monkeypatch, tmp_
         module.search(plan, Store(tmp_path / "all"))
 
 
+def test_folders_of_other_machines_are_left_alone(monkeypatch, tmp_path):
+    """Those of node-2 begin as those of node, and end in no number."""
+    monkeypatch.setattr(module.socket, "gethostname", lambda: "node")
+    monkeypatch.setattr(module, "run_in_child", lambda function, task, *_, **__: function(task))
+    plan = make_plan(Job("BPR", "mm-toy", {**QUICK, "epochs": 1}, 1, 1), "f", read_space("BPR", SPACE), 1, None)
+    folders = [tmp_path / "search" / f"{plan.study}-{name}" for name in ("node-2-77", "node-999999999")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    module.search(plan, Store(tmp_path))
+    assert [folder.is_dir() for folder in folders] == [True, False]
+
+
 def test_a_search_without_validation_says_so(tmp_path):
     options = {**QUICK, "eval_args": {"split": {"RS": [0.8, 0.0, 0.2]}}}
     with pytest.raises(ValueError, match="on the validation part, and there is none: give eval_args a split"):

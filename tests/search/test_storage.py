@@ -10,7 +10,7 @@ import pytest
 from recbole_mm.comparison.compare import compare
 from recbole_mm.comparison.tune import tune
 from recbole_mm.search import search as module
-from recbole_mm.search.storage import check_storage, open_storage, resolve_storage, without_password
+from recbole_mm.search.storage import check_storage, open_storage, resolve_storage, unusable, without_password
 from recbole_mm.search.trials import Trials
 from tests.options import QUICK
 
@@ -132,3 +132,16 @@ def test_a_database_that_another_program_holds_is_said_to_be_locked(tmp_path, mo
     assert time.monotonic() - begin < 5
     other.close()
     check_storage(url, "a study")
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ("(sqlite3.OperationalError) database or disk is full", "the disk is full: make room"),
+        ("(sqlite3.OperationalError) attempt to write a readonly database", "permission to write"),
+        ("(sqlite3.OperationalError) unable to open database file", "permission to read and write"),
+    ],
+)
+def test_a_database_is_not_called_damaged_where_the_disk_is_at_fault(says, told, tmp_path):
+    text = str(unusable(f"sqlite:///{tmp_path / 'study.db'}", RuntimeError(says)))
+    assert told in text and "the trials in it are kept" in text and "damaged" not in text

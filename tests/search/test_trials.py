@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import math
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import time
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 
 from recbole_mm.files import WriteError
 from recbole_mm.search import trials as module
@@ -365,13 +367,21 @@ def test_a_trial_that_gets_on_is_not_given_up(tmp_path):
     assert [t.user_attrs["index"] for t in trials.finished()] == [0]
 
 
-def test_a_full_disk_ends_a_search_and_spares_the_trial(tmp_path):
+@pytest.mark.parametrize(
+    "error",
+    [
+        WriteError("x could not be written"),
+        OSError(errno.ENOSPC, "No space left on device"),  # such as RecBole's log
+        StorageInternalError("the database could not be written"),
+    ],
+)
+def test_a_full_disk_ends_a_search_and_spares_the_trial(error, tmp_path):
     trials = make(tmp_path)
 
     def full(trial):
-        raise WriteError("x could not be written")
+        raise error
 
-    with pytest.raises(WriteError):
+    with pytest.raises(type(error)):
         trials.run(full, 2)
     assert trials.finished() == []
     trials.run(quadratic, 2)

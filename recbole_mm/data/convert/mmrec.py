@@ -10,6 +10,8 @@ import pandas as pd
 import yaml
 
 from recbole_mm.data.convert.mmrec_layout import COLUMNS, PARTS, column_role, feature_files
+from recbole_mm.data.convert.untyped import check_finite, read_untyped
+from recbole_mm.data.convert.vectors import read_array
 from recbole_mm.data.features.files import check_dataset_name
 from recbole_mm.data.features.names import check_new_modality
 from recbole_mm.folders import replacing_folder
@@ -82,7 +84,7 @@ def from_mmrec(
             _write_atomic(rows, folder / f"{name}.{part}.inter")
         for entity, files, ids in (("item", features, frame.item_id), ("user", user_features, frame.user_id)):
             for modality, file in sorted(files.items()):
-                matrix = _read_matrix(source, file, int(ids.astype(np.int64).max()) + 1, entity, report)
+                matrix = _read_matrix(source, file, max(map(int, ids)) + 1, entity, report)
                 _write_features(folder / f"{name}.{entity}.{modality}", matrix, entity, memory_map)
                 size = " x ".join(str(length) for length in matrix.shape)
                 report.append(f"{entity} modality {modality}: {size} {matrix.dtype} from {file}")
@@ -103,8 +105,7 @@ def _interaction_file(source: Path, name: str) -> Path:
 
 
 def _read_interactions(path: Path, columns: Mapping[str, str]) -> tuple[pd.DataFrame, list[str]]:
-    # Everything is read as text, so that ratings and timestamps keep the digits they have.
-    raw = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8")
+    raw = read_untyped(path)
     chosen = {}
     for role, known in COLUMNS.items():
         if role in columns:
@@ -178,11 +179,8 @@ def _read_matrix(source: Path, file: str, n: int, entity: str, report: list[str]
         raise FileNotFoundError(
             f"No feature file {file} in {source}; it has {', '.join(sorted(p.name for p in source.glob('*.npy')))}."
         )
-    try:
-        matrix = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}. Save it as a plain numeric array.") from error
-    if matrix.ndim not in (2, 3) or matrix.dtype.kind not in "biuf":
+    matrix = read_array(path)
+    if matrix.ndim not in (2, 3) or 0 in matrix.shape:
         raise ValueError(
             f"{path}: expected a numeric matrix, a row per {entity}, got {matrix.dtype} of shape {matrix.shape}."
         )
@@ -190,12 +188,17 @@ def _read_matrix(source: Path, file: str, n: int, entity: str, report: list[str]
         raise ValueError(
             f"{path}: {len(matrix):,} rows for {entity} ids up to {n - 1:,}; row k must belong to {entity} k."
         )
+    option = "user-feature" if entity == "user" else "feature"
     zero = int((~matrix.reshape(len(matrix), -1).any(axis=1)).sum())
     if zero:
         report.append(
             f"{file}: {zero:,} rows are all zero; they count as features, since the layout knows no missing rows"
         )
-    return matrix if matrix.dtype in (np.float16, np.float32) else matrix.astype(np.float32)
+    if matrix.dtype not in (np.float16, np.float32):
+        with np.errstate(over="ignore"):  # told below
+            matrix = matrix.astype(np.float32)
+    check_finite(matrix, path, f"repair them, or name the features that are to be converted with --{option}")
+    return matrix
 
 
 def _write_features(stem: Path, matrix: np.ndarray, entity: str, memory_map: bool) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_mm.data.convert.mmrec_layout import COLUMNS, PARTS, feature_file, mapping_file
+from recbole_mm.data.convert.untyped import check_finite, read_untyped
 from recbole_mm.data.features.files import FeatureFile, check_dataset_name, discover
 from recbole_mm.data.features.store import check_length
 from recbole_mm.folders import replacing_folder
@@ -75,7 +76,7 @@ def _read_split(source: Path, name: str) -> pd.DataFrame:
     whole, parts = source / f"{name}.inter", [source / f"{name}.{part}.inter" for part in PARTS]
 
     def read(path: Path) -> pd.DataFrame:
-        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8")
+        frame = read_untyped(path)
         frame.columns = [column.split(":")[0] for column in frame.columns]
         missing = [field for field in ("user_id", "item_id") if field not in frame]
         if missing:
@@ -85,6 +86,12 @@ def _read_split(source: Path, name: str) -> pd.DataFrame:
     if whole.is_file():
         frame = read(whole)
         if "x_label" in frame:
+            wrong = frame.x_label[~frame.x_label.isin([str(label) for label in range(len(PARTS))])]
+            if len(wrong):
+                raise ValueError(
+                    f"{whole}: x_label should be 0, 1 or 2 (train, valid, test), got {wrong.iloc[0]!r} ({len(wrong):,} "
+                    "such lines)."
+                )
             return frame
     if not all(path.is_file() for path in parts):
         raise ValueError(
@@ -111,7 +118,9 @@ def _by_number(file: FeatureFile, tokens: np.ndarray, number: Mapping[str, int],
     source = file.matrix()
     check_length(file, source, len(tokens))
     matrix = np.zeros((max(number.values()) + 1, *source.shape[1:]), dtype=source.dtype)
-    matrix[[number[token] for token in tokens.tolist()]] = source.read(np.arange(len(tokens)))
+    rows = source.read(np.arange(len(tokens)))
+    check_finite(rows, file.path, "repair them, or leave these rows out, which become zeros")
+    matrix[[number[token] for token in tokens.tolist()]] = rows
     report.append(
         f"{file.entity} modality {file.modality}: {len(tokens):,} rows, {len(matrix) - len(tokens):,} rows of zeros"
     )

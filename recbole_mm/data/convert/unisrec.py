@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
+
+from recbole_mm.data.convert.untyped import read_lines, read_mapping
 
 __all__ = ["read_features", "read_index"]
 
@@ -20,17 +21,16 @@ def read_index(file: Path) -> dict[str, int]:
     index, maps = file.with_suffix(".item2index"), file.with_suffix(".data_maps")
     if index.is_file():
         found: dict[str, int] = {}
-        for number, line in enumerate(index.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        for number, line in enumerate(read_lines(index), start=1):
             raw, tab, row = line.rpartition("\t")
-            if not tab or not row.strip().isdigit():
+            if not tab or not row.strip().isdecimal():
                 raise ValueError(f"{index}, line {number}: expected an id, a tab and a row number, got {line[:80]!r}.")
             found[raw] = int(row)
     elif maps.is_file():
-        try:
-            table = json.loads(maps.read_text(encoding="utf-8"))["item2id"]
-            found = {str(raw): int(row) for raw, row in table.items() if raw != "[PAD]"}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{maps}: expected a JSON object with item2id, a number for each raw id.") from error
+        table = read_mapping(maps, "item2id")
+        if table is None:
+            raise ValueError(f"{maps}: expected a JSON object with item2id, a number for each raw id.")
+        found = table
     else:
         raise FileNotFoundError(f"{file} has no ids: expected {index.name} or {maps.name} beside it.")
     if len(set(found.values())) != len(found):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,9 @@ import pandas as pd
 import yaml
 
 from recbole_mm.data.convert.unisrec import read_features, read_index
+from recbole_mm.data.convert.untyped import read_lines, read_mapping, read_untyped
 from recbole_mm.data.convert.vectors import write_vectors
+from recbole_mm.data.features.files import check_dataset_name
 from recbole_mm.data.features.names import check_new_modality
 from recbole_mm.folders import replacing_folder
 
@@ -49,6 +50,7 @@ def from_unisrec(
         FileExistsError: The folder is there already, and not ``force``.
         ValueError: A file is not what it should be, or vectors and items do not belong together.
     """
+    check_dataset_name(name)
     check_new_modality(modality, "--modality")
     stem = _stem(source)
     items = read_index(source / f"{stem}.feat1CLS")
@@ -96,14 +98,13 @@ def _user_index(source: Path, stem: str) -> dict[str, int] | None:
     """Raw user id to number; ``None`` where nothing tells."""
     index, maps = source / f"{stem}.user2index", source / f"{stem}.data_maps"
     if index.is_file():
-        pairs = [line.rpartition("\t") for line in index.read_text(encoding="utf-8-sig").splitlines()]
-        wrong = next((number for number, (_, tab, row) in enumerate(pairs, 1) if not tab or not row.isdigit()), None)
+        pairs = [line.rpartition("\t") for line in read_lines(index)]
+        wrong = next((number for number, (_, tab, row) in enumerate(pairs, 1) if not tab or not row.isdecimal()), None)
         if wrong is not None:
             raise ValueError(f"{index}, line {wrong}: expected an id, a tab and a row number.")
         return {raw: int(row) for raw, _, row in pairs}
     if maps.is_file():
-        table = json.loads(maps.read_text(encoding="utf-8")).get("user2id")
-        return None if table is None else {str(raw): int(row) for raw, row in table.items() if raw != "[PAD]"}
+        return read_mapping(maps, "user2id")
     return None
 
 
@@ -112,7 +113,7 @@ def _read_part(path: Path) -> pd.DataFrame:
         raise FileNotFoundError(
             f"{path} is missing: the parts are <ds>.train.inter, <ds>.valid.inter, <ds>.test.inter."
         )
-    frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8")
+    frame = read_untyped(path)
     frame.columns = [column.partition(":")[0] for column in frame.columns]
     lacking = [column for column in _COLUMNS if column not in frame]
     if lacking:

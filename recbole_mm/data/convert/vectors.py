@@ -7,11 +7,12 @@ from typing import Any, Union
 
 import numpy as np
 
+from recbole_mm.data.convert.untyped import read_lines
 from recbole_mm.data.features import parquet
 from recbole_mm.data.features.files import FeatureFile
 from recbole_mm.data.features.names import check_new_modality
 
-__all__ = ["LARGE", "Vectors", "read_vectors", "write_vectors"]
+__all__ = ["LARGE", "Vectors", "read_array", "read_vectors", "write_vectors"]
 
 LARGE = 64 * 2**20
 """Bytes from which a matrix is written as ``.npy`` with ``.ids``, which is read in part, instead of ``.npz``."""
@@ -123,7 +124,13 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _load(path: Path) -> np.ndarray:
+def read_array(path: Path) -> np.ndarray:
+    """The numbers in a ``.npy`` file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds no array of numbers.
+    """
     try:
         matrix = np.load(_existing(path), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
@@ -131,13 +138,13 @@ def _load(path: Path) -> np.ndarray:
             raise
         raise ValueError(f"{path} cannot be read as a plain array: {error}. Write it with numpy.save.") from error
     if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "biuf":
-        raise ValueError(f"{path}: expected an array of numbers.")
+        raise ValueError(f"{path}: expected a .npy file with an array of numbers; write it with numpy.save.")
     return matrix
 
 
 def _with_ids(path: Path, ids: Path) -> tuple[np.ndarray, np.ndarray]:
-    matrix = _load(path)
-    lines = _existing(ids).read_text(encoding="utf-8-sig").splitlines()
+    matrix = read_array(path)
+    lines = read_lines(_existing(ids))
     if lines and lines[0].partition(":")[2] == "token":
         lines = lines[1:]
     if matrix.ndim not in (2, 3) or len(lines) != len(matrix):
@@ -151,7 +158,7 @@ def _from_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     files = sorted(folder.glob("*.npy"))
     if not files:
         raise FileNotFoundError(f"{folder} has no .npy file; expected one <id>.npy per item.")
-    vectors = [_load(file) for file in files]
+    vectors = [read_array(file) for file in files]
     shapes = {vector.shape for vector in vectors}
     if len(shapes) > 1:
         raise ValueError(f"{folder}: vectors of several shapes, such as {' and '.join(map(str, sorted(shapes)[:2]))}.")

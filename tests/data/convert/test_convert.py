@@ -182,6 +182,49 @@ class TestFromMMRec:
         assert not (tmp_path / "out" / "baby").exists()
 
     @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda text: b"", "baby.inter is empty; expected a first line"),
+            (lambda text: text + b"\xe9\t1\t1\t1\t0\tK\n", "baby.inter, line 12: the text is not utf-8"),
+            (lambda text: text + b"1\t1\t1\t1\t0\n", "baby.inter, line 12: expected 6 values, .* got 5"),
+            # pandas takes the first column for the names of the rows then, and users are items
+            (lambda text: text.replace(b"\tA\n", b"\tA\t0\n"), "line 2: expected 6 values, .* got 7"),
+            (lambda text: text + b'1\t1\t1\t1\t0\t"K\n', "baby.inter cannot be read: .*EOF inside string"),
+            (lambda text: text.replace(b"asin", b"userID"), "line 1: the column 'userID' is there twice"),
+            (lambda text: text.replace(b"0\t0\t5", b"0\t%d\t5" % 10**20), "item ids up to 100,000,000,000,000,000,000"),
+        ],
+    )
+    def test_broken_tables_are_named_and_nothing_is_shifted(
+        self, source: Path, tmp_path: Path, capsys, change, message: str
+    ) -> None:
+        (source / "baby.inter").write_bytes(change((source / "baby.inter").read_bytes()))
+        assert main(["mmrec", str(source), str(tmp_path / "out"), "--name", "baby"]) == 1
+        error = capsys.readouterr().err
+        assert re.search(message, error), error
+        assert not (tmp_path / "out" / "baby").exists()
+
+    @pytest.mark.parametrize(
+        ("array", "message"),
+        [
+            ([[1.0, np.nan]] + [[0.0, 1.0]] * 4, r"1 of 5 rows hold NaN or infinity as float32 \(first: row 0"),
+            ([[1.0, 2.0]] * 4 + [[0.0, 1e40]], r"1 of 5 rows hold NaN or infinity as float32 \(first: row 4"),
+            (np.zeros((5, 0)), r"expected a numeric matrix, a row per item, got float64 of shape \(5, 0\)"),
+            ({"feature": np.ones((5, 2))}, "expected a .npy file with an array of numbers"),
+            (b"", "cannot be read as a plain array"),
+        ],
+    )
+    def test_features_that_training_would_refuse(self, source: Path, tmp_path: Path, capsys, array, message) -> None:
+        with (source / "text_feat.npy").open("wb") as stream:
+            if isinstance(array, dict):
+                np.savez(stream, **array)
+            elif not isinstance(array, bytes):
+                np.save(stream, np.asarray(array))
+        assert main(["mmrec", str(source), str(tmp_path / "out"), "--name", "baby"]) == 1
+        error = capsys.readouterr().err
+        assert re.search(f"text_feat.npy.*{message}", error), error
+        assert not (tmp_path / "out" / "baby").exists()
+
+    @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             (["--feature", "text=no.npy"], "No feature file no.npy in .*image_feat.npy, taste.npy, text_feat.npy"),
@@ -320,6 +363,14 @@ class TestToMMRec:
         (tiny / "tiny.inter").write_text("uid:token\titem_id:token\n1\t2\n")
         with pytest.raises(ValueError, match="no column user_id among uid, item_id"):
             to_mmrec(tiny, tmp_path / "back", "tiny")
+        (tiny / "tiny.inter").write_text("user_id:token\titem_id:token\tx_label:token\nu1\ti1\t0\nu1\ti2\ttest\n")
+        with pytest.raises(ValueError, match=r"x_label should be 0, 1 or 2 .* got 'test' \(1 such lines\)"):
+            to_mmrec(tiny, tmp_path / "back", "tiny")
+        (tiny / "tiny.inter").write_text("user_id:token\titem_id:token\tx_label:token\nu1\ti1\t0\n")
+        np.savez(tiny / "tiny.item.text.npz", id=["i1"], feature=[[1.0, np.inf]])
+        with pytest.raises(ValueError, match="tiny.item.text.npz: 1 of 1 rows hold NaN or infinity"):
+            to_mmrec(tiny, tmp_path / "back", "tiny")
+        assert not (tmp_path / "back" / "tiny").exists()
 
 
 @pytest.mark.parametrize("name", SETS)

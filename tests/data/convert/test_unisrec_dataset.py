@@ -102,6 +102,18 @@ def test_the_command_says_whether_vectors_and_items_belong_together(tmp_path, mo
     assert "--width: expected a whole number" in capsys.readouterr().err
 
 
+def _maps(folder: Path, content: str) -> None:
+    (folder / "Shop.user2index").unlink()
+    (folder / "Shop.data_maps").write_text(content)
+
+
+@pytest.mark.parametrize("name", ["../shop", "a b", ".shop"])
+def test_a_name_is_no_path(name, tmp_path):
+    with pytest.raises(ValueError, match="is no name for a data set"):
+        from_unisrec(write(tmp_path / "raw"), tmp_path / "target", name)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -112,6 +124,15 @@ def test_the_command_says_whether_vectors_and_items_belong_together(tmp_path, mo
         (lambda folder: (folder / "Shop.item2index").write_text("B0a\t0\nB0b\t1\n"), "'2' is neither"),
         (lambda folder: (folder / "Shop.user2index").write_text("A0 0\n"), "line 1: expected an id, a tab"),
         (lambda folder: (folder / "Shop.test.inter").write_text("user_id:token\n"), "no column item_id_list and"),
+        (lambda folder: (folder / "Shop.test.inter").write_text(""), "Shop.test.inter is empty"),
+        (
+            lambda folder: (folder / "Shop.test.inter").write_text("user_id\titem_id_list\titem_id\n0\t1\n"),
+            "Shop.test.inter, line 2: expected 3 values",
+        ),
+        (lambda folder: (folder / "Shop.item2index").write_bytes(b"B\xe9\t0\n"), "2index: expected text in UTF-8"),
+        (lambda folder: (folder / "Shop.item2index").write_text("B\t²\n", encoding="utf-8"), "line 1: expected an id"),
+        (lambda folder: _maps(folder, "[1]"), "Shop.data_maps: expected a JSON object with user2id"),
+        (lambda folder: _maps(folder, '{"user2id": {"A0": "first"}}'), "a JSON object with user2id"),
         (lambda folder: (folder / "Two.train.inter").write_text(""), "expected exactly one <ds>.train.inter"),
     ],
 )  # fmt: skip
