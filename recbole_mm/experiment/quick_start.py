@@ -50,6 +50,10 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f"interrupted; last checkpoint: {checkpoint}")
         self.checkpoint = checkpoint
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python would make it of its message, and put that into another one.
+        return type(self), (self.checkpoint,)
+
 
 def run(
     model: str | type,
