@@ -124,7 +124,8 @@ def _in_children(
     """Run the trials in a process, and in another one where a trial kills it."""
     mark = f"{plan.study}-{socket.gethostname()}-"
     for left in folder.glob(f"{mark}*"):  # of a search that was killed with its process
-        if left.is_dir() and not psutil.pid_exists(int(left.name[len(mark) :])):
+        process = left.name[len(mark) :]  # of another machine, where its name begins as this one's
+        if left.is_dir() and process.isdigit() and not psutil.pid_exists(int(process)):
             shutil.rmtree(left, ignore_errors=True)
     work = folder / f"{mark}{os.getpid()}"  # others may work on the same study
     deaths, settled = 0, 0

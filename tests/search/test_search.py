@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 
 import pandas as pd
 import pytest
@@ -167,6 +168,17 @@ def test_trials_that_kill_their_process_do_not_stop_the_others(monkeypatch, tmp_
     deadly = range(5)
     with pytest.raises(ChildError, match="SIGKILL"):
         module.search(plan, Store(tmp_path / "all"))
+
+
+def test_a_machine_whose_name_begins_as_another_ones_leaves_its_folder_alone(tmp_path):
+    plan = make_plan(Job("BPR", "mm-toy", {**QUICK, "epochs": 1}, 1, 1), "f", read_space("BPR", SPACE), 1, None)
+    folder = tmp_path / "search"
+    other = folder / f"{plan.study}-{socket.gethostname()}-2-4194305"  # process 4194305 of the machine NAME-2
+    gone = folder / f"{plan.study}-{socket.gethostname()}-4194305"
+    for left in (other, gone):
+        left.mkdir(parents=True)
+    assert len(module.search(plan, Store(tmp_path)).trials) == 1
+    assert other.is_dir() and not gone.exists()
 
 
 def test_a_search_without_validation_says_so(tmp_path):
