@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from recbole_mm.data.convert.unisrec import read_features, read_index
+from recbole_mm.data.convert.unisrec import read_features, read_index, read_pairs
 from recbole_mm.data.convert.vectors import write_vectors
+from recbole_mm.data.features.files import check_dataset_name
 from recbole_mm.data.features.names import check_new_modality
 from recbole_mm.folders import replacing_folder
 
@@ -49,6 +50,7 @@ def from_unisrec(
         FileExistsError: The folder is there already, and not ``force``.
         ValueError: A file is not what it should be, or vectors and items do not belong together.
     """
+    check_dataset_name(name)
     check_new_modality(modality, "--modality")
     stem = _stem(source)
     items = read_index(source / f"{stem}.feat1CLS")
@@ -96,11 +98,7 @@ def _user_index(source: Path, stem: str) -> dict[str, int] | None:
     """Raw user id to number; ``None`` where nothing tells."""
     index, maps = source / f"{stem}.user2index", source / f"{stem}.data_maps"
     if index.is_file():
-        pairs = [line.rpartition("\t") for line in index.read_text(encoding="utf-8-sig").splitlines()]
-        wrong = next((number for number, (_, tab, row) in enumerate(pairs, 1) if not tab or not row.isdigit()), None)
-        if wrong is not None:
-            raise ValueError(f"{index}, line {wrong}: expected an id, a tab and a row number.")
-        return {raw: int(row) for raw, _, row in pairs}
+        return read_pairs(index)
     if maps.is_file():
         table = json.loads(maps.read_text(encoding="utf-8")).get("user2id")
         return None if table is None else {str(raw): int(row) for raw, row in table.items() if raw != "[PAD]"}

@@ -102,6 +102,13 @@ def test_the_command_says_whether_vectors_and_items_belong_together(tmp_path, mo
     assert "--width: expected a whole number" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["../shop", "my shop", ""])
+def test_a_name_that_leads_elsewhere_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="is no name for a data set"):
+        from_unisrec(write(tmp_path / "raw"), tmp_path / "dataset", name)
+    assert not (tmp_path / "shop").exists()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
