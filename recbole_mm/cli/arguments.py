@@ -47,6 +47,7 @@ _ONLY_WITH = {
     ("resume", "checkpoint"): ("trust",),
     ("export", "export_embeddings"): ("export_users", "export_items", "export_seen", "checkpoint"),
     ("save_model",): ("with_features",),
+    ("nproc", "world_size"): ("ip", "port", "group_offset"),
 }
 _NOT_WITH = {
     ("models", "trials"): ("export", "export_embeddings"),

@@ -51,6 +51,7 @@ def run(request: Request) -> int:
     if "model" in request.flags:
         check_model(request.flags["model"], request)
     import_models(request)
+    from recbole_mm import processes
     from recbole_mm.serving.export import check_targets
     from recbole_mm.serving.export import export as export_model
     from recbole_mm.trainer.checkpoint import trusting
@@ -63,6 +64,8 @@ def run(request: Request) -> int:
     places: dict[str, Any] = {}
     if checkpoint is None:
         checkpoint = _train(replace(request, options=options), items)
+        if not processes.is_writer():  # one of those that torchrun has started; the first one writes
+            return 0
     else:
         places = _places(request, options)
     with trusting("trust" in request.flags):

@@ -52,6 +52,10 @@ def run(request: Request) -> int:
         raise CommandLineError("Inspect which data set? Write inspect NAME.")
     if form not in ("text", "json"):
         raise CommandLineError(f"--format: expected text or json, got {form!r}.")
+    for flag in {"output", "images"} & set(request.flags) if form == "json" else ():
+        raise CommandLineError(
+            f"--{flag} is about the page, which --format=json does not write; leave one of them out."
+        )
     from recbole_mm.report.inspection.inspect import inspect
     from recbole_mm.report.inspection.page import write_page
 

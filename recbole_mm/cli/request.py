@@ -50,14 +50,12 @@ class Request:
         options: Everything else, options of RecBole and of the models, as text.
         defaults: Values of the flags that were not given and have one.
         word: The command, where the caller named it.
-        rest: The arguments as they came, for a command that reads them itself.
     """
 
     flags: dict[str, str]
     options: dict[str, str]
     defaults: dict[str, str] = field(default_factory=dict)
     word: str | None = None
-    rest: tuple[str, ...] = ()
 
     def flag(self, name: str) -> str | None:
         """Value of a flag, or its default."""
@@ -134,7 +132,7 @@ def parse(
         if target.setdefault(key, value) != value:
             raise CommandLineError(f"--{key} is given twice, as {target[key]!r} and as {value!r}; give it once.")
     defaults = {name: entry.default for name, entry in known.items() if entry.default is not None}
-    return Request(flags, options, defaults, word, tuple(arguments))
+    return Request(flags, options, defaults, word)
 
 
 def words(text: str) -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recbole_mm.data.atomic import read_header
+
 __all__ = ["force_leave_one_out"]
 
 _LEAVE_ONE_OUT = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
@@ -71,5 +73,4 @@ def _header(folder: Path, config: Any) -> set[str] | None:
     file = folder / f"{config['dataset']}.inter"
     if not file.is_file():  # RecBole downloads it later, or says that it is missing
         return None
-    with file.open(encoding="utf-8") as stream:
-        return {column.partition(":")[0] for column in stream.readline().strip().split(config["field_separator"])}
+    return set(read_header(file, str(config["field_separator"]), str(config["encoding"] or "utf-8")))

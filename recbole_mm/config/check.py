@@ -8,6 +8,7 @@ from typing import Any
 
 from recbole_mm.config.columns import check_transform
 from recbole_mm.config.graph_batch import check_sampled_steps, refuse_sampling
+from recbole_mm.config.metrics import check_value_metrics
 from recbole_mm.config.names import key_sources, known_keys, read_keys, readable_keys, suggest
 from recbole_mm.config.ranges import check_ranges
 from recbole_mm.config.shared import SHARED_OPTIONS, check_shared
@@ -48,6 +49,8 @@ def check_config(
     check_shared({**internal, **external})
     check_ranges(external)
     check_sampled_steps({**internal, **external})
+    if {"metrics", "eval_args"} & set(external):
+        check_value_metrics({**internal, **external})
     if "transform" in external:
         check_transform({**internal, **external})
     _check_fields({**internal, **external}, external)

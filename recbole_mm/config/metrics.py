@@ -7,7 +7,7 @@ from typing import Any
 
 from recbole_mm.config.slices import slice_names
 
-__all__ = ["check_topk", "reported_metrics", "settle_valid_metric"]
+__all__ = ["check_topk", "check_value_metrics", "reported_metrics", "settle_valid_metric"]
 
 
 def reported_metrics(metrics: Sequence[str], topk: Sequence[int], slices: Sequence[str] = ()) -> list[str]:
@@ -60,9 +60,35 @@ def settle_valid_metric(options: Mapping[str, Any], chosen: bool) -> tuple[str, 
     )
 
 
+def check_value_metrics(options: Mapping[str, Any]) -> None:
+    """Refuse metrics of labels where whole catalogues are ranked; RecBole does so, too, and names no remedy.
+
+    Args:
+        options: Merged options: ``metrics`` and ``eval_args``, whose mode is ``full`` where it has none.
+
+    Raises:
+        ValueError: Such metrics, with what to choose instead.
+    """
+    from recbole.evaluator import metric_types
+    from recbole.utils import EvaluatorType
+
+    metrics = [options["metrics"]] if isinstance(options["metrics"], str) else options["metrics"]
+    labels = [name for name in metrics if metric_types.get(name.lower()) == EvaluatorType.VALUE]
+    if labels and "full" in _modes(options, "full"):
+        raise ValueError(
+            f"metrics: {', '.join(labels)} compares scores with labels, and eval_args mode full ranks the whole "
+            "catalogue. Choose metrics of lists such as Recall and NDCG (GAUC for an area under the curve), or mode "
+            "labeled, or sampled candidates such as mode uni100."
+        )
+
+
+def _modes(options: Mapping[str, Any], default: str | None = None) -> list[Any]:
+    modes = (options.get("eval_args") or {}).get("mode", default)
+    return list(modes.values()) if isinstance(modes, Mapping) else [modes]
+
+
 def _check_labelled(options: Mapping[str, Any]) -> None:
-    modes = (options.get("eval_args") or {}).get("mode")
-    modes = modes.values() if isinstance(modes, Mapping) else [modes]
+    modes = _modes(options)
     lists = reported_metrics(options["metrics"], [1])
     lists = [name.partition("@")[0] for name in lists if "@" in name]
     if "labeled" in modes and lists:

@@ -22,6 +22,7 @@ __all__ = [
     "MISSING_FEATURES",
     "SHARED_OPTIONS",
     "active_weights",
+    "check_count",
     "check_modalities",
     "check_shared",
     "modality_names",

@@ -13,7 +13,7 @@ from torch import Tensor
 from recbole_mm.config.cold_start import ColdStart
 
 __all__ = ["SUPPORT", "TEST", "UNUSED", "VALID", "ColdStartSplit", "choose_new", "histories", "item_roles", "last_only",
-           "next_item_rows", "user_roles"]  # fmt: skip
+           "next_item_rows", "ranked_items", "user_roles"]  # fmt: skip
 
 UNUSED, SUPPORT, VALID, TEST = range(4)
 _LEAST_ITEMS = 2  # one to validate on, one to test on
@@ -91,6 +91,23 @@ def choose_new(protocol: ColdStart, ids: np.ndarray, tokens: np.ndarray, first: 
     if first is None:
         raise ValueError("cold_start: by: time needs the time of the first interactions; load the time field.")
     return ids[by_token][np.argsort(first[by_token], kind="stable")[-count:]]
+
+
+def ranked_items(protocol: ColdStart, new: np.ndarray, n_items: int) -> np.ndarray | None:
+    """Which items are ranked, a bool array over internal ids without the padding; ``None`` for all.
+
+    Args:
+        protocol: The option.
+        new: Internal ids of the new users or items.
+        n_items: Number of items, padding included.
+    """
+    if protocol.entity == "user" or protocol.candidates == "all":
+        return None
+    ranked = np.zeros(n_items, dtype=bool)
+    ranked[new] = True
+    ranked = ~ranked if protocol.candidates == "warm" else ranked
+    ranked[0] = False
+    return ranked
 
 
 def user_roles(user: np.ndarray, rank: np.ndarray, support: int | None, file: np.ndarray | None = None) -> np.ndarray:

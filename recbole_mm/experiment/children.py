@@ -44,6 +44,10 @@ class ChildError(RuntimeError):
         super().__init__(message)
         self.died, self.of_machine = died, died or of_machine
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A process of a training sends it to its parent; Python would send the message alone.
+        return type(self), (str(self), self.died, self.of_machine)
+
 
 class StoppedError(BaseException):
     """The task was ended because whoever asked for it ends; nothing is to be noted about it."""

@@ -50,6 +50,10 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f"interrupted; last checkpoint: {checkpoint}")
         self.checkpoint = checkpoint
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python would make it of its message, and put that into another one.
+        return type(self), (self.checkpoint,)
+
 
 def run(
     model: str | type,
@@ -119,7 +123,7 @@ def run(
     options.update(device_option({*in_files, *options}, nproc))
     job = functools.partial(_run_here, model=model, dataset=dataset, config_file_list=files, saved=saved, resume=resume)
     job = functools.partial(job, config_dict=options)
-    if nproc == 1 and world_size <= 0:
+    if nproc == 1 and world_size <= 0 and not group_offset:  # with one, others are meant, and _places asks for them
         where = processes.place_of_environment()
         result: dict[str, Any] = job() if where is None else together(job, where)
         return result

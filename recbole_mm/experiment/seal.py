@@ -25,20 +25,25 @@ def write_seal(folder: Path, contents: dict[str, bytes]) -> None:
     write_atomically(folder / _NAME, "\n".join(dict.fromkeys(lines)) + "\n")
 
 
-def check_seal(file: Path) -> None:
-    """Compare a file with its hash; a folder of an older version has none.
+def check_seal(file: Path, content: bytes | None) -> None:
+    """Compare what a file held with its hash; a folder of an older version has none.
+
+    Args:
+        file: The file.
+        content: What was read of it; ``None`` where it is not there.
 
     Raises:
         ValueError: It has another content than was written.
     """
-    seal = file.with_name(_NAME)
-    if not seal.is_file():
+    try:
+        seal = file.with_name(_NAME).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         return
-    pairs = [line.split() for line in seal.read_text(encoding="utf-8", errors="replace").splitlines()]
+    pairs = [line.split() for line in seal.splitlines()]
     good = {pair[0] for pair in pairs if len(pair) == 2 and pair[1] == file.name}
-    if good and not file.is_file():
+    if good and content is None:
         raise ValueError("it is missing")
-    if good and _hash(file.read_bytes()) not in good:
+    if good and content is not None and _hash(content) not in good:
         raise ValueError("it was changed since it was written")
 
 

@@ -141,11 +141,12 @@ class Store:
     def load(self, name: str) -> dict[str, Any] | None:
         """The record of a run, or ``None`` while there is none."""
         file = self.run_folder(name) / "run.json"
-        if not file.is_file():
+        content = _content(file)
+        if content is None:
             return None
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            check_seal(file)
+            record = json.loads(content.decode("utf-8"))
+            check_seal(file, content)
             if not isinstance(record, dict):
                 raise TypeError("it is no mapping")
             if record.get("status") == "finished":
@@ -159,11 +160,12 @@ class Store:
     def users(self, name: str) -> dict[str, np.ndarray]:
         """The per-user metrics of a run; empty for a run whose metrics have none (such as AUC over all pairs)."""
         file = self.run_folder(name) / "users.npz"
+        content = _content(file)
         try:
-            check_seal(file)
-            if not file.is_file():
+            check_seal(file, content)
+            if content is None:
                 return {}
-            with np.load(file, allow_pickle=False) as archive:
+            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
                 found = {key: archive[key] for key in archive.files}
             if len({len(values) for values in found.values()}) > 1:
                 raise ValueError("its columns have different lengths")
@@ -213,6 +215,14 @@ class Store:
                 f"{self.folder} is in use by process {other.get('pid')} on {other.get('host')}, which shares it with "
                 f"no worker. Wait for it, start it with --worker, too, or delete {file} if that machine is gone."
             )
+
+
+def _content(file: Path) -> bytes | None:
+    """What a file holds; ``None`` where there is none, or another worker removes it meanwhile to do the run again."""
+    try:
+        return file.read_bytes() if file.is_file() else None
+    except FileNotFoundError:
+        return None
 
 
 def _check_record(record: Mapping[str, Any]) -> None:

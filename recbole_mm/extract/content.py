@@ -14,7 +14,7 @@ import pandas as pd
 
 from recbole_mm.config.names import suggest
 
-__all__ = ["Content", "files_content", "plain_text", "read_rows", "text_content"]
+__all__ = ["Content", "files_content", "plain_text", "read_atomic", "read_rows", "text_content"]
 
 _TAG = re.compile(r"<(?:/?[A-Za-z][^<>]*|!--.*?--)>", flags=re.DOTALL)
 
@@ -61,17 +61,17 @@ def read_rows(folder: Path, name: str, entity: str) -> pd.DataFrame:
     frames = []
     kept = folder / (f"{name}.text.parquet" if entity == "item" else f"{name}.user_text.parquet")
     if (folder / f"{name}.{entity}").is_file():
-        frames.append(_atomic(folder / f"{name}.{entity}").set_index(key))
+        frames.append(read_atomic(folder / f"{name}.{entity}").set_index(key))
     if kept.is_file():
         frames.append(pd.read_parquet(kept).astype(str).set_index(key))
-    clicked = pd.Index(_atomic(inter, [key])[key].unique(), name=key)
+    clicked = pd.Index(read_atomic(inter, [key])[key].unique(), name=key)
     rows = pd.concat(frames, axis=1) if frames else pd.DataFrame(index=clicked)
     return rows.reindex(rows.index.union(clicked, sort=False)).fillna("")
 
 
 def _interactions(folder: Path, name: str) -> pd.DataFrame:
     kept = folder / f"{name}.inter_text.parquet"
-    frame = pd.read_parquet(kept).astype(str) if kept.is_file() else _atomic(folder / f"{name}.inter")
+    frame = pd.read_parquet(kept).astype(str) if kept.is_file() else read_atomic(folder / f"{name}.inter")
     keys = frame["user_id"] + "\t" + frame["item_id"]
     rows = frame.set_index(keys).drop(columns=["user_id", "item_id"])
     return rows[~rows.index.duplicated(keep="last")].fillna("")
@@ -153,13 +153,23 @@ def files_content(rows: pd.DataFrame, pattern: str, entity: str, read: Callable[
     return Content(ids, inputs, failed, read, f"files {pattern}")
 
 
-def _atomic(file: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_atomic(file: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """An atomic file as text, its columns without their types.
+
+    Args:
+        file: The file.
+        columns: The columns wanted; all when not given.
+
+    Raises:
+        ValueError: One of them is not there.
+    """
     with file.open(encoding="utf-8") as stream:
         header = [field.rpartition(":")[0] or field for field in stream.readline().rstrip("\n").split("\t")]
-    frame = pd.read_csv(
+    if not set(columns or ()) <= set(header):
+        raise ValueError(f"{file}: expected the columns {', '.join(columns or ())}, got {', '.join(header)}.")
+    return pd.read_csv(
         file, sep="\t", names=header, header=0, dtype=str, keep_default_na=False, usecols=columns, encoding="utf-8"
     )
-    return frame
 
 
 def _check_column(column: str, rows: pd.DataFrame) -> None:

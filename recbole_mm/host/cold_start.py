@@ -30,6 +30,7 @@ from recbole_mm.data.cold_start import (
     item_roles,
     last_only,
     next_item_rows,
+    ranked_items,
     user_roles,
 )
 from recbole_mm.data.negatives import negative_pool
@@ -142,7 +143,7 @@ class _Splitter:
             self.protocol,
             *((np.sort(new), new[:0]) if self.protocol.entity == "user" else (new[:0], np.sort(new))),
             support=self._take(support),
-            candidates=self._candidates(new),
+            candidates=ranked_items(self.protocol, new, dataset.item_num),
             known=self._known(support, cold["valid"], parts[1].inter_feat),
             left_out=int((~stays & (role == UNUSED)).sum()),
         )
@@ -253,16 +254,6 @@ class _Splitter:
                 "them. Choose another model."
             )
         return Interaction({name: rows[name] for name in train.inter_feat.columns})
-
-    def _candidates(self, new: np.ndarray) -> np.ndarray | None:
-        if self.protocol.entity == "user" or self.protocol.candidates == "all":
-            return None
-        candidates = np.zeros(self.dataset.item_num, dtype=bool)
-        candidates[new] = True
-        if self.protocol.candidates == "warm":
-            candidates = ~candidates
-        candidates[0] = False
-        return candidates
 
     def _known(self, support: np.ndarray, *valid: Interaction) -> dict[str, Pairs]:
         fields = self.dataset.uid_field, self.dataset.iid_field

@@ -106,6 +106,8 @@ def find_unfinished(config: Any, patience: float = 0.0) -> Path | None:
     for file in states_of(Path(config["checkpoint_dir"]), config["model"], config["dataset"]):
         try:
             content = read_checkpoint(file)
+        except FileNotFoundError:  # its run has ended meanwhile
+            continue
         except ValueError as error:
             getLogger().warning(f"resume: {error}")
             continue

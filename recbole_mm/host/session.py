@@ -141,7 +141,14 @@ def states_of(folder: Path, model: str = "", dataset: str = "") -> list[Path]:
         dataset: Name of the data set, which is in the names of trainers of several stages; empty for any.
     """
     files = [*folder.glob(f"{model or '*'}-*.last"), *folder.glob(f"{model or '*'}-{dataset or '*'}-*-resume.pth")]
-    return sorted(files, key=lambda found: found.stat().st_mtime, reverse=True)
+    return sorted(files, key=_written_at, reverse=True)
+
+
+def _written_at(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:  # its run has ended meanwhile
+        return 0.0
 
 
 def remove_states(folder: Path) -> None:

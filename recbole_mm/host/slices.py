@@ -15,6 +15,7 @@ from torch import Tensor
 from recbole_mm.config.slices import slice_names, tail_share
 from recbole_mm.data.pairs import training_pairs
 from recbole_mm.host.deferred import Deferred
+from recbole_mm.host.loaders import dataset_of
 from recbole_mm.host.sharing import joined
 from recbole_mm.host.wrapping import wrap
 from recbole_mm.slicing.cases import Cases, select
@@ -139,7 +140,7 @@ def install() -> None:
     def learn(original: Any, self: Any, train_data: Any) -> None:
         original(self, train_data)
         if self.slice_recorder is not None:
-            self.slice_recorder.learn(train_data._dataset)
+            self.slice_recorder.learn(dataset_of(train_data))
 
     def hand_over(original: Any, self: Any) -> Any:
         struct = original(self)

@@ -16,8 +16,8 @@ from recbole_mm.model.epochs import epoch_steps
 from recbole_mm.nn.attention.softmax import masked_softmax
 from recbole_mm.nn.diagnosis import Part
 from recbole_mm.nn.graph import clustering
-from recbole_mm.nn.graph.bipartite import SparsePattern, edges_of_rows, spmm, sym_norm
-from recbole_mm.nn.graph.item_graph import content_neighbours, undirected
+from recbole_mm.nn.graph.bipartite import edges_of_rows, spmm
+from recbole_mm.nn.graph.item_graph import ItemGraph, content_neighbours, symmetric_graph
 from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss, l2_penalty
 from recbole_mm.nn.rows import unit_rows
@@ -125,9 +125,9 @@ class HCGCN(MultimodalRecommender):
             observed_here, known = self.features.observed[modality], self.known_items
             graph = content_neighbours(feature, observed_here, knn_k, include_self=False, candidates=known)
             if known is not None:
-                self.attached_graphs.append(_WeightedGraph(*graph, known))
+                self.attached_graphs.append(ItemGraph(*symmetric_graph(*graph, known)))
                 graph = edges_of_rows(*graph, known)
-            self.item_graphs.append(_WeightedGraph(*graph))
+            self.item_graphs.append(ItemGraph(*symmetric_graph(*graph)))
         prior = torch.tensor([math.log(self.features.weight[m]) for m in self.features], dtype=torch.float64)
         self.register_buffer("prior", prior, persistent=False)
 
@@ -188,7 +188,7 @@ class HCGCN(MultimodalRecommender):
         graphs = self.item_graphs if self.training or self.known_items is None else self.attached_graphs
         for layer in range(1, self.n_item_layers + 1):
             received = torch.zeros_like(states)
-            for index, graph in enumerate(cast("list[_WeightedGraph]", graphs)):
+            for index, graph in enumerate(cast("list[ItemGraph]", graphs)):
                 values = graph.values.to(states.dtype)
                 if layer > 1:
                     values = clustering.clustered_item_weights(graph.pattern, values, clusters)
@@ -298,14 +298,3 @@ class HCGCN(MultimodalRecommender):
         for name, part in parts.items():
             sizes, rows = clustering.cluster_entropy(*part)
             getLogger().info(f"HCGCN clusters of {name}: entropy of the sizes {sizes:.3f}, of a row {rows:.3f} (of 1)")
-
-
-class _WeightedGraph(nn.Module):
-    """An item graph with symmetrically normalised similarities; new items count in no degree but their own."""
-
-    values: Tensor
-
-    def __init__(self, pattern: SparsePattern, similarity: Tensor, known: Tensor | None = None) -> None:
-        super().__init__()
-        self.pattern, values = undirected(pattern, similarity.clamp(min=0), known)
-        self.register_buffer("values", sym_norm(self.pattern, values, counted=known), persistent=False)

@@ -11,23 +11,16 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from recbole_mm.data.pairs import training_pairs
+
 __all__ = ["training_interactions", "warn_about_neighbours", "with_pairs"]
 
 
 def training_interactions(dataset: Any, n_users: int, n_items: int) -> sp.csr_matrix:
-    """Distinct (user, item) pairs of the split that ``dataset`` holds, as a binary CSR matrix."""
-    users = dataset.inter_feat[dataset.uid_field].numpy()
-    items = dataset.inter_feat[dataset.iid_field].numpy()
-    item_list = dataset.iid_field + dataset.config["LIST_SUFFIX"]
-    if item_list in dataset.inter_feat.interaction:
-        # A sequential data set holds (history, next item) rows: the history is training data as well.
-        history = dataset.inter_feat[item_list].numpy()
-        rows, columns = history.nonzero()
-        users, items = np.concatenate([users, users[rows]]), np.concatenate([items, history[rows, columns]])
+    """Distinct (user, item) pairs of the split that ``dataset`` holds, histories included, as a binary CSR matrix."""
+    users, items = training_pairs(dataset)
     matrix = sp.csr_matrix((np.ones(len(users), dtype=np.float32), (users, items)), shape=(n_users, n_items))
-    matrix.sum_duplicates()
     matrix.sort_indices()
-    matrix.data[:] = 1.0
     return matrix
 
 

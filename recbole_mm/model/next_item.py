@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalModelMixin
 from recbole_mm.model.feature_bank import FeatureBank
+from recbole_mm.model.interactions import with_pairs
 from recbole_mm.nn.mixture import modality_shares
 from recbole_mm.nn.rows import unit_rows
 from recbole_mm.nn.table_nce import table_nce_loss
@@ -65,8 +66,7 @@ class NextItemModel(MultimodalModelMixin, SequentialRecommender):
         super().__init__(config, dataset)
         self.n_users = dataset.num(self.USER_ID)  # RecBole's sequential base counts items only
         self._set_up_multimodal(config, dataset)
-        seen = torch.zeros(self.n_items, dtype=torch.bool)
-        seen[torch.from_numpy(self.interactions.indices).long()] = True
+        seen = with_pairs(self.interactions)
         candidates = seen.clone()
         if self.options.optional_text("negative_items") == "all":
             candidates = torch.ones_like(seen) if self.known_items is None else self.known_items.clone()

@@ -8,7 +8,16 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Part", "concentration", "coverage_and_gini", "effective_rank", "gradient_shares", "idle", "overlap"]
+__all__ = [
+    "Part",
+    "concentration",
+    "coverage_and_gini",
+    "effective_rank",
+    "gradient_shares",
+    "idle",
+    "overlap",
+    "stored_values",
+]
 
 # Of a share: from here on one of several holds everything.
 _EVERYTHING = 0.99
@@ -79,7 +88,9 @@ def gradient_shares(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> l
     ]
     squares = [0.0] * len(losses)
     for column in zip(*gradients):
-        norms = [0.0 if gradient is None else float(torch.linalg.vector_norm(_dense(gradient))) for gradient in column]
+        norms = [
+            0.0 if gradient is None else float(torch.linalg.vector_norm(stored_values(gradient))) for gradient in column
+        ]
         if sum(norm > 0 for norm in norms) > 1:
             squares = [total + norm**2 for total, norm in zip(squares, norms)]
     lengths = [square**0.5 for square in squares]
@@ -87,7 +98,8 @@ def gradient_shares(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> l
     return [length / whole for length in lengths] if 0 < whole < float("inf") else None
 
 
-def _dense(gradient: Tensor) -> Tensor:
+def stored_values(gradient: Tensor) -> Tensor:
+    """The numbers of a gradient that are there: all, or of a sparse one those that it holds."""
     return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from recbole_mm.config import suggest
+from recbole_mm.config.reading import OptionLoader
 from recbole_mm.paths import properties_dir
 
 if TYPE_CHECKING:
@@ -124,8 +125,11 @@ def read_space(model: str, source: Mapping[str, Any] | str | Path | None = None)
                 "command line with --search_spaces=FILE.yaml."
             )
     if not isinstance(source, Mapping):
-        where = str(source)
-        source = yaml.safe_load(Path(source).read_text(encoding="utf-8")) or {}
+        where, file = str(source), Path(source)
+        try:  # numbers are those of option files: 1e-4 is one, and no text beside which the default would be lost
+            source = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=OptionLoader) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{where} is not yaml: {error}") from error
     if not isinstance(source, Mapping):
         raise ValueError(f"{where}: expected a mapping of options, got {type(source).__name__}.")
     return {str(key): _dimension(f"{where}: {key}", entry) for key, entry in source.items()}

@@ -74,17 +74,25 @@ def check_flag(what: str, value: Any) -> bool:
     return bool(value)
 
 
-def check_ids(what: str, ids: Iterable[Any] | None) -> list[str] | None:
-    """The raw ids as texts, each once; ``None`` for all.
+def check_ids(what: str, ids: Iterable[Any] | None, distinct: bool = True) -> list[str] | None:
+    """The raw ids as texts; ``None`` for all.
+
+    Args:
+        what: Who asks for them, for the messages.
+        ids: The ids.
+        distinct: Whether each is wanted once, however often it is given.
 
     Raises:
-        ValueError: A single text, which would be read letter by letter, or no id at all.
+        ValueError: A single id (a text would be read letter by letter), or no id at all.
     """
     if ids is None:
         return None
     if isinstance(ids, (str, bytes)):
         raise ValueError(f"{what}: expected a list of raw ids, got the text {ids!r}; write [{ids!r}].")
-    tokens = list(dict.fromkeys(str(token) for token in ids))
+    if not isinstance(ids, Iterable):
+        refuse(what, f"a list of raw ids such as [{ids!r}]", ids)
+    tokens = [str(token) for token in ids]
+    tokens = list(dict.fromkeys(tokens)) if distinct else tokens
     if not tokens:
         raise ValueError(f"{what}: expected one raw id at least, got none.")
     return tokens

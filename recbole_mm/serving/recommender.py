@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_mm.config.names import suggest
+from recbole_mm.config.refusals import refuse
 from recbole_mm.serving.asked import asked_items, check_flag, check_ids, check_length
 from recbole_mm.serving.history import history_row
 from recbole_mm.serving.opening import open_folder
@@ -151,7 +152,7 @@ class Recommender:
         Raises:
             ValueError: An unknown user or item.
         """
-        asked = check_ids("items", items) or []
+        asked = check_ids("items", () if items is None else items, distinct=False) or []
         row = self._scores(np.array([self._id("user", user, self._help())]))[0]
         return row[torch.tensor([self._id("item", item) for item in asked])].cpu().numpy()
 
@@ -209,8 +210,8 @@ class Recommender:
         names = [] if users is None else [users] if isinstance(users, (str, int, np.integer)) else list(users)
         if len(names) > 1:
             raise ValueError(f"history: belongs to one user, got {len(names)}; call recommend once for each.")
-        if isinstance(history, (str, bytes)):
-            raise ValueError(f"history: expected a list of raw ids of items, got the text {history!r}.")
+        if isinstance(history, (str, bytes)) or not isinstance(history, Iterable):
+            refuse("history", "a list of raw ids of items", history)
         items = [self._id("item", item) for item in history]
         if not items:
             raise ValueError("history: expected one item at least, got none.")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recbole_mm import processes
 from recbole_mm.cli import main as exported
 from recbole_mm.cli import training
 from recbole_mm.cli.export import _training_options
@@ -24,6 +25,7 @@ from recbole_mm.experiment.children import model_modules
 from recbole_mm.host import names
 from recbole_mm.host.compat import _check_recbole, installed_repairs
 from recbole_mm.host.tags import tags_of
+from recbole_mm.serving import export as exporting
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--dataset=mm-toy", "--epochs=1", "--use_gpu=False", "--show_progress=False"]
@@ -65,6 +67,10 @@ def test_options_of_a_model(capsys):
         (["models", "--epochs=3"], "models has no argument --epochs"),
         (["compare", "--seeds=3"], "Which models?"),
         (["export", "--model=BPR"], "What is to be written?"),
+        (["inspect", "mm-toy", "--format=json", "--output=x.html"], "--output is about the page"),
+        (["inspect", "mm-toy", "--format=json", "--images={item_id}.jpg"], "--images is about the page"),
+        (["--model=BPR", "--port=5678"], "--port=5678 does nothing without --nproc or --world_size"),
+        (["train", "--model=BPR", "--group_offset=1"], "--group_offset=1 does nothing without --nproc or --world_size"),
         (["--model=BPR", "--import=nix.py"], "there is no file 'nix.py'"),
         (["--model=BPR", "--import=nix.module"], "there is no module 'nix.module'"),
     ],
@@ -131,6 +137,17 @@ def test_a_model_of_ones_own(own, capsys, monkeypatch):
 )
 def test_the_length_of_exported_lists_is_for_metrics_only_where_they_ask_for_it(options: dict, kept: bool) -> None:
     assert ("topk" in _training_options(options)) is kept
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_of_the_processes_of_torchrun_exports(rank, monkeypatch, tmp_path):
+    report = {"recommendations": 1, "users": 1, "new": 0}
+    written = []
+    monkeypatch.setattr(training, "train_here", lambda request: {"checkpoint": "kept.pth"})
+    monkeypatch.setattr(exporting, "export", lambda checkpoint, *given, **more: written.append(checkpoint) or report)
+    monkeypatch.setattr(processes, "_place", processes.Place(rank, 2, rank, 2, "env://"))
+    assert main(["export", "--model=BPR", f"--export={tmp_path / 'lists.csv'}", *QUICK]) == 0
+    assert written == ["kept.pth"][rank:]
 
 
 def test_processes_that_a_command_starts_know_it_too(own, capsys, tmp_path):

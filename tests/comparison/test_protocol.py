@@ -185,6 +185,16 @@ def test_relative_paths_are_made_absolute(tmp_path):
     assert protocol.settings["BPR"]["feature_path"] == str(tmp_path / "features")
 
 
+def test_the_time_field_is_looked_for_in_the_encoding_of_the_files(tmp_path):
+    folder = tmp_path / "dataset" / "latin"
+    folder.mkdir(parents=True)
+    rows = [f"Zoë{user}\ti{item}\t{10 * user + item}" for user in range(6) for item in range(6)]
+    text = "\n".join(["user_id:token\titem_id:token\ttimestamp:float", *rows])
+    (folder / "latin.inter").write_bytes(text.encode("latin-1"))
+    protocol = make_protocol(["BPR", "SASRec"], "latin", None, {**QUICK, "encoding": "latin-1"})
+    assert protocol.shared["eval_args"]["split"] == {"LS": "valid_and_test"} and not protocol.failures
+
+
 def test_the_fingerprint_follows_the_data(tmp_path):
     from recbole_mm.paths import dataset_atomic_dir
 

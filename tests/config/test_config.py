@@ -518,3 +518,15 @@ def test_labels_are_not_evaluated_by_metrics_of_lists() -> None:
             settle_valid_metric({**options, "eval_args": {"mode": mode}}, True)
     labelled = {"metrics": ["AUC"], "topk": [10], "valid_metric": "AUC", "eval_args": {"mode": "labeled"}}
     assert settle_valid_metric(labelled, True) == ("AUC", "")
+
+
+def test_whole_catalogues_are_not_evaluated_by_metrics_of_labels() -> None:
+    for chosen in (
+        {"metrics": ["AUC"]},
+        {"metrics": "LogLoss", "eval_args": {"mode": {"valid": "uni9", "test": "full"}}},
+    ):
+        with pytest.raises(ValueError, match=r"metrics: (AUC|LogLoss) compares scores .* Choose .* or mode labeled"):
+            Config(model="BPR", dataset="mm-toy", config_dict={**chosen, "valid_metric": "AUC"})
+    for mode in ("labeled", "uni100"):
+        kept = {"metrics": ["AUC"], "valid_metric": "AUC", "eval_args": {"mode": mode}}
+        assert Config(model="BPR", dataset="mm-toy", config_dict=kept)["metrics"] == ["AUC"]

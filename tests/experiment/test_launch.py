@@ -6,6 +6,7 @@ import functools
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -191,6 +192,29 @@ def test_an_error_of_one_ends_all_with_its_message() -> None:
         forked(functools.partial(meeting, refuse), 3)
     assert time.monotonic() - begin < 30
     assert not multiprocessing.active_children()
+
+
+class TwoPartsError(Exception):
+    """An error that pickle cannot make again of its message."""
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} and {other}")
+
+
+def refuse_in_two_parts() -> None:
+    raise TwoPartsError("this", "that")
+
+
+def test_an_error_that_cannot_be_sent_comes_as_its_text() -> None:
+    with pytest.raises(ChildError, match="TwoPartsError: this and that") as caught:
+        forked(functools.partial(meeting, refuse_in_two_parts))
+    assert not caught.value.died and not caught.value.of_machine
+
+
+def test_what_stopped_a_training_says_it_once_also_after_a_way_through_a_pipe() -> None:
+    error = recbole_mm.Interrupted("saved/BPR.pth")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.checkpoint) == (str(error), "saved/BPR.pth")
 
 
 def test_a_killed_process_ends_all() -> None:

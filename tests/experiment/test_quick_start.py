@@ -113,6 +113,9 @@ class TestDevices:
             run("BPR", "mm-toy", nproc=0)
         with pytest.raises(ValueError, match="2 processes here, after 3 on other machines, are more"):
             run("BPR", "mm-toy", nproc=2, world_size=4, group_offset=3)
+        # The second of two machines, which would train alone, with the first waiting for it.
+        with pytest.raises(ValueError, match="1 processes here, after 1 on other machines.*world_size counts"):
+            run("BPR", "mm-toy", group_offset=1)
 
 
 @pytest.mark.slow

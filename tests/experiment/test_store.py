@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -100,6 +101,20 @@ def test_a_run_without_its_record_counts_as_not_done(tmp_path):
     (folder / "users.npz").write_bytes(b"half")
     assert store.load("BPR-1") is None
     assert list(store.start("BPR-1").iterdir()) == []
+
+
+def test_a_record_that_another_worker_removes_meanwhile_counts_as_not_done(monkeypatch, tmp_path):
+    store, is_file = Store(tmp_path), Path.is_file
+    store.save("one", {"status": "failed"})
+
+    def look_and_lose(path):
+        found = is_file(path)
+        if path.name == "run.json":
+            path.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "is_file", look_and_lose)
+    assert store.load("one") is None
 
 
 def test_an_interrupted_run_keeps_what_it_goes_on_with(tmp_path):

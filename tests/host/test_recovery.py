@@ -16,7 +16,8 @@ import torch
 
 from recbole_mm.cli.main import main
 from recbole_mm.experiment.quick_start import run
-from recbole_mm.host import checkpoint
+from recbole_mm.host import checkpoint, resumption
+from recbole_mm.host.session import states_of
 from tests.host import killed
 from tests.options import QUICK, SEQUENTIAL
 
@@ -95,6 +96,19 @@ def test_auto_takes_no_run_of_other_options(tmp_path):
         killed.outcome("BPR", str(tmp_path))
     _, other = killed.outcome("BPR", str(tmp_path), resume="auto", learning_rate=0.02)
     assert other.start_epoch == 0 and len(list(tmp_path.glob("*.pth"))) == 2
+
+
+def test_auto_passes_over_a_run_that_ends_meanwhile(tmp_path, monkeypatch):
+    """Its state is gone between the look at the folder and the look into the file."""
+    with pytest.raises(killed.PowerCutError), killed.power_cut(place="test"):
+        killed.outcome("BPR", str(tmp_path))
+    (last,) = tmp_path.glob("*.last")
+    read = resumption.read_checkpoint
+    monkeypatch.setattr(resumption, "read_checkpoint", lambda file: (last.unlink(missing_ok=True), read(file))[1])
+    _, other = killed.outcome("BPR", str(tmp_path), resume="auto")
+    assert other.start_epoch == 0
+    (tmp_path / "BPR-link.last").symlink_to("nowhere")
+    assert states_of(tmp_path) == [tmp_path / "BPR-link.last"]
 
 
 def test_a_damaged_state_leaves_the_best_epoch(tmp_path, caplog):

@@ -115,6 +115,18 @@ def test_packaged_data_sets_are_found():
     assert found.modalities["text"]["alignment"]["z"] > 10 and found.modalities["genre"]["alignment"]["z"] > 3
 
 
+def test_the_features_are_those_that_a_training_reads(tmp_path):
+    """A data set of one's own under a packaged name, with another form of feature files."""
+    folder = tmp_path / "mm-toy"
+    folder.mkdir()
+    for file in ("mm-toy.inter", "mm-toy.item"):
+        (folder / file).write_bytes((dataset_atomic_dir() / "mm-toy" / file).read_bytes())
+    with np.load(dataset_atomic_dir() / "mm-toy" / "mm-toy.item.text.npz") as text:
+        table = pd.DataFrame({"id": text["id"], "feature": list(text["feature"])})
+    table.to_parquet(folder / "mm-toy.item.mine.parquet")
+    assert list(inspect("mm-toy", data_path=tmp_path).modalities) == ["mine"]
+
+
 def test_a_data_set_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected .*nothing.inter"):
         inspect("nothing")

@@ -52,6 +52,22 @@ def test_a_space_that_is_no_mapping(tmp_path):
         read_space("BPR", tmp_path / "space.yaml")
 
 
+def test_numbers_of_a_file_are_read_as_in_option_files(tmp_path):
+    (tmp_path / "space.yaml").write_text(
+        "learning_rate: [1e-4, 1e-3]\nreg_weight: {low: 1e-5, high: 1e-2, log: true}\n"
+    )
+    space = read_space("BPR", tmp_path / "space.yaml")
+    assert space["learning_rate"].holds(0.001), "so that trial 0 has the default"
+    assert space["reg_weight"] == Range(1e-5, 1e-2, log=True)
+
+
+@pytest.mark.parametrize("content", [b"learning_rate: [0.1, 0.2", b"learning_rate: [\xfc]"])
+def test_a_space_that_is_no_yaml(content, tmp_path):
+    (tmp_path / "space.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"space\.yaml is not yaml"):
+        read_space("BPR", tmp_path / "space.yaml")
+
+
 def test_an_unknown_model_has_no_space():
     with pytest.raises(FileNotFoundError, match="no search space for LightGCM.*Did you mean 'LightGCN'.*search_spaces"):
         read_space("LightGCM")

@@ -45,6 +45,11 @@ def test_scores_are_products_of_the_vectors(bpr: recbole_mm.Recommender) -> None
     assert bpr.user_embeddings.shape == (120, 64) and bpr.item_embeddings.shape == (80, 64)
 
 
+def test_scores_are_in_the_order_of_the_items_however_often_one_is_asked(bpr: recbole_mm.Recommender) -> None:
+    once = bpr.scores("u41", ["i2", "i20"])
+    np.testing.assert_array_equal(bpr.scores("u41", ["i20", "i2", "i20"]), once[[1, 0, 1]])
+
+
 def test_similar_items(bpr: recbole_mm.Recommender) -> None:
     table = bpr.item_embeddings / np.linalg.norm(bpr.item_embeddings, axis=1, keepdims=True)
     own = bpr.item_ids.index("i20")
@@ -101,6 +106,10 @@ def test_a_sequential_model_reads_a_history_as_any_other(
         (lambda r: r.recommend("u41", candidates="i20"), "list of raw ids"),
         (lambda r: r.recommend(["a", "b"], history=["i20"]), "belongs to one user"),
         (lambda r: r.recommend(history="i20"), "list of raw ids"),
+        (lambda r: r.recommend(history=20), r"history: expected a list of raw ids of items, got 20 \(int\)"),
+        (lambda r: r.recommend("u41", candidates=20), r"candidates: expected a list of raw ids such as \[20\], got 20"),
+        (lambda r: r.scores("u41", 20), r"items: expected a list of raw ids such as \[20\], got 20 \(int\)"),
+        (lambda r: r.scores("u41", None), "items: expected one raw id at least"),
         (lambda r: r.recommend(history=[]), "one item at least"),
         (lambda r: r.recommend(history=["nothing"]), "item 'nothing' is not among"),
         (lambda r: r.scores("u41", ["nothing"]), "item 'nothing'"),

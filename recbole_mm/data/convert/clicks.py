@@ -140,6 +140,41 @@ class Clicks:
         self._report.skip(f"interactions: {why}", int((~there & keep.to_numpy()).sum()))
         return there
 
+    def check_split(self, drop_unseen: bool) -> None:
+        """Count validation and test rows of users or items that training lacks, and drop them if asked to."""
+        known = {f"{entity}_id": np.unique(self._parts["train"].column(f"{entity}_id")) for entity in ("user", "item")}
+        pairs = {name: self._pairs(name) for name in ("train", "valid", "test")}
+        for name in ("valid", "test"):
+            part = self._parts[name]
+            again = int(np.isin(pairs[name], pairs["train"]).sum())
+            if again:
+                self._report.notes.append(
+                    f"{name}: {again:,} of {len(pairs[name]):,} rows are pairs of a user and an item that training "
+                    "has, too, so that they are known before they are asked"
+                )
+            new = {column: ~np.isin(part.column(column), ids) for column, ids in known.items()}
+            either = new["user_id"] | new["item_id"]
+            counts = {column: len(np.unique(part.column(column)[rows])) for column, rows in new.items()}
+            self._report.notes.append(
+                f"{name}: {int(either.sum()):,} of {len(either):,} rows are of {counts['user_id']:,} users and "
+                f"{counts['item_id']:,} items that training lacks; " + ("dropped" if drop_unseen else "kept")
+            )
+            if drop_unseen:
+                part.columns = {column: [part.column(column)[~either]] for column in part.columns}
+                if either.all():
+                    raise ValueError(f"drop_unseen leaves no {name} row: training has none of its users or items.")
+        if drop_unseen:
+            self._forget_unseen(known)
+
+    def _forget_unseen(self, known: Mapping[str, np.ndarray]) -> None:
+        """Leave the users and items of dropped rows out of the vocabularies and of the texts, too."""
+        for entity, vocabulary in self.vocabulary.items():
+            column = f"{entity}_id"
+            vocabulary.keep(known[column])
+            for part in self._parts.values():
+                part.columns[column] = [np.searchsorted(known[column], part.column(column)).astype(np.int32)]
+            self._texts = [texts[texts[column].isin(list(vocabulary.number))] for texts in self._texts]
+
     def describe(self, report: ImportReport) -> None:
         """Say what was read."""
         report.notes += self._report.notes
@@ -166,31 +201,6 @@ class Clicks:
                     f"{int((labels <= 0).sum()):,} interactions have the label 0; general models take every row for a "
                     "like; --val_interval=\"{'label': '[1,inf)'}\" keeps the others"
                 )
-
-    def check_split(self, report: ImportReport, drop_unseen: bool) -> None:
-        """Count validation and test rows of users or items that training lacks, and drop them if asked to."""
-        known = {f"{entity}_id": np.unique(self._parts["train"].column(f"{entity}_id")) for entity in ("user", "item")}
-        pairs = {name: self._pairs(name) for name in ("train", "valid", "test")}
-        for name in ("valid", "test"):
-            part = self._parts[name]
-            again = int(np.isin(pairs[name], pairs["train"]).sum())
-            if again:
-                report.notes.append(
-                    f"{name}: {again:,} of {len(pairs[name]):,} rows are pairs of a user and an item that training "
-                    "has, too, so that they are known before they are asked"
-                )
-            new = {column: ~np.isin(part.column(column), ids) for column, ids in known.items()}
-            either = new["user_id"] | new["item_id"]
-            counts = {column: len(np.unique(part.column(column)[rows])) for column, rows in new.items()}
-            report.notes.append(
-                f"{name}: {int(either.sum()):,} of {len(either):,} rows are of {counts['user_id']:,} users and "
-                f"{counts['item_id']:,} items that training lacks; " + ("dropped" if drop_unseen else "kept")
-            )
-            if drop_unseen:
-                part.columns = {column: [part.column(column)[~either]] for column in part.columns}
-                report.interactions -= int(either.sum())
-                if either.all():
-                    raise ValueError(f"drop_unseen leaves no {name} row: training has none of its users or items.")
 
     def _pairs(self, name: str) -> np.ndarray:
         part = self._parts[name]

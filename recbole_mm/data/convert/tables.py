@@ -115,9 +115,9 @@ def import_tables(
     clicks = Clicks(time_format, reviews or ())
     for part, source in sources.items():
         clicks.add(part, open_table(source, separator, header), roles, progress)
-    clicks.describe(report)
     if "train" in sources:
-        clicks.check_split(report, drop_unseen)
+        clicks.check_split(drop_unseen)
+    clicks.describe(report)
     types_left = dict(types or {})
     tables = {
         entity: _read_table(source, entity, clicks.columns[entity], types_left, separator, duplicates, report)

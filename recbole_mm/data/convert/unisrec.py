@@ -8,7 +8,7 @@ import numpy as np
 
 from recbole_mm.data.convert.untyped import read_lines, read_mapping
 
-__all__ = ["read_features", "read_index"]
+__all__ = ["read_features", "read_index", "read_pairs"]
 
 
 def read_index(file: Path) -> dict[str, int]:
@@ -20,12 +20,7 @@ def read_index(file: Path) -> dict[str, int]:
     """
     index, maps = file.with_suffix(".item2index"), file.with_suffix(".data_maps")
     if index.is_file():
-        found: dict[str, int] = {}
-        for number, line in enumerate(read_lines(index), start=1):
-            raw, tab, row = line.rpartition("\t")
-            if not tab or not row.strip().isdecimal():
-                raise ValueError(f"{index}, line {number}: expected an id, a tab and a row number, got {line[:80]!r}.")
-            found[raw] = int(row)
+        found = read_pairs(index)
     elif maps.is_file():
         table = read_mapping(maps, "item2id")
         if table is None:
@@ -35,6 +30,21 @@ def read_index(file: Path) -> dict[str, int]:
         raise FileNotFoundError(f"{file} has no ids: expected {index.name} or {maps.name} beside it.")
     if len(set(found.values())) != len(found):
         raise ValueError(f"{index if index.is_file() else maps}: two ids have one row.")
+    return found
+
+
+def read_pairs(file: Path) -> dict[str, int]:
+    """Raw id to row, from lines of an id, a tab and a row.
+
+    Raises:
+        ValueError: A line is no pair.
+    """
+    found: dict[str, int] = {}
+    for number, line in enumerate(read_lines(file), start=1):
+        raw, tab, row = line.rpartition("\t")
+        if not tab or not row.strip().isdecimal():
+            raise ValueError(f"{file}, line {number}: expected an id, a tab and a row number, got {line[:80]!r}.")
+        found[raw] = int(row)
     return found
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from recbole_mm.data.convert.unisrec import read_features, read_index
-from recbole_mm.data.convert.untyped import read_lines, read_mapping, read_untyped
+from recbole_mm.data.convert.unisrec import read_features, read_index, read_pairs
+from recbole_mm.data.convert.untyped import read_mapping, read_untyped
 from recbole_mm.data.convert.vectors import write_vectors
 from recbole_mm.data.features.files import check_dataset_name
 from recbole_mm.data.features.names import check_new_modality
@@ -98,11 +98,7 @@ def _user_index(source: Path, stem: str) -> dict[str, int] | None:
     """Raw user id to number; ``None`` where nothing tells."""
     index, maps = source / f"{stem}.user2index", source / f"{stem}.data_maps"
     if index.is_file():
-        pairs = [line.rpartition("\t") for line in read_lines(index)]
-        wrong = next((number for number, (_, tab, row) in enumerate(pairs, 1) if not tab or not row.isdecimal()), None)
-        if wrong is not None:
-            raise ValueError(f"{index}, line {wrong}: expected an id, a tab and a row number.")
-        return {raw: int(row) for raw, _, row in pairs}
+        return read_pairs(index)
     if maps.is_file():
         return read_mapping(maps, "user2id")
     return None

@@ -169,9 +169,7 @@ def _from_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _from_parquet(path: Path, column: str, id_column: str | None) -> Vectors:
-    import pyarrow.parquet
-
-    names = pyarrow.parquet.read_schema(_existing(path)).names
+    _, names = parquet.read(_existing(path), ())
     if column not in names:
         raise KeyError(f"{path} has no column {column!r}; it has {', '.join(names)}.")
     key = id_column or next((name for name in ("id", "item_id", "user_id") if name in names), names[0])

@@ -73,6 +73,10 @@ class Vocabulary:
         numbers = np.array([self.number.setdefault(token, len(self.number)) for token in found], dtype=np.int32)
         return numbers[codes]
 
+    def keep(self, numbers: np.ndarray) -> None:
+        """Forget the ids of other numbers than these, ascending; the others are numbered anew in their order."""
+        self.number = {token: number for number, token in enumerate(self.tokens()[numbers])}
+
     def tokens(self) -> np.ndarray:
         """The ids by number."""
         return np.array(list(self.number), dtype=object)

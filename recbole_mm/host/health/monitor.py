@@ -10,13 +10,12 @@ from logging import getLogger
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from recbole_mm.config.health import health_alarms
 from recbole_mm.host.health import final
 from recbole_mm.host.health.alarms import FEWEST_EPOCHS, Judged, judge_end, judge_loss, new_history
 from recbole_mm.host.health.aside import popularity_score
-from recbole_mm.nn.diagnosis import gradient_shares
+from recbole_mm.nn.diagnosis import gradient_shares, stored_values
 
 __all__ = ["Monitor", "health_report", "monitor_of", "monitored"]
 
@@ -153,7 +152,7 @@ class Monitor:
         for modality in names.keys() if hasattr(names, "keys") else ():
             own = [p for name, p in model.named_parameters() if modality in name.split(".") and p.requires_grad]
             if own:
-                heard = any(p.grad is not None and bool(_values(p.grad).any()) for p in own)
+                heard = any(p.grad is not None and bool(stored_values(p.grad).any()) for p in own)
                 silent[modality] = 0 if heard else silent.get(modality, 0) + 1
 
     def _say(self, judged: Judged) -> list[dict[str, str]]:
@@ -222,7 +221,3 @@ def _looked_at(epoch: int) -> bool:
 
 def _first(losses: Any) -> float:
     return float(losses[0] if isinstance(losses, tuple) else losses)
-
-
-def _values(gradient: Tensor) -> Tensor:
-    return gradient.coalesce().values() if gradient.is_sparse else gradient

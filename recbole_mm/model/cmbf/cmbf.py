@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Union, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.model.cmbf.chunks import AnyNetwork, pairs_at_once
 from recbole_mm.model.cmbf.tokens import ImageTokens, ItemFields, image_branch
 from recbole_mm.model.feature_bank import FeatureBank
 from recbole_mm.model.tokens import SideFields, present_rows
@@ -26,12 +27,6 @@ from recbole_mm.nn.loss import bpr_loss
 from recbole_mm.nn.rows import batch_rows
 
 __all__ = ["CMBF"]
-
-AnyNetwork = Union[CrossModalNetwork, FoldedNetwork]
-
-CPU_BYTES = 8 * 2**20  # Intermediate results at once that stay near a CPU's cache.
-FOLDED_BYTES = 4 * 2**20  # The same for tables that every layer passes over several times; 3 to 6 MiB are as fast.
-MOST_PAIRS = 32_768  # CUDA's fused attention takes fewer than 65,536 rows.
 
 
 class CMBF(MultimodalRecommender):
@@ -295,17 +290,10 @@ class CMBF(MultimodalRecommender):
         """Pairs, or items of the image tower, that are computed at once."""
         if self.pair_chunk:
             return self.pair_chunk
-        on_cpu = self.device.type == "cpu"
-        n_image = self.image_tokens.n_tokens
-        own = (n_image + self.n_text) * self.network.dim  # the pair's tokens, which predict keeps beside the inputs
-        if isinstance(network, FoldedNetwork):
-            numbers = own + network.numbers(n_image, self.n_text) + self.head_width
-            budget = min(self.memory, FOLDED_BYTES)
-        else:
-            budget = min(self.memory, CPU_BYTES) if on_cpu else self.memory
-            pair = own + network.numbers(n_image, self.n_text, on_cpu) + self.head_width
-            numbers = max(pair, self.image_tokens.width + network.tower_numbers(n_image, on_cpu))
-        return int(min(max(budget // (4 * numbers), 1), MOST_PAIRS))
+        tokens = self.image_tokens.n_tokens, self.n_text
+        return pairs_at_once(
+            network, *tokens, self.image_tokens.width, self.head_width, self.memory, self.device.type == "cpu"
+        )
 
 
 def _join(users: Tokens, items: Tokens) -> Tokens:

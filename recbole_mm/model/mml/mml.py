@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_mm.model.base import MultimodalSequentialRecommender
+from recbole_mm.model.interactions import with_pairs
 from recbole_mm.model.mml.ranking import AdaptiveRanking
 from recbole_mm.model.mml.settings import MMLSettings
 from recbole_mm.nn.attention.sequence import SequenceEncoder
@@ -133,9 +134,7 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
         support = getattr(dataset, "support_interactions", None)
         rows = self.rows(dataset.inter_feat if support is None else support)
         self.support = TaskTable(rows, self.n_users, s.instances, s.max_support)
-        seen = torch.zeros(self.n_items, dtype=torch.bool)
-        seen[torch.from_numpy(self.interactions.indices).long()] = True
-        self.register_buffer("cold_items", ~seen, persistent=False)
+        self.register_buffer("cold_items", ~with_pairs(self.interactions), persistent=False)
         self.cold_items[0] = False
 
     @property

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from recbole_mm.nn.graph.bipartite import edges_of_rows, knn_graph
+from recbole_mm.nn.graph.bipartite import edges_of_rows, knn_graph, sym_norm
 from recbole_mm.nn.graph.segment import segment_sum
 from recbole_mm.nn.graph.sparse import SparsePattern, spmm
 
@@ -22,6 +22,7 @@ __all__ = [
     "merge_graphs",
     "mix_graphs",
     "row_sum_norm",
+    "symmetric_graph",
     "undirected",
 ]
 
@@ -100,6 +101,28 @@ def undirected(pattern: SparsePattern, values: Tensor, known: Tensor | None = No
         return SparsePattern.from_scipy(directed.maximum(directed.T))
     inside = sp.diags(known.numpy().astype(directed.dtype)) @ directed
     return SparsePattern.from_scipy(inside.maximum(inside.T) + (directed - inside))
+
+
+def symmetric_graph(
+    pattern: SparsePattern, similarity: Tensor, known: Tensor | None = None
+) -> tuple[SparsePattern, Tensor]:
+    """Neighbours in both directions, symmetrically normalised; new items count in no degree but their own.
+
+    Args:
+        pattern: Edges from items to their neighbours, square.
+        similarity: Their cosines; negative ones are left out. Shape ``(n_edges,)``.
+        known: As of :func:`undirected`.
+
+    Returns:
+        The pattern and its weights.
+
+    Example:
+        >>> pattern = SparsePattern.from_pairs(torch.tensor([0]), torch.tensor([1]), n_rows=2, n_cols=2)
+        >>> symmetric_graph(pattern, torch.tensor([0.5]))[1]
+        tensor([1., 1.])
+    """
+    pattern, values = undirected(pattern, similarity.clamp(min=0), known)
+    return pattern, sym_norm(pattern, values, counted=known)
 
 
 @torch.no_grad()

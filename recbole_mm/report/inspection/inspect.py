@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
-from recbole_mm.data.features.files import FeatureFile, discover
+from recbole_mm.data.features.files import FeatureFile, discover, search_folders
 from recbole_mm.data.features.store import check_length
-from recbole_mm.extract.content import read_rows
+from recbole_mm.extract.content import read_atomic, read_rows
 from recbole_mm.host.names import recbole_folder
 from recbole_mm.paths import dataset_atomic_dir
 from recbole_mm.report.inspection import measures
@@ -98,7 +99,7 @@ def inspect(name: str, *, data_path: str | Path = "dataset", seed: int = 0, pict
         >>> sorted(found.modalities)
         ['audio', 'image', 'text']
     """
-    folder, features = _folders(name, Path(data_path).expanduser())
+    folder = _folder(name, Path(data_path).expanduser())
     rows = read_rows(folder, name, "item")
     ids = list(rows.index)
     number = {token: place for place, token in enumerate(ids)}
@@ -111,7 +112,8 @@ def inspect(name: str, *, data_path: str | Path = "dataset", seed: int = 0, pict
     found = Inspection(name, _describe(matrix, train, held_out), pictures=pictures)
     found.titles = _titles(rows)
     tables: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for modality, file in discover(name, [features])["item"].items():
+    folders = search_folders(name, folder, dataset_atomic_dir(), None)  # as a training looks for them
+    for modality, file in discover(name, folders)["item"].items():
         places, vectors, unmatched = _read(file, number)
         tables[modality] = (places, vectors)
         found.modalities[modality] = _modality(
@@ -137,12 +139,12 @@ def inspect(name: str, *, data_path: str | Path = "dataset", seed: int = 0, pict
     return found
 
 
-def _folders(name: str, data_path: Path) -> tuple[Path, Path]:
-    """Folder of the atomic files and folder of the feature files."""
+def _folder(name: str, data_path: Path) -> Path:
+    """Folder of the atomic files."""
     packaged = dataset_atomic_dir() / name
     for folder in (data_path / name, packaged, recbole_folder() / "dataset_example" / name):
         if (folder / f"{name}.inter").is_file():
-            return folder, folder if any(folder.glob(f"{name}.item.*.np[yz]")) or not packaged.is_dir() else packaged
+            return folder
     raise FileNotFoundError(
         f"There is no data set {name!r} in {data_path.resolve()}: expected {data_path / name / (name + '.inter')}; "
         "data_path (--data_path) names the folder of data sets."
@@ -150,16 +152,7 @@ def _folders(name: str, data_path: Path) -> tuple[Path, Path]:
 
 
 def _interactions(folder: Path, name: str, number: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    import pandas as pd
-
-    with (folder / f"{name}.inter").open(encoding="utf-8") as stream:
-        header = [column.partition(":")[0] for column in stream.readline().rstrip("\n").split("\t")]
-    if not {"user_id", "item_id"} <= set(header):
-        raise ValueError(f"{folder / name}.inter: expected the columns user_id and item_id, got {', '.join(header)}.")
-    frame = pd.read_csv(
-        folder / f"{name}.inter", sep="\t", names=header, header=0, dtype=str, keep_default_na=False,
-        usecols=["user_id", "item_id"],
-    )  # fmt: skip
+    frame = read_atomic(folder / f"{name}.inter", ["user_id", "item_id"])
     users, _ = pd.factorize(frame["user_id"])
     return users, frame["item_id"].map(number).to_numpy()
 

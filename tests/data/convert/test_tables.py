@@ -147,6 +147,20 @@ def test_a_split_becomes_benchmark_files(write, tmp_path):
     assert load("shop", tmp_path).benchmark_filename_list == ["train", "valid", "test"]
 
 
+def test_what_is_dropped_of_a_split_is_nowhere(write, tmp_path):
+    """Neither in the numbers of the report, nor in the texts, nor known to the tables of items."""
+    texts = {"train": "u2,a,one\nu1,b,two\n", "valid": "u1,b,three\nu3,y,four\n", "test": "u1,z,five\nu2,a,six\n"}
+    parts = {part: write(f"{part}.csv", "user,item,said\n" + text) for part, text in texts.items()}
+    items = write("items.csv", "item,price\na,1\nb,2\ny,3\nz,4\n")
+    report = import_tables("shop", **parts, items=items, reviews=["said"], data_path=tmp_path, drop_unseen=True)
+    assert (report.users, report.items, report.interactions, report.new_items) == (2, 2, 4, 2)
+    assert report.repeated == 2 and report.short_users == 2
+    assert "item table: 4 items, 2 without an interaction; 0 have no row" in report.notes
+    said = pd.read_parquet(tmp_path / "shop" / "shop.inter_text.parquet")
+    assert said["said"].tolist() == ["one", "two", "three", "six"]
+    assert rows(tmp_path, "shop").to_numpy().tolist() == [["u2", "a"], ["u1", "b"], ["u1", "b"], ["u2", "a"]]
+
+
 def test_rows_without_an_id_are_counted(write, tmp_path):
     text = "user,item\nu1,a\n,b\nu2,NA\nu3,\nu4,a\n"
     report = import_tables("shop", write("clicks.csv", text), data_path=tmp_path)

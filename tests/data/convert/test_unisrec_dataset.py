@@ -107,7 +107,7 @@ def _maps(folder: Path, content: str) -> None:
     (folder / "Shop.data_maps").write_text(content)
 
 
-@pytest.mark.parametrize("name", ["../shop", "a b", ".shop"])
+@pytest.mark.parametrize("name", ["../shop", "a b", ".shop", ""])
 def test_a_name_is_no_path(name, tmp_path):
     with pytest.raises(ValueError, match="is no name for a data set"):
         from_unisrec(write(tmp_path / "raw"), tmp_path / "target", name)

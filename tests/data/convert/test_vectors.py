@@ -60,11 +60,13 @@ def test_what_does_not_fit_is_refused(source, tmp_path):
     (tmp_path / "emb.txt").write_text("007\n")
     np.arange(7, dtype=np.float32).tofile(tmp_path / "odd.feat1CLS")
     (tmp_path / "odd.item2index").write_text("a\t0\nb\t1\n")
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and nothing more PAR1")
     (tmp_path / "empty").mkdir()
     for given, words in [
         (text, "an? id for each row|one id for each row"),
         (str(tmp_path / "odd.feat1CLS"), "do not fill 2 rows"),
         ("x.bin", "MATRIX.npy,IDS.txt"),
+        (f"{tmp_path / 'damaged.parquet'}:v", r"damaged\.parquet cannot be read"),
     ]:
         with pytest.raises(ValueError, match=words):
             read_vectors("image", given)
