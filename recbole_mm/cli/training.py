@@ -36,6 +36,8 @@ _OF_FEATURES = {
     "modalities", "modality_weight", "feature_norm", "feature_dtype", "feature_disk", "contrastive_weight",
     "contrastive_temperature",
 }  # fmt: skip
+# What our graph models propagate over, which others refuse.
+_OF_GRAPHS = {"graph_batch", "fanout", "table_updates", "outer_projections"}
 
 _RECBOLES_BATCH = 2048
 
@@ -98,7 +100,7 @@ def _report(model: str, dataset: str, result: Mapping[str, Any]) -> str:
 def _comparison(model: str, dataset: str, request: Request, config: Mapping[str, Any]) -> str:
     """The command that trains a baseline of the same family, so on the same split and with the same evaluation."""
     same = {*lists.general_arguments, *lists.evaluation_arguments, *lists.dataset_arguments, "epochs", "stopping_step"}
-    same = (same | set(SHARED_OPTIONS)) - _OF_FEATURES
+    same = (same | set(SHARED_OPTIONS)) - _OF_FEATURES - _OF_GRAPHS
     baselines = _BASELINES.get(get_model(model).type, _BASELINES[ModelType.GENERAL])
     arguments = [*next(baseline for baseline in baselines if baseline[0] != f"--model={model}"), f"--dataset={dataset}"]
     if "config_files" in request.flags:

@@ -215,6 +215,11 @@ class TestHandOver:
         assert baseline.flags == {"model": "LightGCN", "dataset": "mm-toy"}
         assert baseline.options == {"epochs": "3", "topk": "[5, 10]"}  # not the other model's learning rate
 
+    def test_the_baseline_is_not_asked_to_sample_neighbours(self, calls, capsys):
+        main(["--model=GRCN", "--dataset=mm-toy", "--graph_batch=sampled", "--fanout=2", "--table_updates=touched"])
+        command = shlex.split(capsys.readouterr().out.partition("compare with: ")[2])
+        assert command[-2:] == ["--model=LightGCN", "--dataset=mm-toy"]
+
     def test_the_baseline_gets_small_batches_as_the_model_had(self, calls, capsys, monkeypatch):
         monkeypatch.setitem(RESULT, "config", {"train_batch_size": 64})
         for model, options, handed_on in (
