@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import traceback
 from pathlib import Path
 
@@ -26,6 +27,10 @@ _REMEDIES = {
     errno.EIO: "The disk or network drive does not answer.",
     errno.ESTALE: "The network drive has changed meanwhile.",
 }
+_ANOTHER = "name another folder"
+# RecBole always writes there, below the folder where the command was started; no option says otherwise.
+_LOGS = ("log", "log_tensorboard")
+_START_ELSEWHERE = "start the command in a folder that can be written to (RecBole always logs to ./log)"
 
 
 def message_of(error: Exception) -> str | None:
@@ -52,7 +57,15 @@ def _of_the_machine(error: OSError) -> str | None:
     names = [str(name) for name in (error.filename, error.filename2) if name]
     if not names and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE):
         return None
-    return f"{' and '.join(names) + ': ' if names else ''}{error.strerror}. {_REMEDIES[error.errno]}"
+    remedy = _REMEDIES[error.errno]
+    if _ANOTHER in remedy and any(_is_of_a_log(name) for name in names):
+        remedy = remedy.replace(_ANOTHER, _START_ELSEWHERE)
+    return f"{' and '.join(names) + ': ' if names else ''}{error.strerror}. {remedy}"
+
+
+def _is_of_a_log(name: str) -> bool:
+    path = Path(os.path.abspath(name))
+    return any(folder in (path, *path.parents) for folder in map(Path.cwd().joinpath, _LOGS))
 
 
 def _of_memory(error: Exception) -> str | None:

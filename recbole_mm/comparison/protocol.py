@@ -11,6 +11,7 @@ from recbole.config import Config
 from recbole.utils import EvaluatorType, InputType, ModelType, get_model
 
 from recbole_mm.comparison.leave_one_out import force_leave_one_out
+from recbole_mm.comparison.missing_ids import missing_ids_notes
 from recbole_mm.config import read_cold_start, read_options
 from recbole_mm.config.metrics import settle_valid_metric
 from recbole_mm.config.protocol import PROTOCOL_OPTIONS, mask_note
@@ -157,6 +158,7 @@ def make_protocol(
         first = next(iter(protocol.settings.values()))
         protocol.fingerprint = fingerprint(dataset, Path(first["data_path"]) / dataset, first.get("feature_path"))
         protocol.data = _read_by(dataset, protocol.settings)
+        notes += missing_ids_notes(dataset, reference)
     return protocol
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import recbole_mm
+from recbole_mm.experiment.last_word import LastWord
 from recbole_mm.experiment.own_models import imported_modules
 from recbole_mm.experiment.store import to_json
 from recbole_mm.host.registry import registered_models
@@ -146,7 +147,7 @@ def run_in_child(
     path = [str(Path(recbole_mm.__file__).resolve().parents[1]), *(os.path.abspath(entry) for entry in sys.path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path)), "PYTHONUNBUFFERED": "1"}
     output = folder / "output"
-    with output.open("ab") as stream:
+    with output.open("ab") as stream, LastWord() as word:
         child = subprocess.Popen(
             [sys.executable, "-m", "recbole_mm.experiment.worker"],
             cwd=folder,
@@ -154,22 +155,24 @@ def run_in_child(
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=subprocess.STDOUT,
+            pass_fds=word.passed,
         )
         try:
             if children is not None:
                 children.add(child)
-            _tell(child, json.dumps(to_json(order)))
+            _tell(child, json.dumps(to_json({**order, "last_word": word.passed})))
             status = _wait(child, look, seconds)
+            said = word.read()
         except BaseException:  # Ctrl-C: do not leave it behind
             child.kill()
             child.wait()
             raise
     if children is not None:
         children.end(child)
-    if status != 0 or not answer.is_file():
+    if said is None and (status != 0 or not answer.is_file()):
         raise ChildError(_how_it_ended(status, output), died=True)
-    content = json.loads(answer.read_text(encoding="utf-8"))
-    answer.unlink()
+    content = said or json.loads(answer.read_text(encoding="utf-8"))
+    answer.unlink(missing_ok=True)
     if "error" in content:
         raise ChildError(content["error"], died=False, of_machine=bool(content.get("of_machine")))
     return content["result"]

@@ -7,11 +7,13 @@ import json
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 import recbole_mm  # noqa: F401 - makes the models known
 from recbole_mm.experiment.children import die_with_parent, error_text, is_of_machine
+from recbole_mm.experiment.last_word import say_last_word
 from recbole_mm.experiment.store import to_json
 from recbole_mm.files import write_atomically
 
@@ -41,9 +43,17 @@ def main(orders: IO[str] | None = None) -> int:
         function = getattr(importlib.import_module(task["module"]), task["function"])
         answer = {"result": function(task["task"])}
     except Exception as error:
-        traceback.print_exc()
+        with suppress(OSError):  # a full disk takes no traceback
+            traceback.print_exc()
         answer = {"error": error_text(error), "of_machine": is_of_machine(error)}
-    write_atomically(folder / "answer.json", json.dumps(to_json(answer)))
+    try:
+        write_atomically(folder / "answer.json", json.dumps(to_json(answer)))
+    except OSError as error:
+        reason = answer if "error" in answer else {"error": error_text(error), "of_machine": True}
+        for end in task.get("last_word", ()):
+            say_last_word(end, **reason)
+            return 0
+        raise
     return 0
 
 

@@ -133,13 +133,17 @@ def _in_children(
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         try:
-            return dict(run_in_child(search_task, task, work, [plan.job.model], look, children=children))
+            answer = dict(run_in_child(search_task, task, work, [plan.job.model], look, children=children))
         except ChildError as error:
             # A trial that kills its process, for lack of memory say, must not take the others along.
             before, settled = settled, _count_settled(storage, plan.study) if error.died else 0
             deaths = 1 if settled > before else deaths + 1
             if not error.died or deaths > 2 * ATTEMPTS:
                 raise
+        else:
+            if answer["value"] is not None:  # else the logs say more about what went wrong
+                shutil.rmtree(work, ignore_errors=True)
+            return answer
 
 
 def search_task(task: Mapping[str, Any], after: Callable[[], object] = lambda: None) -> dict[str, Any]:
@@ -160,9 +164,9 @@ def search_task(task: Mapping[str, Any], after: Callable[[], object] = lambda: N
     # Not the study's name: it has a hash of the whole data, and the test part must not move a search.
     points = digest({"dataset": plan.job.dataset, "model": plan.job.model, "space": plan.space})
     bigger, storage = config["valid_metric_bigger"], open_storage(str(plan.storage))
-    trials = Trials(storage, plan.study, bigger, plan.job.seed, defaults, budget=plan.trials, points=points)
     states = Path(task["states"])
     try:
+        trials = Trials(storage, plan.study, bigger, plan.job.seed, defaults, budget=plan.trials, points=points)
         trials.run(lambda trial: _objective(trial, plan.job, space, states), plan.trials, after)
     except import_optuna().exceptions.StorageInternalError as error:
         raise unusable(str(plan.storage), error.__cause__ or error) from error

@@ -5,17 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from logging import getLogger
-from numbers import Integral
+from numbers import Integral, Number
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 
 from recbole_mm.config.refusals import refuse
 
-__all__ = ["asked_items", "asked_users", "check_flag", "check_ids", "check_length", "popularity", "read_ids"]
+__all__ = [
+    "asked_items",
+    "asked_users",
+    "check_flag",
+    "check_id",
+    "check_ids",
+    "check_length",
+    "is_one_id",
+    "listed_ids",
+    "popularity",
+    "read_ids",
+]
 
 _NAMED = 10
+_ONE_ID = (str, bytes, bytearray, bool, np.bool_, Number, UUID)
 
 
 def read_ids(file: str | os.PathLike[str], what: str) -> list[str]:
@@ -74,25 +87,44 @@ def check_flag(what: str, value: Any) -> bool:
     return bool(value)
 
 
-def check_ids(what: str, ids: Iterable[Any] | None, distinct: bool = True) -> list[str] | None:
-    """The raw ids as texts; ``None`` for all.
+def is_one_id(value: Any) -> bool:
+    """Whether a value is meant as one raw id, maybe of a kind that none has, and not as a list of them."""
+    return isinstance(value, _ONE_ID)
 
-    Args:
-        what: Who asks for them, for the messages.
-        ids: The ids.
-        distinct: Whether each is wanted once, however often it is given.
+
+def check_id(what: str, token: Any) -> str:
+    """A raw id as the text that it is in the atomic files.
 
     Raises:
-        ValueError: A single id (a text would be read letter by letter), or no id at all.
+        ValueError: No text and no number, such as NaN of a table, or bytes, whose text would begin with b.
+    """
+    if not isinstance(token, (str, Number, UUID)) or isinstance(token, bool) or token != token:
+        refuse(what, "a raw id, which is a text or a number", token)
+    return str(token)
+
+
+def listed_ids(what: str, ids: Iterable[Any]) -> list[str]:
+    """The raw ids as texts, in their order.
+
+    Raises:
+        ValueError: A single id, which would be read letter by letter, no list at all, or an entry that is no id.
+    """
+    if isinstance(ids, str):
+        raise ValueError(f"{what}: expected a list of raw ids, got the text {ids!r}; write [{ids!r}].")
+    if is_one_id(ids) or not isinstance(ids, Iterable):
+        refuse(what, "a list of raw ids", ids)
+    return [check_id(what, token) for token in ids]
+
+
+def check_ids(what: str, ids: Iterable[Any] | None) -> list[str] | None:
+    """The raw ids as texts, each once; ``None`` for all.
+
+    Raises:
+        ValueError: What :func:`listed_ids` refuses, or no id at all.
     """
     if ids is None:
         return None
-    if isinstance(ids, (str, bytes)):
-        raise ValueError(f"{what}: expected a list of raw ids, got the text {ids!r}; write [{ids!r}].")
-    if not isinstance(ids, Iterable):
-        refuse(what, f"a list of raw ids such as [{ids!r}]", ids)
-    tokens = [str(token) for token in ids]
-    tokens = list(dict.fromkeys(tokens)) if distinct else tokens
+    tokens = list(dict.fromkeys(listed_ids(what, ids)))
     if not tokens:
         raise ValueError(f"{what}: expected one raw id at least, got none.")
     return tokens

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_mm.config.names import suggest
-from recbole_mm.config.refusals import refuse
-from recbole_mm.serving.asked import asked_items, check_flag, check_ids, check_length
+from recbole_mm.serving.asked import asked_items, check_flag, check_id, check_ids, check_length, is_one_id, listed_ids
 from recbole_mm.serving.history import history_row
 from recbole_mm.serving.opening import open_folder
 from recbole_mm.serving.scoring import LastRows, Scorer
@@ -131,7 +130,7 @@ class Recommender:
             return self._of_history(users, k, exclude_seen, never, history)
         if users is None:
             raise ValueError("recommend: whose? Give users=[raw ids], or history=[raw ids of items].")
-        names = [users] if isinstance(users, (str, int, np.integer)) else list(users)
+        names = _names(users)
         ids = np.array([self._id("user", user, self._help()) for user in names], dtype=np.int64)
         parts = []
         for start in range(0, len(ids), self.scorer.batch_users):
@@ -139,7 +138,7 @@ class Recommender:
             scores = self._scores(batch)
             if exclude_seen:
                 scores = self.scorer.mask(scores, batch)
-            parts.append(self._lists([str(n) for n in names[start : start + len(batch)]], scores, never, k))
+            parts.append(self._lists(names[start : start + len(batch)], scores, never, k))
         return pd.concat(parts, ignore_index=True) if parts else self._lists([], torch.zeros(0, 1), never, k)
 
     def scores(self, user: Any, items: Ids) -> np.ndarray:
@@ -152,9 +151,10 @@ class Recommender:
         Raises:
             ValueError: An unknown user or item.
         """
-        asked = check_ids("items", () if items is None else items, distinct=False) or []
+        asked = listed_ids("items", items)
         row = self._scores(np.array([self._id("user", user, self._help())]))[0]
-        return row[torch.tensor([self._id("item", item) for item in asked])].cpu().numpy()
+        own = torch.tensor([self._id("item", item) for item in asked], dtype=torch.int64)
+        return row[own].cpu().numpy()
 
     def similar_items(self, item: Any, k: int = 10) -> pd.DataFrame:
         """The items whose vectors point in the most similar direction.
@@ -207,12 +207,10 @@ class Recommender:
             return self.scorer.raw_scores(users).float().clone()
 
     def _of_history(self, users: Any, k: int, exclude_seen: bool, never: Tensor, history: Ids) -> pd.DataFrame:
-        names = [] if users is None else [users] if isinstance(users, (str, int, np.integer)) else list(users)
+        names = [] if users is None else _names(users)
         if len(names) > 1:
             raise ValueError(f"history: belongs to one user, got {len(names)}; call recommend once for each.")
-        if isinstance(history, (str, bytes)) or not isinstance(history, Iterable):
-            refuse("history", "a list of raw ids of items", history)
-        items = [self._id("item", item) for item in history]
+        items = [self._id("item", item) for item in listed_ids("history", history)]
         if not items:
             raise ValueError("history: expected one item at least, got none.")
         with torch.no_grad():
@@ -222,7 +220,7 @@ class Recommender:
                 scores = self._folded(items)
         if exclude_seen:
             scores[:, items] = -torch.inf
-        return self._lists([str(name) for name in names] or [""], scores, never, k)
+        return self._lists(names or [""], scores, never, k)
 
     def _folded(self, items: Sequence[int]) -> Tensor:
         try:
@@ -250,12 +248,11 @@ class Recommender:
 
     def _id(self, entity: str, token: Any, help_: str = "") -> int:
         field = self._dataset.uid_field if entity == "user" else self._dataset.iid_field
-        found = int(self._dataset.field2token_id[field].get(str(token), 0))
+        name = check_id(entity, token)
+        found = int(self._dataset.field2token_id[field].get(name, 0))
         if found == 0:
-            near = suggest(str(token), self._tokens[entity][1:].tolist()) if len(self._tokens[entity]) < 100_000 else ""
-            raise ValueError(
-                f"{entity} {str(token)!r} is not among those that {self.name} was trained on.{near}{help_}"
-            )
+            near = suggest(name, self._tokens[entity][1:].tolist()) if len(self._tokens[entity]) < 100_000 else ""
+            raise ValueError(f"{entity} {name!r} is not among those that {self.name} was trained on.{near}{help_}")
         return found
 
     def _help(self) -> str:
@@ -267,3 +264,7 @@ class Recommender:
         except ValueError:
             return " The model has learnt its users one by one; train it again with the new ones."
         return " For anybody else give history=[raw ids of items]: the mean of their vectors stands for the user."
+
+
+def _names(users: Any) -> list[str]:
+    return [check_id("users", users)] if is_one_id(users) else listed_ids("users", users)

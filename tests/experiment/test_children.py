@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -60,6 +61,30 @@ def test_a_model_whose_process_dies_is_reported_and_the_others_finish(own_module
 
 def test_modules_of_foreign_models_are_imported_in_the_process(own_module):
     assert model_modules(["BPR", "MMGCN", "Suicidal"]) == ["own_models"]
+
+
+FULL = '''
+import resource
+
+
+def fill(task):
+    """From now on this process can write nothing to a file, as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    if task["fail"]:
+        raise ValueError("too many cooks")
+    return 1
+'''
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_a_full_disk_is_no_death(fail, tmp_path, monkeypatch):
+    """A process that cannot write its answer says why, so that nobody tries it again and again."""
+    (tmp_path / "filling.py").write_text(FULL)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    said = "ValueError: too many cooks" if fail else "answer.json could not be written .File too large.*Make room"
+    with pytest.raises(ChildError, match=said) as caught:
+        run_in_child(importlib.import_module("filling").fill, {"fail": fail}, tmp_path, [])
+    assert not caught.value.died and caught.value.of_machine is not fail
 
 
 def test_an_error_comes_back_with_its_message_and_leaves_a_traceback(tmp_path):

@@ -196,6 +196,7 @@ def test_a_search_in_its_own_process_is_the_same(capsys, tmp_path):
     assert [line.split(" (")[0] for line in lines] == [line.split(" (")[0] for line in said]
     assert outcome(here) == outcome(own) and here.study == own.study
     assert {trial["worker"] for trial in own.trials} != {trial["worker"] for trial in here.trials}
+    assert not list((tmp_path / "own" / "search").glob(f"{own.study}-*"))  # folders of its processes
 
 
 def test_a_search_without_any_value_says_why(tmp_path):

@@ -41,7 +41,7 @@ def test_scores_are_products_of_the_vectors(bpr: recbole_mm.Recommender) -> None
     items = ["i20", "i2", "i20"]
     user = bpr.user_embeddings[bpr.user_ids.index("u41")]
     table = bpr.item_embeddings[[bpr.item_ids.index(item) for item in items]]
-    np.testing.assert_allclose(bpr.scores("u41", ["i20", "i2"]), table[:2] @ user, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(bpr.scores("u41", items), table @ user, rtol=1e-4, atol=1e-6)
     assert bpr.user_embeddings.shape == (120, 64) and bpr.item_embeddings.shape == (80, 64)
 
 
@@ -106,14 +106,28 @@ def test_a_sequential_model_reads_a_history_as_any_other(
         (lambda r: r.recommend("u41", candidates="i20"), "list of raw ids"),
         (lambda r: r.recommend(["a", "b"], history=["i20"]), "belongs to one user"),
         (lambda r: r.recommend(history="i20"), "list of raw ids"),
-        (lambda r: r.recommend(history=20), r"history: expected a list of raw ids of items, got 20 \(int\)"),
-        (lambda r: r.recommend("u41", candidates=20), r"candidates: expected a list of raw ids such as \[20\], got 20"),
-        (lambda r: r.scores("u41", 20), r"items: expected a list of raw ids such as \[20\], got 20 \(int\)"),
-        (lambda r: r.scores("u41", None), "items: expected one raw id at least"),
+        (lambda r: r.recommend("u41", candidates=20), r"candidates: expected a list of raw ids, got 20 \(int\)"),
+        (lambda r: r.scores("u41", 20), r"items: expected a list of raw ids, got 20 \(int\)"),
         (lambda r: r.recommend(history=[]), "one item at least"),
         (lambda r: r.recommend(history=["nothing"]), "item 'nothing' is not among"),
         (lambda r: r.scores("u41", ["nothing"]), "item 'nothing'"),
         (lambda r: r.similar_items("nothing"), "item 'nothing'"),
+        (lambda r: r.recommend(float("nan")), r"users: expected a raw id, which is a text or .*, got nan \(float"),
+        (lambda r: r.recommend(b"u41"), r"users: expected a raw id.*got b'u41' \(bytes\)"),
+        (lambda r: r.recommend(["u41", None]), r"users: expected a raw id.*got None \(NoneType\)"),
+        (lambda r: r.recommend(object), "users: expected a list of raw ids, got <class 'object'>"),
+        (lambda r: r.recommend(41.5), "user '41.5' is not among"),
+        (lambda r: r.recommend(True), r"users: expected a raw id.*got True \(bool\)"),
+        (lambda r: r.recommend(b"new", history=["i20"]), r"users: expected a raw id.*got b'new'"),
+        (lambda r: r.recommend(history=[b"i20"]), r"history: expected a raw id.*got b'i20'"),
+        (lambda r: r.recommend(history=20), r"history: expected a list of raw ids, got 20 \(int\)"),
+        (lambda r: r.recommend("u41", candidates=b"i20"), r"candidates: expected a list of raw ids, got b'i20'"),
+        (lambda r: r.recommend("u41", candidates=[np.nan]), r"candidates: expected a raw id.*got nan"),
+        (lambda r: r.scores("u41", None), r"items: expected a list of raw ids, got None \(NoneType\)"),
+        (lambda r: r.scores("u41", [b"i20"]), r"items: expected a raw id.*got b'i20'"),
+        (lambda r: r.scores(["u41"], ["i20"]), r"user: expected a raw id.*got \['u41'\] \(list\)"),
+        (lambda r: r.similar_items(b"i20"), r"item: expected a raw id.*got b'i20'"),
+        (lambda r: r.similar_items(["i20"]), r"item: expected a raw id.*got \['i20'\] \(list\)"),
     ],
 )
 def test_mistakes_are_named(bpr: recbole_mm.Recommender, ask: Callable[[Any], Any], message: str) -> None:
