@@ -9,54 +9,47 @@ from torch import Tensor, nn
 
 from recbole_mm.model.epochs import EpochClock
 
-__all__ = ["LASTS", "KeptProjections"]
-
-LASTS = 4
-"""How many times all items may be projected in steps before what is kept is made anew."""
+__all__ = ["KeptProjections"]
 
 
 class KeptProjections(nn.Module):
-    """Projected features of all items, made anew now and then, and in between where batches meet them.
+    """Projected features of all items, made at the first step of an epoch and then where batches meet them.
 
     Features are wide, and most items of a sampled neighbourhood are neighbours of neighbours: to project these anew is
     most of a step. Here the batch's own items are projected, with gradients, and written down; the others are read as
-    constants. All are made anew once steps have projected ``LASTS`` times as many, which adds an eighth or less to
-    what projections cost, and by an epoch's first step, so that a training which goes on after an epoch does what it
-    would have done.
+    constants. What is read is at most an epoch old. An epoch's first step makes all of it, so that a training which
+    goes on after an epoch does what it would have done.
 
     Args:
         steps_per_epoch: Training steps of an epoch.
-        n_items: Items that there are.
 
     Reference:
         Fey et al. "GNNAutoScale: Scalable and Expressive Graph Neural Networks via Historical Embeddings." ICML 2021,
         whose historical embeddings these are, of the input layer alone.
 
     Example:
-        >>> kept, ids = KeptProjections(steps_per_epoch=2, n_items=3), torch.tensor([2, 0])
+        >>> kept, ids = KeptProjections(steps_per_epoch=2), torch.tensor([2, 0])
         >>> weight = torch.ones(3, 1)
         >>> project = lambda rows: weight.clone() if rows is None else weight[rows]
-        >>> kept.begin_step(n_fresh=1)
+        >>> kept.begin_step()
         >>> kept.rows("image", project, ids, n_fresh=1).flatten()
         tensor([1., 1.])
         >>> weight *= 5
-        >>> kept.begin_step(n_fresh=1)
+        >>> kept.begin_step()
         >>> kept.rows("image", project, ids, n_fresh=1).flatten()
         tensor([5., 1.])
     """
 
-    def __init__(self, steps_per_epoch: int, n_items: int) -> None:
+    def __init__(self, steps_per_epoch: int) -> None:
         super().__init__()
-        self.clock, self.n_items, self._projected = EpochClock(steps_per_epoch), n_items, 0
-        self._tables: dict[str, Tensor] = {}  # not in the state dict: every epoch makes them anew
+        self.clock = EpochClock(steps_per_epoch)
+        self._tables: dict[str, Tensor] = {}  # not in the state dict: an epoch makes them anew
 
-    def begin_step(self, n_fresh: int) -> None:
-        """Count a training step that projects so many items; some steps forget what was kept."""
+    def begin_step(self) -> None:
+        """Count a training step; the first of an epoch forgets what was kept."""
         _, first = self.clock.tick()
-        self._projected += n_fresh
-        if first or self._projected > LASTS * self.n_items:
+        if first:
             self._tables.clear()
-            self._projected = 0
 
     def rows(self, name: str, project: Callable[[Tensor | None], Tensor], ids: Tensor, n_fresh: int) -> Tensor:
         """Projections of some items, ``(n, width)``.

@@ -73,7 +73,7 @@ class SamplesGraph:
         self.fanout = fanout
         self.touched = self.options.choice("table_updates", TABLE_UPDATES, before="all") == "touched"
         if keeps:
-            self.kept_projections = KeptProjections(epoch_steps(config, dataset), self.graph.n_items)
+            self.kept_projections = KeptProjections(epoch_steps(config, dataset))
 
     def neighbourhood(self, user: Tensor | None = None, item: Tensor | None = None) -> Neighbourhood:
         """What a step propagates over for the given rows of users and items, ``None`` for all of them."""
@@ -81,7 +81,7 @@ class SamplesGraph:
             return Neighbourhood((self.graph,) * self.n_hops, None, None, user, item)
         part = sample_neighbourhood(self.graph, user, item, self.fanout, self.routes, own_states=self.reads_own_states)
         if self.kept_projections is not None:
-            self.kept_projections.begin_step(part.n_batch_items)
+            self.kept_projections.begin_step()
         return part._replace(sparse=self.touched)
 
     def project_items(self, modality: str, part: Neighbourhood) -> Tensor:

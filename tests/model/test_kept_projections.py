@@ -9,7 +9,6 @@ from recbole.trainer import Trainer
 import recbole_mm
 from recbole_mm import processes
 from recbole_mm.host.registry import registered_models
-from recbole_mm.model.kept_projections import LASTS, KeptProjections
 from recbole_mm.model.sampled_graph import SamplesGraph
 from tests.model.conftest import build, total_loss
 from tests.options import QUICK
@@ -91,21 +90,6 @@ def test_an_epoch_begins_with_projections_of_its_parameters():
         total_loss(model, built.batch(8))
     for modality, table in model.kept_projections._tables.items():
         torch.testing.assert_close(table, begin[modality])
-
-
-def test_all_are_made_anew_once_steps_have_projected_enough():
-    kept, weight, found = KeptProjections(steps_per_epoch=100, n_items=3), torch.zeros(3, 1), []
-
-    def project(rows):
-        return weight.clone() if rows is None else weight[rows]
-
-    for _ in range(2 * 3 * LASTS + 2):
-        weight += 1.0
-        kept.begin_step(n_fresh=1)
-        kept.rows("image", project, torch.tensor([0, 1]), 1)
-        found.append(kept._tables["image"].flatten().tolist())
-    lasts = 3 * LASTS + 1
-    assert found == [[1.0 + step, *[1.0 + step - step % lasts] * 2] for step in range(len(found))]
 
 
 def test_rankings_take_the_projections_of_today():
