@@ -10,9 +10,13 @@ from typing import Any
 from recbole_mm.data.features.files import search_folders
 from recbole_mm.paths import dataset_atomic_dir
 
-__all__ = ["fingerprint", "run_fingerprint"]
+__all__ = ["ChangedDataError", "check_unchanged", "fingerprint", "run_fingerprint"]
 
 _WHOLE = 256 * 2**20  # of larger files the two ends count
+
+
+class ChangedDataError(ValueError):
+    """The files of the data are others than when the comparison, or the search, began."""
 
 
 def fingerprint(dataset: str, folder: Path, feature_path: str | None) -> str:
@@ -42,3 +46,25 @@ def run_fingerprint(dataset: str, settings: Mapping[str, Any]) -> str:
     names = [dataset, *([more] if isinstance(more, str) else more)]
     found = [fingerprint(name, Path(settings["data_path"]) / name, settings.get("feature_path")) for name in names]
     return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()[:16]
+
+
+def check_unchanged(dataset: str, settings: Mapping[str, Any], expected: str | None) -> None:
+    """Refuse files that have changed since a run was planned: its result would be kept as one of the old ones.
+
+    Args:
+        dataset: Name of the data set.
+        settings: As for :func:`run_fingerprint`.
+        expected: The hash that the files had then; ``None`` for any.
+
+    Raises:
+        ChangedDataError: They have another one.
+    """
+    if expected is None:
+        return
+    found = run_fingerprint(dataset, settings)
+    if found != expected:
+        raise ChangedDataError(
+            f"the files of the data set {dataset} have changed since this began (their hash was {expected} and is "
+            f"{found}), and results of the old ones and of these are not comparable. Put the old files back, or start "
+            "the command again: it does all runs on the new ones."
+        )

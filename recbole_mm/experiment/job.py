@@ -23,7 +23,7 @@ from recbole.utils import ModelType, calculate_valid_score, get_flops, get_model
 from recbole_mm.config.metrics import check_topk
 from recbole_mm.experiment.ablation import permuted_results
 from recbole_mm.experiment.commit import commit
-from recbole_mm.experiment.fingerprint import run_fingerprint
+from recbole_mm.experiment.fingerprint import check_unchanged
 from recbole_mm.experiment.observe import Curve, peak_memory, per_user_metrics
 from recbole_mm.experiment.prepared import Prepared
 from recbole_mm.experiment.resume import go_on_in_place
@@ -36,11 +36,7 @@ from recbole_mm.host.loaders import dataset_of
 from recbole_mm.host.session import session_of, spent
 from recbole_mm.slicing.result import split_result
 
-__all__ = ["ChangedDataError", "Job", "prepare", "train", "train_and_test", "versions", "without_arguments"]
-
-
-class ChangedDataError(ValueError):
-    """The files of the data are others than when the comparison, or the search, began."""
+__all__ = ["Job", "prepare", "train", "train_and_test", "versions", "without_arguments"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,7 @@ def prepare(job: Job, checkpoints: str | None = None, with_test: bool = True) ->
     dataset = create_dataset(config)
     getLogger().info(dataset)
     check_topk(config.final_config_dict, dataset.item_num)
-    _check_data(job)
+    check_unchanged(job.dataset, job.settings, job.data)
     train_data, valid_data, test_data = data_preparation(config, dataset)
     split = describe_split(train_data, valid_data, test_data) if with_test else {}
     if with_test:
@@ -130,7 +126,7 @@ def prepare(job: Job, checkpoints: str | None = None, with_test: bool = True) ->
     # Counting operations runs the model once, which may draw random numbers, so it stays where RecBole has it.
     flops = get_flops(model, dataset, config["device"], getLogger(), construct_transform(config))
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    _check_data(job)  # the features have been read by now
+    check_unchanged(job.dataset, job.settings, job.data)  # the features have been read by now
     return Prepared(config, dataset, train_data, valid_data, test_data, model, trainer, flops, split)
 
 
@@ -278,19 +274,6 @@ def _best_epoch(points: list[dict[str, Any]], metric: str, bigger: bool) -> int 
         return None
     sign = 1 if bigger else -1
     return int(max(points, key=lambda point: (sign * point["valid"][metric], -point["epoch"]))["epoch"])
-
-
-def _check_data(job: Job) -> None:
-    """Refuse files that have changed since the job was made: its result would be kept as one of the old ones."""
-    if job.data is None:
-        return
-    found = run_fingerprint(job.dataset, job.settings)
-    if found != job.data:
-        raise ChangedDataError(
-            f"the files of the data set {job.dataset} have changed since this began (their hash was {job.data} and is "
-            f"{found}), and results of the old ones and of these are not comparable. Put the old files back, or start "
-            "the command again: it does all runs on the new ones."
-        )
 
 
 def _check_split(job: Job, split: Mapping[str, Any]) -> None:

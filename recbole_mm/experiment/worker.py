@@ -49,11 +49,10 @@ def main(orders: IO[str] | None = None) -> int:
     try:
         write_atomically(folder / "answer.json", json.dumps(to_json(answer)))
     except OSError as error:
+        if not task.get("last_word"):
+            raise
         reason = answer if "error" in answer else {"error": error_text(error), "of_machine": True}
-        for end in task.get("last_word", ()):
-            say_last_word(end, **reason)
-            return 0
-        raise
+        say_last_word(task["last_word"][0], **reason)
     return 0
 
 

@@ -17,7 +17,8 @@ import psutil
 from recbole.config import Config
 
 from recbole_mm.experiment.children import ChildError, Children, run_in_child
-from recbole_mm.experiment.job import ChangedDataError, Job, prepare, score_of, train, versions, without_arguments
+from recbole_mm.experiment.fingerprint import ChangedDataError
+from recbole_mm.experiment.job import Job, prepare, score_of, train, versions, without_arguments
 from recbole_mm.experiment.resume import go_on_in_place
 from recbole_mm.experiment.store import Store, digest, to_json
 from recbole_mm.files import is_of_disk, write_atomically

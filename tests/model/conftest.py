@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import ModelType, get_model, init_seed
 
+import recbole_mm
 from recbole_mm.host.registry import registered_models
 
 MODALITIES = ("audio", "image", "text")
@@ -127,3 +129,13 @@ def stirred(built: Built) -> Built:
         for parameter in built.model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return built
+
+
+def check_repeats_and_resumes(model: str, options: dict[str, Any], folder: Path) -> None:
+    """Two trainings of three epochs on mm-toy end alike, and so does one that is stopped after the first."""
+    options = {**options, "epochs": 3, "checkpoint_dir": str(folder)}
+    whole, again = (recbole_mm.run(model, "mm-toy", config_dict=dict(options)) for _ in range(2))
+    assert whole["test_result"] == again["test_result"]
+    part = recbole_mm.run(model, "mm-toy", config_dict={**options, "epochs": 1})
+    resumed = recbole_mm.run(model, "mm-toy", config_dict=options, resume=part["checkpoint"])
+    assert resumed["test_result"] == whole["test_result"]

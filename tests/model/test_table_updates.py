@@ -6,10 +6,9 @@ import pytest
 import torch
 from recbole.trainer import Trainer
 
-import recbole_mm
 from recbole_mm.host.registry import registered_models
 from recbole_mm.nn.row_adam import RowAdam
-from tests.model.conftest import build, total_loss
+from tests.model.conftest import build, check_repeats_and_resumes, total_loss
 from tests.options import QUICK
 
 SAMPLING = sorted(name for name, cls in registered_models().items() if cls.samples_graph)
@@ -53,12 +52,7 @@ def test_sparse_gradients_are_the_dense_ones(name):
 
 def test_a_training_by_rows_repeats_itself_and_goes_on_where_it_stopped(tmp_path):
     options = {**QUICK, "graph_batch": "sampled", "fanout": 3, "table_updates": "touched", "train_batch_size": 256}
-    options |= {"epochs": 3, "checkpoint_dir": str(tmp_path)}
-    whole, again = (recbole_mm.run("MMGCL", "mm-toy", config_dict=dict(options)) for _ in range(2))
-    assert whole["test_result"] == again["test_result"]
-    part = recbole_mm.run("MMGCL", "mm-toy", config_dict={**options, "epochs": 1})
-    resumed = recbole_mm.run("MMGCL", "mm-toy", config_dict=options, resume=part["checkpoint"])
-    assert resumed["test_result"] == whole["test_result"]
+    check_repeats_and_resumes("MMGCL", options, tmp_path)
 
 
 @pytest.mark.parametrize(
