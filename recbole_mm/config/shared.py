@@ -33,6 +33,7 @@ MISSING_FEATURES = ("zero", "mean", "knn", "error", "drop")
 NEGATIVE_ITEMS = ("seen", "all")
 COLD_FEATURES = ("inductive", "transductive")
 DENSE_BACKENDS = ("auto", "torch", "onednn")
+_MEAN_OF_ALL = 0.5  # the share of a training that lies behind the middle of it
 #: Options that say where data are, not what is computed with them.
 FOLDERS = ("data_path", "feature_path", "feature_disk")
 FEATURE_DTYPES = ("float16", "bfloat16", "float32")  # the models compute in float32, so wider tables gain nothing
@@ -139,6 +140,11 @@ def _finite(key: str, value: Any, minimum: float, strictly: bool = False) -> flo
     return float(value)
 
 
+def _check_average(key: str, value: Any) -> None:
+    if value is not None and _finite(key, value, 0.0) > _MEAN_OF_ALL:
+        raise ValueError(f"{key}: expected at most {_MEAN_OF_ALL}, which is the mean of all epochs, got {value!r}.")
+
+
 def _check_weight(key: str, value: Any) -> None:
     if isinstance(value, str):
         raise ValueError(
@@ -218,6 +224,7 @@ SHARED_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "fanout": check_fanout,
     "table_updates": _choice(TABLE_UPDATES),
     "outer_projections": _choice(OUTER_PROJECTIONS),
+    "weight_average": _check_average,
     "optimizer_fused": _choice(("auto", "never")),
     "amp_dtype": lambda key, value: value is None or _choice(("float16", "bfloat16"))(key, value),
     "compile": _check_truth,

@@ -14,7 +14,7 @@ import pickle
 import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -75,17 +75,19 @@ def write(trainer: Any, state: Mapping[str, Any], file: str | os.PathLike[str]) 
     session = vars(trainer).get("_session")  # of recbole_mm.host.recovery
     fingerprint = session.fingerprint if session else None
     rest = {key: value for key, value in state.items() if key not in ("config", "state_dict", "other_parameter")}
-    write_checkpoint(
-        {
-            **plain_config(state["config"], (fingerprint or {}).get("modalities")),
-            **to_plain(rest),
-            "state_dict": parameters_of(state["state_dict"]),
-            "other_parameter": _other(state.get("other_parameter")),
-            "fingerprint": fingerprint,
-            "training": session.capture(trainer) if session else None,
-        },
-        file,
-    )
+    # The state dict refers to the parameters; whoever reads the file gets those that rank.
+    with session.average.ranking() if session else nullcontext() as average:
+        write_checkpoint(
+            {
+                **plain_config(state["config"], (fingerprint or {}).get("modalities")),
+                **to_plain(rest),
+                "state_dict": parameters_of(state["state_dict"]),
+                "other_parameter": _other(state.get("other_parameter")),
+                "fingerprint": fingerprint,
+                "training": {**session.capture(trainer), "average": to_plain(average)} if session else None,
+            },
+            file,
+        )
 
 
 def parameters_of(state: Any) -> Any:

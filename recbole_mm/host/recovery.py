@@ -24,9 +24,10 @@ from recbole_mm.host.health.monitor import monitor_of, monitored
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.host.resumption import NotOursError, resume
 from recbole_mm.host.session import Session, begin_session, last_file, session_of
+from recbole_mm.plain import from_plain
 from recbole_mm.trainer.checkpoint import check_best_epoch, read_checkpoint
 from recbole_mm.trainer.stages import StagedTrainer
-from recbole_mm.trainer.state import Baseline, restore, set_random_state
+from recbole_mm.trainer.state import Baseline, random_state, restore, set_random_state
 
 __all__ = ["SHARE", "offer", "trainer_classes"]
 
@@ -69,11 +70,14 @@ def fit(original: Callable[..., Any], trainer: Any, train_data: Any, valid_data:
     if pending and saved:
         check_best_epoch(pending, trainer.saved_model_file, session.source)
     session.running = True
+    session.average.begin()
     session.start()
     try:
         resumed = bool(pending) or getattr(trainer, "pending", None) is not None
         with checkpoint.checking(session.fingerprint), monitored(trainer, train_data, valid_data, resumed):
-            return original(trainer, train_data, valid_data, *args, **more)
+            result = original(trainer, train_data, valid_data, *args, **more)
+            session.average.finish()
+            return result
     finally:
         session.running = False
 
@@ -137,6 +141,8 @@ def epochs(trainer: Any, end: int) -> Iterator[int]:
     for epoch in range(first, end):
         if (session.saved or session.kept) and (epoch > first or begins):
             _write(trainer, session, epoch - 1, at_once=epoch == first)
+        if session.running:  # pre-training by RecBole's trainers has no fit, and nobody who ranks by its average
+            session.average.begin_epoch()
         yield epoch
 
 
@@ -173,12 +179,29 @@ def save_checkpoint(trainer: Any, state: dict[str, Any], file: str | os.PathLike
 
 def valid_epoch(original: Callable[..., Any], trainer: Any, *args: Any, **more: Any) -> Any:
     """Around ``_valid_epoch``: RecBole writes the best epoch before it notes its metrics."""
-    score, result = original(trainer, *args, **more)
+    session = session_of(trainer)
+    if session is None or not session.average.differs:
+        score, result = original(trainer, *args, **more)
+    else:
+        score, result = _better(lambda: original(trainer, *args, **more), trainer, session)
     trainer._last_result = result
     monitor = monitor_of(trainer)
     if monitor is not None:
         monitor.validated(score, result)
     return score, result
+
+
+def _better(validate: Callable[[], Any], trainer: Any, session: Session) -> Any:
+    """Validate with the parameters and with their average, on the same candidates; the better one ranks from now on."""
+    state = from_plain(random_state(trainer, session.loaders))
+    ours = validate()
+    set_random_state(state, trainer, session.loaders)
+    with session.average.applied():
+        averages = validate()
+    session.average.ranks = averages[0] > ours[0] if trainer.valid_metric_bigger else averages[0] < ours[0]
+    what = "the average of the parameters" if session.average.ranks else "the parameters"
+    trainer.logger.info(f"weight_average: {averages[0]:.4f} averaged, {ours[0]:.4f} as they are; {what} counts.")
+    return averages if session.average.ranks else ours
 
 
 def resume_checkpoint(original: Callable[..., Any], trainer: Any, resume_file: Any) -> None:

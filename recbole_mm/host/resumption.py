@@ -41,6 +41,7 @@ def resume(trainer: Any, file: str | os.PathLike[str]) -> None:
     try:
         restore(trainer, content["training"])
         session.restore(content["training"])
+        session.average.restore(content["training"].get("average"))
         trainer.start_epoch, trainer.cur_step = content["epoch"] + 1, int(content["cur_step"])
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(

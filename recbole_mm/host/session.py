@@ -11,6 +11,7 @@ from typing import Any
 
 from recbole_mm.plain import to_plain
 from recbole_mm.trainer.state import Baseline, capture
+from recbole_mm.trainer.weight_average import WeightAverage
 
 __all__ = [
     "Session",
@@ -32,6 +33,7 @@ class Session:
 
     Attributes:
         baseline: Attributes of the trainer before it began.
+        average: Of its model's parameters.
         loaders: Training and validation data.
         fingerprint: Of the data.
         saved: Whether the best epoch is saved.
@@ -48,6 +50,7 @@ class Session:
     """
 
     baseline: Baseline
+    average: WeightAverage
     loaders: tuple[Any, ...] = ()
     fingerprint: dict[str, Any] | None = None
     saved: bool = False
@@ -98,7 +101,8 @@ def begin_session(trainer: Any) -> Session:
     """The session of a trainer, which begins now if there is none."""
     session = session_of(trainer)
     if session is None:
-        session = trainer._session = Session(Baseline(trainer))
+        average = WeightAverage(trainer.model, trainer.config["weight_average"] or 0.0)
+        session = trainer._session = Session(Baseline(trainer), average)
     return session
 
 

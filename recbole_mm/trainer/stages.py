@@ -78,6 +78,11 @@ class StagedTrainer(Trainer):
             raise ValueError(
                 f"{type(self).__name__} trains in one process, got a distributed run; start it with nproc=1."
             )
+        if config["weight_average"]:
+            raise ValueError(
+                f"weight_average: {config['model']} trains in stages, which keep the parameters of single epochs; "
+                "set weight_average to 0."
+            )
         name = f"{config['model']}-{config['dataset']}-{get_local_time()}"
         self._base = os.path.join(self.checkpoint_dir, name)
         self._stage: Stage | None = None

@@ -217,6 +217,9 @@ VALUES: list[tuple[str, Any, str]] = [
     ("dense_backend", "mkl", "auto, torch, onednn"),
     ("optimizer_fused", True, "auto, never"),
     ("table_updates", "some", "all, touched"),
+    ("weight_average", 0.9, "at most 0.5"),
+    ("weight_average", -0.1, "of at least 0"),
+    ("weight_average", True, "weight_average: expected a finite number"),
 ]
 
 
