@@ -70,7 +70,7 @@ class Report:
                 "Permuted: the trained model as it is, tested with the features of that modality exchanged among the "
                 "items. Without: trained again without the modality."
             )
-        notes += _uneven_steps(runs.ordered())
+        notes += _uneven_steps(runs.ordered()) + _uneven_averages(runs.ordered())
         notes += _alarms(runs.ordered())
         notes += _mixed_versions(record for row in runs.ordered() for record in row.records.values())
         return [*notes, *runs.protocol.notes]
@@ -155,6 +155,24 @@ def _uneven_steps(rows: Iterable[Row]) -> list[str]:
         f"Small data: an epoch has so many training steps: {', '.join(few)}, but {', '.join(many)}. "
         "--shrink_batches=True gives every model small batches, --shrink_batches=False none, --train_batch_size the "
         "same."
+    ]
+
+
+def _uneven_averages(rows: Iterable[Row]) -> list[str]:
+    """A note if some models rank by averaged parameters where these validate better, and others never do."""
+    shares: dict[str, float] = {}
+    for row in rows:
+        for record in row.records.values():
+            if (record.get("epochs") or 0) > 1:  # one pass has no average; a permuted model is not trained
+                shares[row.model] = record["config"].get("weight_average") or 0.0
+    averaged = [f"{name} ({share:g})" for name, share in shares.items() if share]
+    latest = [name for name, share in shares.items() if not share]
+    if not averaged or not latest:
+        return []
+    return [
+        "weight_average: where it validates better, an average of the parameters over the epochs ranks for "
+        f"{', '.join(averaged)}, not for {', '.join(latest)}. --weight_average=0 turns that off, and another "
+        "number gives it to all models that train without stages."
     ]
 
 

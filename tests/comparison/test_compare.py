@@ -134,6 +134,12 @@ def test_the_ablation_is_part_of_the_table(compared):
     assert dict(left_out["test_result"]) == record["test"]
 
 
+def test_whose_parameters_are_averaged_is_said(compared):
+    _, table = compared
+    notes = [note for note in table.attrs["notes"] if note.startswith("weight_average:")]
+    assert len(notes) == 1 and "ranks for MMGCN (0.5), not for LightGCN, BPR." in notes[0]
+
+
 def test_runs_of_other_versions_are_read_and_named(compared, tmp_path):
     folder, table = compared
     assert not any("same version" in note for note in table.attrs["notes"])
