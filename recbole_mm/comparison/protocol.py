@@ -29,6 +29,11 @@ _COLD_FEATURES = {
     "inductive": "at evaluation only (cold_features: inductive)",
     "transductive": "in training too (cold_features: transductive)",
 }
+# What no model may have of its own.
+_SAME_FOR_ALL = {
+    *PROTOCOL_OPTIONS, "cold_start", "cold_features", "negative_items", "new_items", "slices", "slice_tail", "seed",
+    "dataset", "data_path",
+}  # fmt: skip
 _NO_NEGATIVES = "should be None when the loss_type is CE"
 
 
@@ -91,13 +96,7 @@ def make_protocol(
     _check_own(own, models)
     in_files = {key for file in config_file_list or () for key in read_options(file)}
     device = device_option({*in_files, *(config_dict or {})})  # before any Config, which overwrites the variable
-    types: dict[str, Any] = {}
-    failures: dict[str, str] = {}
-    for name in models:
-        try:
-            types[name] = get_model(name).type
-        except Exception as error:  # such as a missing optional package; the other models can still be compared
-            failures[name] = error_text(error)
+    types, failures = _types(models)
     external = _external(list(types), dataset, config_file_list, config_dict)
     seed = int(external.get("seed", 2020))
     given = {**device, **{key: value for key, value in external.items() if key not in _ABOUT}}
@@ -116,9 +115,51 @@ def make_protocol(
     notes = [note] if note else []
     if mixed_time:
         notes += force_leave_one_out(shared, given, reference)
+    notes += _notes(types, dataset, shared, given, reference, labelled)
+    shared["eval_batch_size"] = given.get("eval_batch_size", "auto")
+    protocol = Protocol(dataset, {}, shared, mixed_time, seed, "", notes, failures)
+    negatives = None if labelled else {"distribution": "uniform", "sample_num": 1}
+    for name, kind in types.items():
+        special = mixed_context and (labelled or kind == ModelType.CONTEXT)
+        extra = {"train_neg_sample_args": negatives} if special else {}
+        settings = {**given, **shared, **{k: v for k, v in extra.items() if k not in given}, **own.get(name, {})}
+        try:
+            protocol.settings[name] = _with_places(name, dataset, settings, notes)
+        except Exception as error:
+            failures[name] = error_text(error)
+    if protocol.settings:
+        first = next(iter(protocol.settings.values()))
+        protocol.fingerprint = fingerprint(dataset, Path(first["data_path"]) / dataset, first.get("feature_path"))
+        protocol.data = _read_by(dataset, protocol.settings)
+        notes += missing_ids_notes(dataset, reference)
+    return protocol
+
+
+def _types(models: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """RecBole's type of each model, and why the others cannot be run."""
+    types: dict[str, Any] = {}
+    failures: dict[str, str] = {}
+    for name in models:
+        try:
+            types[name] = get_model(name).type
+        except Exception as error:  # such as a missing optional package; the other models can still be compared
+            failures[name] = error_text(error)
+    return types, failures
+
+
+def _notes(
+    types: Mapping[str, Any],
+    dataset: str,
+    shared: Mapping[str, Any],
+    given: Mapping[str, Any],
+    reference: Any,
+    labelled: bool,
+) -> list[str]:
+    """What is predicted, masked and ranked, and what some of the models do not take part in."""
+    kinds, notes = set(types.values()), []
     if labelled:
         notes.append(f"All models predict the labels that threshold={shared['threshold']} makes of the ratings.")
-    elif mixed_context:
+    elif ModelType.CONTEXT in kinds and len(kinds) > 1:
         notes.append(
             "Context-aware models are compared with others by ranking all items: no rating threshold, one sampled "
             "negative per training pair."
@@ -138,28 +179,12 @@ def make_protocol(
     if graphs and len(kinds) > 1:
         notes.append(linked_items_note(graphs, dataset))
     notes += capability_notes(types, given.get("cold_start"), given.get("slices"), bool(given.get("new_items")))
-    shared["eval_batch_size"] = given.get("eval_batch_size", "auto")
     if any(mode != "full" for mode in _modes(shared["eval_args"])) and ModelType.CONTEXT not in kinds:
         notes.append(
             f"Sampled candidates ({shared['eval_args']['mode']}): RecBole draws them anew in every run, so the models "
             "do not rank the same ones. Use mode: full for a fair comparison."
         )
-    protocol = Protocol(dataset, {}, shared, mixed_time, seed, "", notes, failures)
-    negatives = None if labelled else {"distribution": "uniform", "sample_num": 1}
-    for name, kind in types.items():
-        special = mixed_context and (labelled or kind == ModelType.CONTEXT)
-        extra = {"train_neg_sample_args": negatives} if special else {}
-        settings = {**given, **shared, **{k: v for k, v in extra.items() if k not in given}, **own.get(name, {})}
-        try:
-            protocol.settings[name] = _with_places(name, dataset, settings, notes)
-        except Exception as error:
-            failures[name] = error_text(error)
-    if protocol.settings:
-        first = next(iter(protocol.settings.values()))
-        protocol.fingerprint = fingerprint(dataset, Path(first["data_path"]) / dataset, first.get("feature_path"))
-        protocol.data = _read_by(dataset, protocol.settings)
-        notes += missing_ids_notes(dataset, reference)
-    return protocol
+    return notes
 
 
 def _read_by(dataset: str, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -244,19 +269,7 @@ def _check_own(own: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> N
     for name, settings in own.items():
         if name not in models:
             raise ValueError(f"model_settings: {name!r} is not among the compared models {', '.join(models)}.")
-        fixed = {
-            *PROTOCOL_OPTIONS,
-            "cold_start",
-            "cold_features",
-            "negative_items",
-            "new_items",
-            "slices",
-            "slice_tail",
-            "seed",
-            "dataset",
-            "data_path",
-        }
-        common = sorted(set(settings) & fixed)
+        common = sorted(set(settings) & _SAME_FOR_ALL)
         if common:
             raise ValueError(
                 f"model_settings[{name!r}]: {', '.join(common)} must be the same for every model; set it in "

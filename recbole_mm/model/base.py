@@ -166,7 +166,7 @@ class MultimodalModelMixin(VectorScores):
         ``item_observed``, ``(n_items, n_modalities)``: whether an item has a vector. ``user_observed``, ``(n_users,
         n_modalities)``: whether one of a user's training items has.
         """
-        items = torch.stack(list(self.features.observed.values()), dim=1)
+        items = self.features.stacked_observed()
         users = torch.from_numpy(self.interactions @ items.numpy().astype("float32")) > 0
         self.register_buffer("item_observed", items, persistent=False)  # type: ignore[attr-defined]
         self.register_buffer("user_observed", users, persistent=False)  # type: ignore[attr-defined]

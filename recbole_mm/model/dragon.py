@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from recbole_mm.data.cooccurrence import cooccurrence
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.model.epochs import EpochClock, PrunesEdges, epoch_steps
-from recbole_mm.nn.graph.item_graph import ItemGraph, base_shares, content_graph, mix_graphs
+from recbole_mm.nn.graph.item_graph import ItemGraph
 from recbole_mm.nn.graph.sparse import full_precision
 from recbole_mm.nn.graph.user_graph import add_peers, neighbour_table, sum_hops
 from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss
-from recbole_mm.nn.mixture import modality_shares
+from recbole_mm.nn.mixture import mixed_graph
 from recbole_mm.nn.rows import unit_rows
 
 __all__ = ["DRAGON"]
@@ -69,19 +69,15 @@ class DRAGON(PrunesEdges, MultimodalRecommender):
         neighbours, beta = neighbour_table(cooccurrence(self.interactions, user_knn_k))
         self.register_buffer("neighbours", neighbours, persistent=False)
         self.register_buffer("beta", beta, persistent=False)
-        names, observed = list(self.features), self.features.observed
-        graphs = [content_graph(f, observed[m], knn_k, False, self.known_items) for m, f in self.features.items()]
-        shares = modality_shares(
-            base_shares(names, self.features.weight, image_share), torch.stack(list(observed.values()), dim=1)
-        )
-        self.item_graph = ItemGraph(*mix_graphs(graphs, shares), self.known_items)
-        weight = torch.tensor([self.features.weight[m] for m in names], dtype=torch.float64)
-        self.register_buffer("weight", weight.view(1, -1, 1), persistent=False)
+        bank, known = self.features, self.known_items
+        graph = mixed_graph(bank.items(), bank.observed, bank.weight, knn_k, image_share, known)
+        self.item_graph = ItemGraph(*graph, known)
+        self.register_buffer("weight", bank.stacked_weight().view(1, -1, 1), persistent=False)
         self.project, self.preference = nn.ModuleDict(), nn.ParameterDict()
         for modality, width in self.features.dims.items():
             self.project[modality] = nn.Sequential(Linear(width, 4 * dim), nn.LeakyReLU(), Linear(4 * dim, dim))
             self.preference[modality] = nn.Parameter(nn.init.xavier_normal_(torch.empty(self.n_users, dim)))
-        self.alpha = nn.Parameter(nn.init.xavier_normal_(torch.empty(self.n_users, len(names))).softmax(dim=1))
+        self.alpha = nn.Parameter(nn.init.xavier_normal_(torch.empty(self.n_users, len(bank))).softmax(dim=1))
 
     def forward(self, user: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Representations of users (only those given, if any) and of all items, ``(n, M * d)`` each."""

@@ -86,8 +86,7 @@ class DualGNN(SamplesGraph, MultimodalRecommender):
         self.register_buffer("beta", beta, persistent=False)
         self.set_up_sampling(config, dataset, self.n_layers)
 
-        weight = torch.tensor([self.features.weight[m] for m in self.features], dtype=torch.float64)
-        self.register_buffer("fusion_weight", weight.view(1, -1, 1), persistent=False)
+        self.register_buffer("fusion_weight", self.features.stacked_weight().view(1, -1, 1), persistent=False)
         self.project, self.preference = nn.ModuleDict(), nn.ParameterDict()
         for modality, width in self.features.dims.items():
             self.project[modality] = nn.Sequential(Linear(width, 4 * dim), nn.LeakyReLU(), Linear(4 * dim, dim))

@@ -72,6 +72,14 @@ class FeatureBank(nn.Module):
         """Modality to the bool tensor of the rows that have it."""
         return {modality: getattr(self, f"observed_{index}") for index, modality in enumerate(self._modalities)}
 
+    def stacked_observed(self) -> Tensor:
+        """Which rows have which modality, bool ``(n, n_modalities)``."""
+        return torch.stack(list(self.observed.values()), dim=1)
+
+    def stacked_weight(self) -> Tensor:
+        """The relative weights in float64, ``(n_modalities,)``."""
+        return torch.tensor([self.weight[modality] for modality in self._modalities], dtype=torch.float64)
+
     def own(self, modality: str, ids: Tensor | None = None) -> Tensor | None:
         """Which of an entity's ``R`` vectors are its own, bool ``(n, R)``; ``None`` where all are, of every entity.
 

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
 from recbole_mm.model.epochs import EpochClock, PrunesEdges, epoch_steps
-from recbole_mm.nn.graph.item_graph import ItemGraph, base_shares, content_graph, mix_graphs
+from recbole_mm.nn.graph.item_graph import ItemGraph
 from recbole_mm.nn.graph.lightgcn import lightgcn
 from recbole_mm.nn.linear import Linear
 from recbole_mm.nn.loss import bpr_loss
-from recbole_mm.nn.mixture import modality_shares
+from recbole_mm.nn.mixture import mixed_graph
 from recbole_mm.nn.rows import batch_rows
 
 __all__ = ["FREEDOM"]
@@ -66,21 +66,13 @@ class FREEDOM(PrunesEdges, MultimodalRecommender):
         self.learns_features_in_every_step = self.feature_weight > 0
 
         self.graph = self.interaction_graph()
-        self.item_graph = ItemGraph(*self.frozen_item_graph(knn_k, image_share))
+        bank = self.features
+        graph = mixed_graph(bank.items(), bank.observed, bank.weight, knn_k, image_share, self.known_items)
+        self.item_graph = ItemGraph(*graph)
         self.clock = EpochClock(epoch_steps(config, dataset))
         self.user_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_users, dim)))
         self.item_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_items, dim)))
         self.project = nn.ModuleDict({m: Linear(width, dim) for m, width in self.features.dims.items()})
-
-    def frozen_item_graph(self, knn_k: int, image_share: float | None) -> tuple[Any, Tensor]:
-        """Pattern and weights of the mixture of unweighted item graphs."""
-        observed = self.features.observed
-        graphs = [
-            content_graph(feature, observed[m], knn_k, weighted=False, candidates=self.known_items)
-            for m, feature in self.features.items()
-        ]
-        base = base_shares(list(self.features), self.features.weight, image_share)
-        return mix_graphs(graphs, modality_shares(base, torch.stack(list(observed.values()), dim=1)))
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Representations of all users and items, ``(n_users, d)`` and ``(n_items, d)``."""

@@ -118,8 +118,7 @@ class HCGCN(MultimodalRecommender):
         real = [torch.arange(n) > 0 for n in (self.n_users, self.n_items)]  # everything but the padding
         self.register_buffer("real_user", real[0], persistent=False)
         self.register_buffer("real_item", real[1], persistent=False)
-        observed = torch.stack([self.features.observed[m] for m in self.features], dim=1)
-        self.register_buffer("observed", observed, persistent=False)
+        self.register_buffer("observed", self.features.stacked_observed(), persistent=False)
         self.item_graphs, self.attached_graphs = nn.ModuleList(), nn.ModuleList()
         for modality, feature in self.features.items():
             observed_here, known = self.features.observed[modality], self.known_items

@@ -81,9 +81,8 @@ class LATTICE(MultimodalRecommender):
                 for m, f in self.features.items()
             }
         )
-        self.register_buffer("observed", torch.stack(list(self.features.observed.values()), dim=1), persistent=False)
-        weight = torch.tensor([self.features.weight[m] for m in self.features], dtype=torch.float64)
-        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("observed", self.features.stacked_observed(), persistent=False)
+        self.register_buffer("weight", self.features.stacked_weight(), persistent=False)
         self.neighbours: nn.ModuleList | None = None  # of the epoch, by projected features
         self.kept_graph: ItemGraph | None = None  # of the epoch's first step, without gradients
         self.clock = EpochClock(epoch_steps(config, dataset))

@@ -156,7 +156,7 @@ class MGAT(SamplesGraph, MultimodalRecommender):
         to_user, to_item = self.graph.to_user, self.graph.to_item
         degrees = self.graph.user_degree[to_user.row], self.graph.item_degree[to_item.row]
         parts = {}
-        for m, feature in self.features.items() if len(self.layers) else ():
+        for m, feature in self.features.items():
             layer: _Layer = self.layers[0][m]  # type: ignore[index]
             states = unit_rows(self.preference[m]), unit_rows(torch.tanh(self.project[m](feature)))
             users, items = (linear(state, layer.attention.t(), backend=layer.own.backend) for state in states)

@@ -71,8 +71,7 @@ class MGCN(ContentViews, MultimodalRecommender):
         self.item_graphs = nn.ModuleDict(
             {m: ItemGraph(*content_graph(f, observed[m], knn_k, candidates=known)) for m, f in self.features.items()}
         )
-        weight = torch.tensor([self.features.weight[m] for m in self.features], dtype=torch.float64)
-        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("weight", self.features.stacked_weight(), persistent=False)
 
         self.user_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_users, dim)))
         self.item_embedding = nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.n_items, dim)))

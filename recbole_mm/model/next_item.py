@@ -14,7 +14,7 @@ from recbole_mm.model.base import MultimodalModelMixin
 from recbole_mm.model.feature_bank import FeatureBank
 from recbole_mm.model.interactions import with_pairs
 from recbole_mm.nn.mixture import modality_shares
-from recbole_mm.nn.rows import unit_rows
+from recbole_mm.nn.rows import rows_at, unit_rows
 from recbole_mm.nn.table_nce import table_nce_loss
 
 # Nothing: what a file of models lists is registered as a model, and this is none.
@@ -38,6 +38,27 @@ def content_shares(features: FeatureBank, modalities: Iterable[str] | None = Non
     # Weights as products with what is on the device: a tensor made of them here would be copied there in every step.
     weights = torch.stack([there[name].float() * features.weight[name] for name in names], dim=1)
     return modality_shares(weights, torch.stack([there[name] for name in names], dim=1))
+
+
+def own_or_mean(weight: Tensor, seen: Tensor, rows: Tensor | None, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Embeddings of items, the mean one where training never saw the item, or where dropout takes its own.
+
+    Args:
+        weight: Embeddings of all items, ``(n_items, dim)``. The mean, over those of ``seen``, is a constant.
+        seen: Items with a training interaction, bool ``(n_items,)``.
+        rows: Items asked for, ``(n_rows,)``; all of them by default.
+        dropout: Probability with which the mean stands for an item's own.
+
+    Returns:
+        Shape ``(n_rows, dim)``, and which rows are items and not the padding, bool ``(n_rows, 1)``.
+    """
+    own, there = rows_at(weight, rows), seen if rows is None else seen[rows]
+    every = weight.detach()
+    mean = (seen.to(every.dtype) @ every) / seen.sum().clamp_min(1)
+    if dropout > 0:
+        there = there & (torch.rand(len(there), device=there.device) >= dropout)
+    ids = torch.arange(len(weight), device=weight.device) if rows is None else rows
+    return torch.where(there.unsqueeze(1), own, mean), ids.ne(0).unsqueeze(1)
 
 
 class NextItemModel(MultimodalModelMixin, SequentialRecommender):
@@ -169,9 +190,8 @@ class NextItemModel(MultimodalModelMixin, SequentialRecommender):
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores of the given pairs of a history and an item, ``(batch,)``."""
-        states = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        states = unit_rows(states) / self.temperature if self.cosine else states
-        return (states * self._evaluated()[1][interaction[self.ITEM_ID]]).sum(dim=1)
+        queries, candidates = self.score_factors(interaction)
+        return (queries * candidates[interaction[self.ITEM_ID]]).sum(dim=1)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of every item after the given histories, flattened from ``(batch, n_items)``."""

@@ -116,7 +116,7 @@ class SLMRec(MultimodalRecommender):
         return torch.cat([self.item_embedding, *states], dim=1)
 
     def _encode(self, inputs: Tensor) -> tuple[Encoding, Encoding]:
-        values = self.graph.sym_norm(torch.float64 if inputs.dtype == torch.float64 else torch.float32)
+        values = self.graph.norm_weights("user", "sym", inputs.dtype)[0]
         return encode_branches([self.graph] * self.n_layers, values, self.user_embedding, inputs)
 
     def _read(self, readout: nn.Module, branches: Tensor) -> Tensor:

@@ -70,8 +70,7 @@ class SMORE(ContentViews, MultimodalRecommender):
         self.graph = self.interaction_graph()
         names, observed = list(self.features), self.features.observed
         self.keep_observed()
-        weight = torch.tensor([self.features.weight[m] for m in names], dtype=torch.float64)
-        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("weight", self.features.stacked_weight(), persistent=False)
         graphs = {
             m: content_graph(f, observed[m], knn_k[m], candidates=self.known_items) for m, f in self.features.items()
         }

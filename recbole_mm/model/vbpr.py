@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.base import MultimodalRecommender
+from recbole_mm.model.interactions import with_pairs
 from recbole_mm.nn.loss import bpr_loss, frobenius_penalty, l2_penalty
 from recbole_mm.nn.projection import linear_rows
 from recbole_mm.nn.rows import batch_rows, rows_at
@@ -64,9 +65,7 @@ class VBPR(MultimodalRecommender):
         self.item_bias = nn.Parameter(torch.zeros(self.n_items)) if item_bias else None
         biases = {m: nn.Parameter(torch.zeros(d)) for m, d in dims.items()} if content_bias else {}
         self.content_bias = nn.ParameterDict(biases)
-        in_training = torch.zeros(self.n_items, dtype=torch.bool)
-        in_training[self.training_pairs[1]] = True
-        self.register_buffer("in_training", in_training, persistent=False)
+        self.register_buffer("in_training", with_pairs(self.interactions), persistent=False)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Users ``[gamma | theta | 1]`` and items ``[gamma | c | b]``, one row each."""

@@ -111,7 +111,9 @@ def without_outliers(table: AnyTable, known: Tensor | None = None) -> Tensor | N
         rows = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
         longest[block] = lengths(rows).double().flatten(1).amax(dim=1)
     positive = longest[longest > 1e-30]
-    ordinary = longest <= _OUTLIER * (positive.median() if len(positive) else 0.0)
+    if not len(positive):  # zeros, whose length is no more than the least that `lengths` gives
+        return known
+    ordinary = longest <= _OUTLIER * positive.median()
     return known if bool(ordinary[ids].all()) else ordinary & (table.observed if known is None else known)
 
 

@@ -11,7 +11,7 @@ from recbole_mm.model.base import MultimodalSequentialRecommender
 from recbole_mm.model.interactions import with_pairs
 from recbole_mm.model.mml.ranking import AdaptiveRanking
 from recbole_mm.model.mml.settings import MMLSettings
-from recbole_mm.nn.attention.sequence import SequenceEncoder
+from recbole_mm.nn.attention.sequence import SequenceEncoder, state_at
 from recbole_mm.nn.loss import bpr_loss
 from recbole_mm.nn.meta.ensemble import LearnerEnsemble
 from recbole_mm.nn.meta.generator import ItemGenerator
@@ -171,7 +171,7 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
         if not windows.is_cuda:  # asking a CUDA device would wait for it
             windows = windows[:, : max(int(item_seq_len.max()), 1)]
         return {
-            name: _last(learner.states(windows, features[name]), item_seq_len)
+            name: state_at(learner.states(windows, features[name]), (item_seq_len - 1).clamp_min(0))
             for name, learner in self.learners.items()
         }
 
@@ -221,7 +221,7 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
         Returns:
             The number of items.
         """
-        known = torch.stack(list(self.features.observed.values())).any(dim=0)
+        known = self.features.stacked_observed().any(dim=1)
         items = (self.cold_items & known).nonzero().squeeze(1)
         for block in items.split(4096):
             self.learners["id"].item_embedding[block] = self.generator(block, *self.generator_tables)
@@ -232,8 +232,3 @@ class MML(AdaptiveRanking, MultimodalSequentialRecommender):
             return ()
         rows = {name: self.learners[name].embed(items, feature) for name, feature in self.features.items()}
         return (self.modality_contrast(rows, items),)
-
-
-def _last(states: Tensor, size: Tensor) -> Tensor:
-    """State at each history's last item, ``(batch, dim)``."""
-    return states[torch.arange(len(states), device=states.device), (size - 1).clamp_min(0)]

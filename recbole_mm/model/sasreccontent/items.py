@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_mm.model.feature_bank import FeatureBank
-from recbole_mm.model.next_item import content_shares
+from recbole_mm.model.next_item import content_shares, own_or_mean
 from recbole_mm.nn.attention.sequence import INITIAL_SCALE
 from recbole_mm.nn.rows import rows_at
 
@@ -97,29 +97,17 @@ class ContentItems(nn.Module):
             there = features.observed[modality]
             observed[modality] = there if rows is None else there[rows]
         if self.fusion == "id":
-            embedded = self._embedding(rows)
+            embedded = rows_at(self.item_embedding.weight, rows)  # type: ignore[union-attr]
             return ItemTable(embedded, embedded, content, observed)
         mixed = self._mixed(content, rows)
         if self.fusion == "content":
             return ItemTable(mixed, mixed, content, observed)
-        embedded, real = self._known_embedding(rows)
+        dropout = self.id_dropout if self.training else 0.0
+        embedded, real = own_or_mean(self.item_embedding.weight, self.seen, rows, dropout)  # type: ignore[union-attr]
         if self.fusion == "dif":
             return ItemTable(embedded * real, (embedded + mixed) * real, content, observed)
         fused = self._fuse(embedded, mixed, content, observed, features) * real
         return ItemTable(fused, fused, content, observed)
-
-    def _embedding(self, rows: Tensor | None) -> Tensor:
-        return rows_at(self.item_embedding.weight, rows)  # type: ignore[union-attr]
-
-    def _known_embedding(self, rows: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Embeddings, the mean one where an item has none of its own, and 1 for items, 0 for the padding."""
-        embedded, seen = self._embedding(rows), self.seen if rows is None else self.seen[rows]
-        every = self.item_embedding.weight.detach()  # type: ignore[union-attr]
-        mean = (self.seen.to(every.dtype) @ every) / self.seen.sum().clamp_min(1)
-        if self.training and self.id_dropout > 0:
-            seen = seen & (torch.rand(len(seen), device=seen.device) >= self.id_dropout)
-        places = torch.arange(len(embedded), device=embedded.device) if rows is None else rows
-        return torch.where(seen.unsqueeze(1), embedded, mean), places.ne(0).to(embedded.dtype).unsqueeze(1)
 
     def _mixed(self, content: dict[str, Tensor], rows: Tensor | None) -> Tensor:
         shares = self.shares if rows is None else self.shares[rows]

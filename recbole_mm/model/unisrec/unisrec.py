@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from recbole_mm.data.features.table import FeatureTable
 from recbole_mm.model.feature_bank import FeatureBank
-from recbole_mm.model.next_item import NextItemModel, content_shares
+from recbole_mm.model.next_item import NextItemModel, content_shares, own_or_mean
 from recbole_mm.model.unisrec.adaptor import ExpertAdaptor, random_projection
 from recbole_mm.nn.attention.sequence import INITIAL_SCALE, SequenceEncoder, causal_bias
 from recbole_mm.nn.loss import check_temperature, info_nce_loss
@@ -152,12 +152,8 @@ class UniSRec(NextItemModel):
         vectors = self.content(self.features, rows)
         if self.item_embedding is None:
             return vectors
-        weight = self.item_embedding.weight
-        own, seen = (weight, self.seen) if rows is None else (F.embedding(rows, weight), self.seen[rows])
-        every = weight.detach()
-        mean = (self.seen.to(every.dtype) @ every) / self.seen.sum().clamp_min(1)
-        real = (torch.arange(self.n_items, device=weight.device) if rows is None else rows).ne(0).unsqueeze(1)
-        return (vectors + torch.where(seen.unsqueeze(1), own, mean)) * real
+        embedded, real = own_or_mean(self.item_embedding.weight, self.seen, rows)
+        return (vectors + embedded) * real
 
     def item_vectors(self) -> tuple[Tensor, Tensor]:
         """Every item in histories and as a candidate."""

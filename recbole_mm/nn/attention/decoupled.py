@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_mm.nn.attention.sequence import INITIAL_SCALE, EncoderLayer, normalised, rows_at
+from recbole_mm.nn.attention.sequence import INITIAL_SCALE, EncoderLayer, normalised, state_at
 
 __all__ = ["ATTENTION_FUSIONS", "DecoupledEncoder"]
 
@@ -108,7 +108,7 @@ class DecoupledEncoder(nn.Module):
         for layer in self.layers[:-1]:
             state = layer(state, bias, side, present)
         final: _DecoupledLayer = self.layers[-1]  # type: ignore[assignment]
-        return final.last(state, rows_at(bias, place), place, side, present)
+        return final.last(state, state_at(bias, place), place, side, present)
 
     def _enter(self, embedded: Tensor, sides: list[Tensor], there: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         state = F.dropout(normalised(embedded, self.norm_weight, self.norm_bias), self.hidden_dropout, self.training)
@@ -153,7 +153,7 @@ class _DecoupledLayer(EncoderLayer):
 
     def last(self, state: Tensor, bias: Tensor, place: Tensor, side: Tensor, present: Tensor) -> Tensor:
         """State of one position per sequence, ``(batch, dim)``."""
-        own, dim = rows_at(state, place), state.shape[-1]
+        own, dim = state_at(state, place), state.shape[-1]
         weight, offset = self.query_key_value_weight, self.query_key_value_bias
         query = self._heads(F.linear(own, weight[:dim], offset[:dim]).unsqueeze(1), 1)[0]
         key, value = self._heads(F.linear(state, weight[dim:], offset[dim:]), 2)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MASKED", "EncoderLayer", "SequenceEncoder", "causal_bias", "normalised", "rows_at", "transformed"]
+__all__ = ["MASKED", "EncoderLayer", "SequenceEncoder", "causal_bias", "normalised", "state_at", "transformed"]
 
 MASKED = -1e5
 """Logit of a position that must not be looked at. Finite, so that a window without any item gives no NaN."""
@@ -120,7 +120,7 @@ class SequenceEncoder(nn.Module):
         for layer in self.layers[:-1]:
             state = layer(state, bias)
         final: EncoderLayer = self.layers[-1]  # type: ignore[assignment]
-        return final.at(state, rows_at(bias, place), place)
+        return final.at(state, state_at(bias, place), place)
 
     def _enter(self, embedded: Tensor) -> Tensor:
         state = normalised(embedded + self.position[: embedded.shape[-2]], self.norm_weight, self.norm_bias)
@@ -168,7 +168,7 @@ class EncoderLayer(nn.Module):
 
     def at(self, state: Tensor, bias: Tensor, place: Tensor) -> Tensor:
         """The same for one position per sequence, ``(batch, dim)``, with its logits' term ``(batch, length)``."""
-        own, dim = rows_at(state, place), state.shape[-1]
+        own, dim = state_at(state, place), state.shape[-1]
         weight, offset = self.query_key_value_weight, self.query_key_value_bias
         query = self._heads(transformed(own, weight[:dim], offset[:dim]).unsqueeze(1), 1)[0]
         key, value = self._heads(transformed(state, weight[dim:], offset[dim:]), 2)
@@ -203,7 +203,7 @@ class EncoderLayer(nn.Module):
         return (weight @ value).transpose(1, 2).flatten(2)
 
 
-def rows_at(tensor: Tensor, place: Tensor) -> Tensor:
+def state_at(tensor: Tensor, place: Tensor) -> Tensor:
     """Row ``place[b]`` of the second dimension for every ``b``, ``(batch, ...)``."""
     return tensor[torch.arange(len(place), device=tensor.device), place]
 

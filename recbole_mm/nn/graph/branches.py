@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_mm.nn.graph.bipartite import BipartiteGraph, Weights, head, spmm
+from recbole_mm.nn.graph.pruning import whole
 from recbole_mm.nn.graph.sampling import Hop
 
 __all__ = ["Encoding", "choose_edges", "drop_edges", "drop_nodes", "encode_branches"]
@@ -96,7 +96,7 @@ def choose_edges(graph: BipartiteGraph, share: float) -> Tensor:
         Distinct edges in no order, in ``graph.to_user`` numbering. Shape ``(n_dropped,)``.
     """
     n, device = graph.n_edges, graph.to_user.col.device
-    n_kept = _whole((1 - share) * n)
+    n_kept = whole((1 - share) * n)
     n_dropped = n - n_kept
     if device.type != "cpu" or n < MANY or 8 * n_dropped > n:
         return torch.randperm(n, device=device)[n_kept:]
@@ -134,11 +134,6 @@ def drop_nodes(graph: BipartiteGraph, share: float) -> Tensor:
     device = graph.to_user.col.device
     masks = []
     for n_nodes in (graph.n_users, graph.n_items):
-        removed = torch.randperm(n_nodes, device=device)[: _whole(share * n_nodes)]
+        removed = torch.randperm(n_nodes, device=device)[: whole(share * n_nodes)]
         masks.append(torch.ones(n_nodes, device=device).index_fill_(0, removed, 0.0))
     return masks[0][graph.to_user.row] * masks[1][graph.to_user.col]
-
-
-def _whole(number: float) -> int:
-    """Whole part, where a float just below an integer is that integer: (1 - 0.9) * 10 is 1 although floats say less."""
-    return math.floor(round(number, 6))

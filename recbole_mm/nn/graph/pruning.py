@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
 
-__all__ = ["draw_edges", "prune_popular"]
+__all__ = ["draw_edges", "prune_popular", "whole"]
 
 
 def draw_edges(weight: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -47,5 +49,10 @@ def prune_popular(graph: BipartiteGraph, share: float, generator: torch.Generato
     Returns:
         The subgraph; edges keep their order, so nothing is sorted.
     """
-    n = int(round((1 - share) * graph.n_edges, 6))  # (1 - 0.9) * 10 is 1, although floats say a little less
+    n = whole((1 - share) * graph.n_edges)
     return graph.subgraph(draw_edges(graph.sym_norm(torch.float64), n, generator))
+
+
+def whole(number: float) -> int:
+    """Whole part, where a float just below an integer is that integer: (1 - 0.9) * 10 is 1 although floats say less."""
+    return math.floor(round(number, 6))

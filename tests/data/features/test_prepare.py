@@ -218,6 +218,15 @@ def test_auto_takes_no_statistics_of_vectors_that_are_far_too_long(caplog) -> No
     assert plain.mean(dim=0).norm() > 0.9 > 0.2 > finished[typical].mean(dim=0).norm(), "these all look alike"
 
 
+@pytest.mark.parametrize("missing", ["zero", "mean"])
+def test_auto_finds_no_vector_too_long_among_zeros(missing, caplog) -> None:
+    table = make_table(missing=(2,))
+    table.feature.zero_()
+    assert without_outliers(table) is None
+    assert not prepare(table, "auto", missing).feature.any()
+    assert "times as long" not in caplog.text
+
+
 def test_unknown_names() -> None:
     with pytest.raises(ValueError, match="feature_norm: expected one of auto, none, l2, zscore, zscore_l2, got 'L2'"):
         prepare(make_table(), "L2", "zero")
