@@ -17,6 +17,7 @@ from recbole_mm.alive import is_alive, process_note
 from recbole_mm.config.names import read_keys
 from recbole_mm.config.shared import FOLDERS
 from recbole_mm.host.checkpoint import as_plain
+from recbole_mm.host.defaults import properties_of
 from recbole_mm.host.names import recbole_folder
 from recbole_mm.host.resumption import find_unfinished, load_parameters
 from recbole_mm.host.saved_config import build_config
@@ -225,6 +226,7 @@ def _check(
             )
     # With another split the parameters would have been trained on what is tested now.
     keys = {"embedding_size", "seed", "repeatable", "eval_args", "contrastive_weight", "contrastive_temperature"}
+    keys |= set(properties_of(config["model"]))
     for folder in (properties_dir(), recbole_folder() / "properties"):
         yaml = folder / "model" / f"{config['model']}.yaml"
         keys |= read_keys(yaml) if yaml.is_file() else set()

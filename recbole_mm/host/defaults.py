@@ -12,7 +12,7 @@ from typing import Any, Union
 import yaml
 
 from recbole_mm.config.reading import OptionLoader
-from recbole_mm.host.names import registered
+from recbole_mm.host.names import known_bases, recbole_folder, registered
 from recbole_mm.paths import properties_dir
 
 __all__ = ["Properties", "defaults_of", "given", "is_named", "merged", "own_settings", "properties_of"]
@@ -26,8 +26,11 @@ _ORDER = ("overall.yaml", "model", "dataset", "quick_start_config")
 
 
 def properties_of(name: str) -> Mapping[str, Any]:
-    """Default options that a registered model was given, or those of its file in this package."""
-    return _read(_of_model(name, properties_dir()), OptionLoader)
+    """Default options of a registered model, with those of the models that it derives from."""
+    options: dict[str, Any] = {}
+    for source in _of_model(name):
+        options.update(_read(source, OptionLoader))
+    return options
 
 
 def defaults_of(name: str) -> dict[str, Any]:
@@ -64,10 +67,8 @@ def merged(
     """
     folder = properties_dir()
     options: dict[str, Any] = {}
-    pending = [("model", _of_model(model, folder)), ("dataset", folder / "dataset" / f"{dataset}.yaml")]
-    pending.append(("dataset", own))
-    if model not in registered:
-        pending = pending[1:]
+    pending = [("model", source) for source in _of_model(model)]
+    pending += [("dataset", folder / "dataset" / f"{dataset}.yaml"), ("dataset", own)]
     for file, content in layers:
         kind = file.name if file.parent.name == "properties" else file.parent.name
         while pending and _ORDER.index(kind) > _ORDER.index(pending[0][0]):
@@ -80,8 +81,16 @@ def merged(
     return options
 
 
-def _of_model(model: str, folder: Path) -> Properties:
-    return given.get(model, folder / "model" / f"{model}.yaml")
+def _of_model(model: str) -> list[Properties]:
+    """Where the defaults of a registered model stand: those of the models that it derives from, then its own."""
+    if model not in registered:
+        return []
+    names = [base.__name__ for base in reversed(known_bases(registered[model]))]
+    return [given.get(name, _folder_of(name) / "model" / f"{name}.yaml") for name in (*names, model)]
+
+
+def _folder_of(model: str) -> Path:
+    return properties_dir() if model in registered else recbole_folder() / "properties"
 
 
 def _read(source: Properties, loader: Any) -> Mapping[str, Any]:

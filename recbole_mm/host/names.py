@@ -10,7 +10,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_model_name", "not_installed", "recbole_folder", "recbole_model_files", "recbole_models", "registered"]
+__all__ = [
+    "check_model_name",
+    "known_bases",
+    "not_installed",
+    "recbole_folder",
+    "recbole_model_files",
+    "recbole_models",
+    "recbole_name",
+    "registered",
+]
 
 #: Models made known to RecBole by :func:`recbole_mm.host.registry.register`, by name.
 registered: dict[str, type] = {}
@@ -37,6 +46,35 @@ def check_model_name(name: Any) -> None:
         f"{', '.join(sorted(registered)) or '(none)'}; RecBole has {len(recbole_models())} more, such as BPR, LightGCN "
         "and SASRec. A model class of your own is made known with recbole_mm.register."
     )
+
+
+def known_bases(cls: type) -> list[type]:
+    """The models that a class derives from: registered ones and RecBole's, nearest first.
+
+    Args:
+        cls: Class of a model; its bases of another kind (general, sequential, ...) do not count.
+    """
+    bases = [base for base in cls.__mro__[1:] if getattr(base, "type", None) == getattr(cls, "type", None)]
+    return [base for base in bases if _is_registered(base) or _is_recboles(base)]
+
+
+def recbole_name(name: str) -> str:
+    """The model of RecBole whose name stands for a registered one: the one that it derives from, or ``name`` itself.
+
+    RecBole chooses loaders and options by the names of its models.
+    """
+    bases = known_bases(registered[name]) if name in registered else []
+    return next((base.__name__ for base in bases if _is_recboles(base)), name)
+
+
+def _is_registered(cls: type) -> bool:
+    # By name, as a notebook cell that runs twice makes another class of it.
+    known = registered.get(cls.__name__)
+    return known is not None and (known.__module__, known.__qualname__) == (cls.__module__, cls.__qualname__)
+
+
+def _is_recboles(cls: type) -> bool:
+    return cls.__module__.startswith("recbole.model.") and cls.__name__ in recbole_models()
 
 
 def recbole_folder() -> Path:

@@ -107,7 +107,8 @@ def scores_of(model: Any, interaction: Any, columns: Tensor | None) -> Product |
             return _product(factors, columns, getattr(model, "dense_backend", "torch"))
     if _speaks_for(cls, "score_items", owner):
         return None if columns is None else Table(model.score_items(interaction, columns).view(-1, len(columns)))
-    if cls in _no_product or not owner.__module__.startswith(_PACKAGES):
+    # RecBole's base of models for labels counts no items: such a model scores pairs.
+    if cls in _no_product or not owner.__module__.startswith(_PACKAGES) or not hasattr(model, "n_items"):
         return None
     factors = _catch_factors(model, interaction)
     if factors is None:

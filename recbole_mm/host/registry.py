@@ -36,13 +36,14 @@ from recbole_mm.host import (
     history_mask,
     literals,
     new_items,
+    parts,
     seams,
     seen_loss,
     slices,
     watching,
 )
 from recbole_mm.host.defaults import Properties
-from recbole_mm.host.names import recbole_model_files, recbole_models, registered
+from recbole_mm.host.names import recbole_model_files, recbole_models, recbole_name, registered
 from recbole_mm.paths import dataset_atomic_dir
 
 __all__ = ["DATASET_OPTIONS", "install", "register", "registered_models"]
@@ -98,11 +99,12 @@ def register(
 
     Args:
         model: Subclass of one of RecBole's recommenders.
-        dataset: Class of its data set. Without it, a multimodal model gets ``MultimodalDataset`` or
-            ``MultimodalSequentialDataset``, any other model what RecBole chooses by model type.
-        trainer: Class of its trainer; without it RecBole's ``Trainer``.
-        properties: Default options: a yaml file, or a mapping. Without it ``properties/model/<Name>.yaml`` of this
-            package, if there is one.
+        dataset: Class of its data set. Without it that of the model from which it derives, ours or RecBole's; else a
+            multimodal model gets ``MultimodalDataset`` or ``MultimodalSequentialDataset``, any other one what RecBole
+            chooses by model type.
+        trainer: Class of its trainer; without it that of the model from which it derives, or RecBole's ``Trainer``.
+        properties: Default options: a yaml file, or a mapping, on top of those of the model from which it derives.
+            Without it ``properties/model/<Name>.yaml`` of this package, if there is one.
 
     Returns:
         The model class, unchanged.
@@ -131,7 +133,10 @@ def register(
         if not properties.is_file():
             raise FileNotFoundError(f"register({name}): properties: there is no file {properties}.")
     places = import_module("recbole.trainer"), import_module("recbole.data.dataset")
-    entries = {(places[0], f"{name}Trainer"): trainer, (places[1], f"{name}Dataset"): dataset or _dataset_for(model)}
+    entries = {
+        (places[0], f"{name}Trainer"): trainer or parts.trainer_for(model),
+        (places[1], f"{name}Dataset"): dataset or parts.dataset_for(model),
+    }
     for place, entry in entries if name not in registered else ():
         if hasattr(place, entry):
             raise ValueError(
@@ -198,16 +203,6 @@ def _alias(model: type) -> None:
     sys.modules[name] = alias
 
 
-def _dataset_for(model: type) -> type | None:
-    from recbole_mm.data import dataset
-    from recbole_mm.model.base import MultimodalModelMixin
-
-    if not issubclass(model, MultimodalModelMixin):
-        return None
-    sequential = model.type == ModelType.SEQUENTIAL  # type: ignore[attr-defined]
-    return dataset.MultimodalSequentialDataset if sequential else dataset.MultimodalDataset
-
-
 def install() -> None:
     """Hook our options and files into RecBole; calling it again does nothing."""
     if hasattr(Config._load_internal_config_dict, "_recbole_mm"):
@@ -225,6 +220,7 @@ def install() -> None:
     seen_loss.install()
     watching.install()
     seams.install()
+    parts.install()
     load = Config._load_internal_config_dict
 
     @functools.wraps(load)
@@ -239,7 +235,7 @@ def install() -> None:
 
         config._update_internal_config_dict = record
         try:
-            load(config, model, model_class, dataset)
+            load(config, recbole_name(model), model_class, dataset)
         finally:
             del config._update_internal_config_dict
         own = defaults.own_settings(config, dataset)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from recbole.config import Config
 from recbole.evaluator.collector import Collector
+from recbole.quick_start import run_recbole
+from recbole.trainer import Trainer
 
 from recbole_mm.host.evaluation import install, rank, top_hits
 
@@ -56,3 +60,11 @@ def test_installing_twice_wraps_once():
     before = Collector.eval_batch_collect
     install()
     assert Collector.eval_batch_collect is before
+
+
+def test_a_model_of_labels_is_ranked_as_recbole_ranks_it(monkeypatch):
+    options = {**QUIET, "epochs": 1, "eval_args": {"mode": "full"}, "metrics": ["Recall"], "threshold": None}
+    options.update(valid_metric="Recall@10", train_neg_sample_args={"distribution": "uniform"})
+    ours = run_recbole("FM", "mm-toy", config_dict=dict(options), saved=False)
+    monkeypatch.setattr(Trainer, "evaluate", inspect.unwrap(Trainer.evaluate))
+    assert ours == run_recbole("FM", "mm-toy", config_dict=dict(options), saved=False)

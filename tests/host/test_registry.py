@@ -10,9 +10,11 @@ import pytest
 import recbole.data.dataset
 import recbole.trainer
 from recbole.config import Config
-from recbole.model.general_recommender import BPR
+from recbole.data.utils import get_dataloader
+from recbole.model.general_recommender import BPR, NCL, MultiVAE
+from recbole.model.sequential_recommender import DIN
 from recbole.quick_start import objective_function, run_recbole
-from recbole.trainer import Trainer
+from recbole.trainer import NCLTrainer, Trainer
 from recbole.utils import ModelType, get_model, get_trainer
 from recbole.utils.argument_list import dataset_arguments
 
@@ -106,6 +108,54 @@ class TestRegistering:
         assert {"MMGCN", "register", "registered_models", "run"} <= set(recbole_mm.__all__) <= set(dir(recbole_mm))
         with pytest.raises(AttributeError, match="no attribute 'nothing'"):
             recbole_mm.nothing  # noqa: B018
+
+
+class TestDeriving:
+    """A subclass of a model is that model where it says nothing else; RecBole looks everything up by name."""
+
+    def test_it_has_the_options_the_trainer_and_the_data_set_of_its_model(self, clean_registry: None) -> None:
+        class OwnTrainer(Trainer):
+            pass
+
+        class OwnDataset(MultimodalDataset):
+            pass
+
+        register(HostToy, properties={"toy_dim": 8, "epochs": 7}, trainer=OwnTrainer, dataset=OwnDataset)
+        register(type("Child", (HostToy,), {}), properties={"toy_dim": 4})
+        register(type("Grandchild", (type("Between", (get_model("Child"),), {}),), {}))
+        found = config("Grandchild")
+        assert (found["toy_dim"], found["epochs"]) == (4, 7)
+        assert defaults.properties_of("Grandchild") == {"toy_dim": 4, "epochs": 7}
+        assert get_trainer(ModelType.GENERAL, "Grandchild") is OwnTrainer
+        assert recbole.data.dataset.GrandchildDataset is OwnDataset
+
+    @pytest.mark.parametrize("name", ["MCPTR", "MML", "UniSRec"])
+    def test_one_of_ours_keeps_its_stages(self, name: str, clean_registry: None) -> None:
+        theirs = registered_models()[name]
+        register(type("Derived", (theirs,), {}), properties={"epochs": 3})
+        assert get_trainer(theirs.type, "Derived") is get_trainer(theirs.type, name)
+        assert recbole_mm.tags_of("Derived").stages == recbole_mm.tags_of(name).stages
+        given, own = (config(model).internal_config_dict for model in ("Derived", name))
+        assert given == {**own, "epochs": 3}
+
+    def test_one_of_recboles(self, clean_registry: None) -> None:
+        rows = {"train_neg_sample_args": None, "threshold": None}
+        for base, trainer in ((NCL, NCLTrainer), (MultiVAE, Trainer), (BPR, Trainer)):
+            name = f"My{base.__name__}"
+            register(type(name, (base,), {}))
+            assert get_trainer(ModelType.GENERAL, name) is trainer
+            theirs, mine = (config(model, **rows) for model in (base.__name__, name))
+            assert set(theirs.internal_config_dict) <= set(mine.internal_config_dict)
+            assert mine["embedding_size"] == theirs["embedding_size"]
+            assert get_dataloader(mine, "train") is get_dataloader(theirs, "train")
+        register(type("MyDIN", (DIN,), {}))
+        assert config("MyDIN", **rows)["eval_args"] == config("DIN", **rows)["eval_args"]
+
+    def test_a_base_of_another_kind_gives_nothing(self, clean_registry: None) -> None:
+        register(HostToy, properties={"toy_dim": 8}, dataset=MultimodalDataset)
+        register(type("Other", (HostToy,), {"type": ModelType.SEQUENTIAL}))
+        assert recbole.data.dataset.OtherDataset is MultimodalSequentialDataset
+        assert defaults.properties_of("Other") == {}
 
 
 class TestRefusing:
