@@ -190,10 +190,14 @@ def _read_table(
     table = open_table(source, separator)
     key = id_column if id_column in table.columns else None
     key = find_roles(table.columns, {entity: key}, table.name)[entity]
-    frame = table.read()
+    # A column that is to be dropped need not be readable, such as one of pictures.
+    dropped = [name for name in table.columns if name != key and types.get(name) == "drop"]
+    for name in dropped:
+        del types[name]
+    frame = table.read([name for name in table.columns if name not in dropped])
     ids = Vocabulary(entity, table.name).checked(frame[key], report, f"{entity} table")
     frame = frame.loc[ids.index].set_index(ids).drop(columns=key)
-    if frame.empty:
+    if not len(frame):
         raise ValueError(f"{table.name} has no row with an id in the column {key}.")
     # Rows that are the same throughout are one; those that differ are for the caller to choose from.
     distinct = frame.index[~frame.map(str).assign(**{key: frame.index}).duplicated().to_numpy()]
@@ -208,6 +212,7 @@ def _read_table(
     if len(frame) < rows:
         report.notes.append(f"{entity} table: {rows - len(frame):,} further rows of the same {entity}s left out")
     columns = [classify(name, frame[name], types.pop(name, None)) for name in frame.columns]
+    columns += [Column(name, "drop", "as you said") for name in dropped]
     report.columns[entity] = columns
     return columns, frame
 
