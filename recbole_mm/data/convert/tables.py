@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from recbole_mm.folders import replacing_folder
 
 __all__ = ["import_tables"]
 
+# RecBole knows a column by its name alone, and these may be columns of clicks.
+_TAKEN = ("user_id", "item_id", "rating", "label", "timestamp")
 PARTS = ("train", "valid", "test")
 
 
@@ -135,7 +137,8 @@ def import_tables(
             _write_parquet(texts, target / f"{name}.inter_text.parquet")
         fields: dict[str, list[str]] = {"inter": clicks.fields}
         for entity, (columns, frame) in tables.items():
-            fields[entity] = _write_table(target, name, entity, columns, frame)
+            taken = {*_TAKEN, *fields.get("item", ())}
+            fields[entity] = _write_table(target, name, entity, columns, frame, taken, report)
             report.count_new(entity, frame.index, clicks.vocabulary[entity])
         for modality, (ids, matrix, count) in sorted(matrices.items()):
             write_vectors(target / f"{name}.item.{modality}", ids, matrix, count=count)
@@ -217,7 +220,15 @@ def _read_table(
     return columns, frame
 
 
-def _write_table(folder: Path, name: str, entity: str, columns: Iterable[Column], frame: pd.DataFrame) -> list[str]:
+def _write_table(
+    folder: Path,
+    name: str,
+    entity: str,
+    columns: Iterable[Column],
+    frame: pd.DataFrame,
+    taken: Container[str],
+    report: ImportReport,
+) -> list[str]:
     """Write ``name.<entity>`` and the texts beside it; returns the fields of the atomic file."""
     kept = [column for column in columns if column.kind not in ("text", "drop")]
     texts = [column.name for column in columns if column.kind == "text"]
@@ -226,7 +237,12 @@ def _write_table(folder: Path, name: str, entity: str, columns: Iterable[Column]
     fields: dict[str, Column] = {}
     for column in kept:
         field = "_".join(column.name.replace(":", "_").split()) or "column"
-        if field in (*fields, "user_id", "item_id"):
+        if field in taken:
+            report.notes.append(
+                f"{entity} table: {field} is written as {entity}_{field}, since the other name is taken"
+            )
+            field = f"{entity}_{field}"
+        if field in fields or field in taken:
             field = f"{field}_{len(fields)}"
         fields[field] = column
         atomic[f"{field}:{column.kind}"] = in_kind(column, frame[column.name], f"{entity} table")

@@ -138,6 +138,18 @@ def test_items_users_texts_and_vectors(write, tmp_path):
     assert list(dataset.features.item) == ["image"]
 
 
+def test_columns_of_one_name_stay_apart(write, tmp_path):
+    products = pd.DataFrame({"sku": ["007", "1e5"], "land": ["de", "fr"], "rating": [3, 4], "item_rating": [1, 2]})
+    users = pd.DataFrame({"customer": ["u1", "u2"], "land": ["us", "de"]})
+    report = import_tables("shop", write("clicks.csv", CLICKS), items=products, users=users, data_path=tmp_path)
+    assert "user table: land is written as user_land" in str(report)
+    settings = yaml.safe_load((tmp_path / "shop" / "shop.yaml").read_text())
+    assert settings["load_col"]["item"] == ["item_id", "land", "item_rating", "item_rating_2"]
+    dataset = load("shop", tmp_path)
+    assert set(dataset.field2id_token["user_land"][1:]) == {"us", "de"}
+    dataset.build()
+
+
 def test_a_split_becomes_benchmark_files(write, tmp_path):
     texts = {"train": "u1,a\nu2,b\n", "valid": "u1,b\n", "test": "u1,z\nu2,a\n"}
     parts = {part: write(f"{part}.csv", "user,item\n" + text) for part, text in texts.items()}
