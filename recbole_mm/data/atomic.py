@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole_mm.config.names import suggest
+from recbole_mm.data.quotes import quoted_rows
 
 __all__ = ["READ_AS_MISSING", "check_atomic", "check_columns", "check_numbers", "check_untyped", "read_header"]
 
@@ -214,22 +214,9 @@ def _rows(path: Path, separator: str, encoding: str) -> Iterator[tuple[int, list
             if number > 1 and line.strip():
                 yield number, line.rstrip("\r\n").split(separator)
         return
-    raw: list[str] = []
-    reader = csv.reader(_recorded(_lines(path, encoding), raw), delimiter=separator)
-    start = 1
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {start}: the line cannot be read ({error}).") from error
-        if row is None:
-            return
-        if len(raw) > 1:
-            _check_quotes(path, start, raw, separator)
-        raw.clear()
-        if start > 1 and row:
-            yield start, row
-        start = reader.line_num + 1
+    for number, row in quoted_rows(_lines(path, encoding), path, separator):
+        if number > 1 and row:
+            yield number, row
 
 
 def _full_rows(path: Path, columns: Sequence[str], separator: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
@@ -241,25 +228,6 @@ def _full_rows(path: Path, columns: Sequence[str], separator: str, encoding: str
                 f"{len(row)}. Put {_name(separator)} between the values, also beside an empty one, and none in a value."
             )
         yield number, row
-
-
-def _recorded(lines: Iterable[str], raw: list[str]) -> Iterator[str]:
-    for line in lines:
-        raw.append(line)
-        yield line
-
-
-def _check_quotes(path: Path, start: int, raw: Sequence[str], separator: str) -> None:
-    """A value that goes on in the next line was either meant so, or a quotation mark was left open."""
-    try:
-        if len(list(csv.reader(raw, delimiter=separator, strict=True))) == 1:
-            return
-    except csv.Error:
-        pass
-    raise ValueError(
-        f"{path}, line {start}: a value begins with a quotation mark that is not closed in its line, so that the lines "
-        'below would be part of it. Remove the mark, or write the value as "..." with every mark in it doubled.'
-    )
 
 
 def _no_type(path: Path, line: str, columns: Sequence[Any], column: str, separator: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import re
 import string
@@ -17,6 +18,7 @@ from recbole_mm.config.names import suggest
 __all__ = ["Content", "files_content", "plain_text", "read_atomic", "read_rows", "text_content"]
 
 _TAG = re.compile(r"<(?:/?[A-Za-z][^<>]*|!--.*?--)>", flags=re.DOTALL)
+_NOTES = (".json", ".txt", ".xml", ".xmp", ".csv", ".html", ".md", ".npy", ".npz", ".tmp", ".part", "")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,20 @@ class Content:
     failed: dict[str, str]
     read: Callable[[Any], Any]
     described: str
+
+    def marks(self) -> dict[str, str]:
+        """Id to what changes with its input: a hash of the text, or size and date of the file."""
+        return {token: _mark(entry) for token, entry in zip(self.ids, self.inputs)}
+
+
+def _mark(entry: Any) -> str:
+    if isinstance(entry, str):
+        return hashlib.blake2b(entry.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    try:
+        status = entry.stat()
+    except OSError:  # it went meanwhile, which whoever reads it will say
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def read_rows(folder: Path, name: str, entity: str) -> pd.DataFrame:
@@ -134,7 +150,7 @@ def files_content(rows: pd.DataFrame, pattern: str, entity: str, read: Callable[
     ]
     if pattern.endswith(".*"):
         folders = {path.parent for path in paths}
-        found = {folder: {file.stem: file for file in sorted(folder.glob("*"))} for folder in folders}
+        found = {folder: {file.stem: file for file in sorted(folder.glob("*"), key=_rank)} for folder in folders}
         paths = [found[path.parent].get(path.name[:-2], path) for path in paths]
     there = [path.is_file() for path in paths]
     if paths and not any(there):
@@ -151,6 +167,11 @@ def files_content(rows: pd.DataFrame, pattern: str, entity: str, read: Callable[
     other = "no file of this suffix, but of another one: write .* for any"
     failed = {index: other if path.stem in stems[path.parent] else "no such file" for index, path in missing}
     return Content(ids, inputs, failed, read, f"files {pattern}")
+
+
+def _rank(file: Path) -> tuple[bool, Path]:
+    """Of several files that differ in their suffix, the last one is taken, and no notes beside a picture."""
+    return file.suffix.lower() not in _NOTES, file
 
 
 def read_atomic(file: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:

@@ -194,7 +194,7 @@ def _encode(
     workers: int,
     progress: bool,
 ) -> Extracted:
-    partial = Partial(stem, settings)
+    partial = Partial(stem, settings, content.marks())
     left = [(i, x) for i, x in zip(content.ids, content.inputs) if i not in partial.vectors and i not in partial.failed]
     if left and isinstance(left[0][1], str):
         left.sort(key=lambda entry: -len(entry[1]))  # a batch is padded to its longest text

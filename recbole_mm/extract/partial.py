@@ -21,11 +21,12 @@ class Partial:
     Args:
         stem: The feature file without its suffix.
         settings: Encoder, content and whatever else shapes the vectors; with other settings the blocks are thrown away.
+        marks: Id to a mark of its input; what was made of an input with another mark is done again.
     """
 
-    def __init__(self, stem: Path, settings: Mapping[str, object]) -> None:
+    def __init__(self, stem: Path, settings: Mapping[str, object], marks: Mapping[str, str]) -> None:
         self._folder = stem.with_name(f".{stem.name}.partial")
-        text = json.dumps(settings, sort_keys=True)
+        text = json.dumps({**settings, "marks": True}, sort_keys=True)
         key = hashlib.sha256(text.encode("utf-8")).hexdigest()
         note = self._folder / "settings"
         if self._folder.is_dir() and (not note.is_file() or note.read_text(encoding="utf-8") != key):
@@ -35,13 +36,16 @@ class Partial:
             write_atomically(note, key)
         self.vectors: dict[str, np.ndarray] = {}
         self.failed: dict[str, str] = {}
-        self._blocks = 0
+        self._blocks, self._marks = 0, marks
         for left in self._folder.glob(".*.tmp*"):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
         for file in sorted(self._folder.glob("*.npz")):
             with np.load(file, allow_pickle=False) as block:
-                self.vectors.update(zip(block["id"].tolist(), block["feature"]))
-                self.failed.update(zip(block["failed"].tolist(), block["reason"].tolist()))
+                for token, mark, vector in zip(block["id"].tolist(), block["mark"].tolist(), block["feature"]):
+                    if marks.get(token) == mark:
+                        self.vectors[token] = vector
+                old = zip(block["failed"].tolist(), block["failed_mark"].tolist(), block["reason"].tolist())
+                self.failed.update({token: reason for token, mark, reason in old if marks.get(token) == mark})
             self._blocks = int(file.stem) + 1
 
     def add(self, ids: list[str], vectors: np.ndarray, failed: Mapping[str, str]) -> None:
@@ -52,7 +56,9 @@ class Partial:
                 temporary,
                 id=np.array(ids, dtype=str),
                 feature=vectors,
+                mark=np.array([self._marks[token] for token in ids], dtype=str),
                 failed=np.array(list(failed), dtype=str),
+                failed_mark=np.array([self._marks[token] for token in failed], dtype=str),
                 reason=np.array(list(failed.values()), dtype=str),
             )
         self.vectors.update(zip(ids, vectors))

@@ -74,6 +74,7 @@ def _load_feat(original: Callable[..., Any], dataset: Any, filepath: str, source
     check_columns(path, header, needed)
     load, unload = asked
     columns = [name for name in header if (load is None or name in load) and name not in (unload or ())]
+    _check_shared(dataset, path, source, {name: header[name] for name in columns})
     frame = fast_csv.read(path, header, columns, separator, encoding)
     if frame is None:
         check_atomic(path, separator, encoding, needed)
@@ -86,6 +87,22 @@ def _load_feat(original: Callable[..., Any], dataset: Any, filepath: str, source
         raise ValueError(f"{path} cannot be read: {error}") from error
     finally:
         _ready.reset(token)
+
+
+def _check_shared(dataset: Any, path: Path, source: Any, columns: dict[str, str]) -> None:
+    """RecBole knows a column by its name alone, whichever file it is in."""
+    ids = (dataset.uid_field, dataset.iid_field)
+    for name, kind in columns.items():
+        other = dataset.field2source.get(name)
+        if name in ids or other in (None, source) or not isinstance(source, FeatureSource):
+            continue
+        text = (
+            f"{path}: the column {name} is also one of .{other.value}, and RecBole takes columns of one name for one. "
+            f"Rename it, or leave it out with unload_col: {{{source.value}: [{name}]}}."
+        )
+        if kind.startswith("token"):  # one of the two would never become numbers
+            raise ValueError(text)
+        getLogger().warning(f"{text} In batches these values stand in the place of the others.")
 
 
 def _warn_about_columns(path: Path, header: dict[str, str], asked: tuple[set[str] | None, set[str] | None]) -> None:

@@ -108,6 +108,29 @@ def test_an_interrupted_extraction_goes_on(shop, monkeypatch):
     assert vectors[ids.index("ö"), 0] == 150
 
 
+def test_inputs_that_changed_meanwhile_are_read_again(shop, monkeypatch):
+    from own_encoder import Mean
+
+    monkeypatch.setattr("recbole_mm.extract.extract._BLOCK", 1)
+    monkeypatch.setattr(Mean, "fail_at", Mean.calls + 3)
+    (shop / "pictures" / "1e5.png").write_bytes(b"no picture")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        own(batch_size=1)
+    for name in ("007", "1e5"):
+        Image.new("RGB", (40, 30), (222, 0, 255)).save(shop / "pictures" / f"{name}.png")
+    before = Mean.calls
+    assert own(batch_size=1)[0].rows == 5 and Mean.calls == before + 4
+    ids, vectors = features(shop, "image")
+    assert vectors[[ids.index("007"), ids.index("1e5"), ids.index("a b")], 0].tolist() == [222, 222, 100]
+
+
+def test_a_note_beside_a_picture_is_no_picture(shop):
+    (shop / "pictures" / "007.txt").write_text("a caption")
+    (shop / "pictures" / "1e5.JSON").write_text("{}")
+    (made,) = extract("shop", image="pictures/{item_id}.*", encoder="own_encoder:build")
+    assert made.rows == 5 and not made.failed
+
+
 def test_other_settings_start_anew(shop, monkeypatch):
     from own_encoder import Mean
 

@@ -58,6 +58,18 @@ def test_columns_that_are_passed_over_are_said(tiny: Path, caplog: Any) -> None:
     assert "load_col" not in caplog.text
 
 
+def test_a_column_of_two_files(tiny: Path, caplog: Any) -> None:
+    for entity, token in zip(("user", "item"), random_pairs()[0]):
+        lines = f"{entity}_id:token\tland:token\tage:float\n{token}\tde\t9\n"
+        (tiny / f"tiny.{entity}").write_text(lines, encoding="utf-8")
+    columns = {"inter": ["user_id", "item_id"], "user": "*", "item": "*"}
+    with pytest.raises(ValueError, match=r"tiny.item: the column land is also one of .user.*unload_col: {item: \[land"):
+        data_set("BPR", load_col=columns)
+    with caplog.at_level(WARNING):
+        made = data_set("BPR", load_col={**columns, "item": ["item_id", "age"]})
+    assert "the column age is also one of .user" in caplog.text and "land" in made.user_feat.columns
+
+
 @pytest.mark.parametrize("model", ["MMGCN", "BPR", "SASRec", "MML"])
 @pytest.mark.parametrize("alias", [None, ["item_id_list"]])
 def test_histories_in_the_files_have_the_ids_of_the_items(model: str, alias: Any, tiny: Path, caplog: Any) -> None:

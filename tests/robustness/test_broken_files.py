@@ -104,6 +104,23 @@ RIGHT: dict[str, tuple[str, str | bytes, list[str]]] = {
     ),
     "null in json": ("c.jsonl", '{"user": "u", "item": null}\n{"user": "u", "item": "a"}\n', ["a"]),
     "whole numbers as floats in parquet": ("c.parquet", parquet(user=[1.0, 2.0, None], item=[7, 8, 9]), ["7", "8"]),
+    "long whole numbers beside a missing one in parquet": (
+        "c.parquet",
+        parquet(user=["u", "u", "u"], item=pd.array([1234567890123456789, 1234567890123456788, None], dtype="Int64")),
+        ["1234567890123456789", "1234567890123456788"],
+    ),
+    "texts as bytes in parquet": (
+        "c.parquet",
+        parquet(user=["u", "v"], item=[b"a", "\u00fc".encode()]),
+        ["a", "\u00fc"],
+    ),
+    "a separator named as Excel does": ("c.csv", "\ufeffsep=;\r\nuser;item\r\nu1;a\r\nu2;b\r\n", ["a", "b"]),
+    "blanks behind commas": ("c.csv", 'user, item, note\nu1, a, "x, y"\nu2, b, z\n', ["a", "b"]),
+    "a key that only the last line has": (
+        "c.jsonl",
+        '{"user": "u", "item": "a"}\n' * 300 + '{"user": "u", "item": "b", "rating": 3}\n',
+        ["b"],
+    ),
     "packed": ("c.csv.gz", gzip.compress(GOOD.encode()), ["a", "b"]),
     "packed in several parts": ("c.csv.zst", zst(GOOD[:14]) + zst(GOOD[14:]), ["a", "b"]),
     "days since 1970": ("c.csv", "user,item,time\nu,a,19844\nu,b,19845\n", ["a", "b"]),
@@ -136,6 +153,16 @@ WRONG: dict[str, tuple[str, str | bytes, str]] = {
     "gzip with other bytes": ("c.csv.gz", other_bytes(gzip.compress(GOOD.encode() * 4000, mtime=0)), "copy it again"),
     "years for times": ("c.csv", "user,item,time\nu,a,2020\nu,b,2021\n", "look like years"),
     "days of a spreadsheet": ("c.csv", "user,item,time\nu,a,44197\nu,b,44198\n", "as spreadsheets count them"),
+    "days and hours of a spreadsheet": ("c.csv", "user,item,time\nu,a,44197.5\n", "as spreadsheets count them"),
+    "a date for never": ("c.csv", "user,item,time\nu,a,9999-12-31\nu,b,2024-05-01\n", "row 1 '9999-12-31'"),
+    "files one behind the other": ("c.csv", GOOD + "\ufeff" + GOOD, "row 3: the names of the columns"),
+    "a quotation mark that two lines share": (
+        "c.tsv",
+        'user\titem\tnote\nu\ta\t"x\nu\tb\ty" z\nu\tc\tz\n',
+        "line 2: a value begins",
+    ),
+    "a label in words": ("c.csv", "user,item,label\nu,a,ja\n", "write 1 or 0"),
+    "bytes that are no text": ("c.parquet", parquet(user=["u"], item=[b"\xff\xd8"]), "bytes that are no UTF-8"),
     "the padding as an id": ("c.csv", "user,item\nu,[PAD]\n", "calls the empty place of a list"),
     "csv called gzip": ("c.csv.gz", GOOD, "copy it again"),
     "one json list": ("c.json", '[{"user": "u", "item": "a"}]', "expected an object"),
@@ -162,6 +189,17 @@ BESIDE: dict[str, tuple[dict[str, str | bytes], dict[str, Any], str]] = {
         {"p.csv": "item,price\na,1\n"},
         {"items": "p.csv", "types": {"price": "int"}},
         "expected one of token",
+    ),
+    "products with other ids than the clicks": (
+        {"p.csv": "item,price\n1,1\n"},
+        {"items": "p.csv"},
+        "none of the 1 ids",
+    ),
+    "users with other ids than the clicks": ({"p.csv": "user,age\n1,1\n"}, {"users": "p.csv"}, "none of the 1 ids"),
+    "products with pictures inside": (
+        {"p.parquet": parquet(item=["a"], image=[{"bytes": b"\xff\xd8"}])},
+        {"items": "p.parquet"},
+        "--types=image=drop",
     ),
     "vectors and ids of two lengths": (
         {"e.npy": npy(np.ones((3, 2))), "i.txt": "a\nb\n"},
@@ -266,8 +304,24 @@ def test_what_a_person_would_want_to_know_is_said() -> None:
     assert "valid: 1 of 2 rows are pairs" in str(split)
     found = str(import_tables("odd", "odd.csv"))
     assert "1 item ids hold characters that do not show, such as 'a\\u200b'" in found
+    put({"odd.csv": "user;item\nu1 ;4,00638E+12\nu1;1e5\n"})
+    found = str(import_tables("cut", "odd.csv"))
+    assert "1 user ids begin or end with a blank, such as 'u1 '" in found
+    assert "1 item ids are long numbers that a spreadsheet or a float cut short, such as '4,00638E+12'" in found
     with pytest.raises(ValueError, match="drop_unseen does nothing without a split"):
         import_tables("d", "c.csv", drop_unseen=True)
+
+
+def test_a_number_that_no_integer_holds_stays_what_it_is() -> None:
+    import_tables("d", pd.DataFrame({"user": ["u", "u"], "item": ["a", "b"], "rating": [1e30, 3]}))
+    assert pd.read_csv("dataset/d/d.inter", sep="\t")["rating:float"].tolist() == [1e30, 3]
+
+
+def test_a_column_that_is_to_be_dropped_is_not_read() -> None:
+    put({"p.parquet": parquet(item=["a", "z"], image=[{"bytes": b"\xff\xd8"}] * 2)})
+    clicks = pd.DataFrame({"user": ["u"], "item": ["a"]})
+    report = import_tables("d", clicks, items="p.parquet", types={"image": "drop"})
+    assert report.new_items == 1 and "image drop (as you said)" in str(report)
 
 
 @contextmanager

@@ -164,9 +164,9 @@ WRITTEN = {
     "ds.item.image.npz": lambda file: extraction._write(
         file.with_suffix(""), np.array(["i"]), np.ones((1, 2), np.float32), "item"
     ),
-    ".ds.item.image.partial/000000.npz": lambda file: Partial(file.parent.parent / "ds.item.image", {}).add(
-        ["i"], np.ones((1, 2)), {}
-    ),
+    ".ds.item.image.partial/000000.npz": lambda file: Partial(
+        file.parent.parent / "ds.item.image", {}, {"i": "mark"}
+    ).add(["i"], np.ones((1, 2)), {}),
     "runs/x/run.json": lambda file: Store(file.parents[2]).save("x", {"a": 1}),
     "runs/x/users.npz": lambda file: Store(file.parents[2]).save("x", {"a": 1}, {"user": np.ones(3)}),
     "out/out.inter": lambda file: conversion(file.parent),

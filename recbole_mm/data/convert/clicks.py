@@ -241,12 +241,13 @@ def _numbers(cells: pd.Series, where: str, column: str, labels: bool) -> np.ndar
     if len(wrong):
         shown = ", ".join(f"row {cells.index[row] + 1} {str(cells.iloc[row])!r}" for row in wrong[:5])
         raise ValueError(
-            f"{where}, column {column}: {len(wrong):,} value(s) are no numbers: {shown}; write 4.5, not 4,5."
+            f"{where}, column {column}: {len(wrong):,} value(s) are no numbers: {shown}; "
+            + ("write 1 or 0, true or false, yes or no." if labels else "write 4.5, not 4,5.")
         )
     return values
 
 
 def _shortest(values: np.ndarray) -> np.ndarray:
     """Whole numbers without a point, others with all their digits."""
-    whole = bool((values == np.floor(values)).all())
+    whole = bool(((values == np.floor(values)) & (np.abs(values) < 2**63)).all())
     return values.astype(np.int64) if whole else values

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,10 @@ class ImportReport:
             self.skipped[reason] = self.skipped.get(reason, 0) + rows
 
     def count_new(self, entity: str, ids: Collection[str], known: Any) -> None:
-        """Count rows of a table whose id has no interaction, and ids without a row."""
+        """Count rows of a table whose id has no interaction, and ids without a row; none in common is an error."""
         new = sum(token not in known.number for token in ids)
+        if new == len(ids):
+            raise ValueError(_none_in_common(f"{entity} table", ids, entity, known))
         lacking = len(known) - (len(ids) - new)
         if entity == "item":
             self.new_items = new
@@ -82,11 +85,7 @@ class ImportReport:
         size = " x ".join(str(length) for length in matrix.shape)
         self.vectors[modality] = f"{size}, {matched:,} of {len(known):,} items have one"
         if not matched:
-            shown, have = ", ".join(map(str, ids[:3])), ", ".join(list(known.number)[:3])
-            raise ValueError(
-                f"vectors {modality}: none of the {len(ids):,} ids is an item of the interactions; ids are such as "
-                f"{shown}, items such as {have}."
-            )
+            raise ValueError(_none_in_common(f"vectors {modality}", ids, "item", known))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
@@ -117,6 +116,14 @@ class ImportReport:
         if self.folder is not None:
             lines.append(f"written to {self.folder}")
         return "\n".join(lines)
+
+
+def _none_in_common(where: str, ids: Collection[str], entity: str, known: Any) -> str:
+    shown, have = (", ".join(repr(str(token)) for token in islice(tokens, 3)) for tokens in (ids, known.number))
+    return (
+        f"{where}: none of the {len(ids):,} ids is one of the interactions; ids are such as {shown}, {entity}s such as "
+        f"{have}. They must be written alike."
+    )
 
 
 def _is_day(seconds: float) -> bool:

@@ -13,7 +13,8 @@ __all__ = ["Clock"]
 # The ranges of numbers that mean a time between 1973 and 2096, so that no two units overlap.
 _UNITS = {"days": (1e3, 5e4, 86400.0), "seconds": (1e8, 4e9, 1.0), "milliseconds": (1e11, 4e12, 1e-3)}
 _UNITS |= {"microseconds": (1e14, 4e15, 1e-6), "nanoseconds": (1e17, 4e18, 1e-9)}
-_DATE_NUMBER = re.compile(r"(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
+_DATE_NUMBER = re.compile(r"(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])[0-5]\d([0-5]\d)?)?")
+_DATE_FORMS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 _WORDS = {"days": "days since 1970", "none": "numbers of no known unit, kept as they are"}
 
 
@@ -53,8 +54,7 @@ class Clock:
         """
         if pd.api.types.is_datetime64_any_dtype(cells.dtype):
             self._settle("dates", cells)
-            times = pd.to_datetime(cells, utc=True).dt.tz_localize(None).astype("datetime64[ns]")
-            return np.where(times.isna(), np.nan, times.astype(np.int64) / 1e9)
+            return self._seconds(pd.to_datetime(cells, utc=True), cells)
         text = cells.map(str).str.strip()
         empty = (text == "").to_numpy()
         numbers = pd.to_numeric(text.where(~empty), errors="coerce").to_numpy(dtype=np.float64)
@@ -69,13 +69,21 @@ class Clock:
 
     def _dates(self, text: pd.Series, empty: np.ndarray) -> np.ndarray:
         self._settle("dates", text)
-        shape = "%Y%m%d" if text[~empty].str.fullmatch(_DATE_NUMBER).all() else "ISO8601"
-        given = self.pattern or shape
+        there = text[~empty]
+        lengths = there.str.len().unique() if there.str.fullmatch(_DATE_NUMBER).all() else []
+        given = self.pattern or (_DATE_FORMS[lengths[0]] if len(lengths) == 1 else "ISO8601")
         times = pd.to_datetime(text.where(~empty), format=given, utc=True, errors="coerce")
         hint = f"does not fit time_format={self.pattern!r}" if self.pattern else "is no date in ISO form (2024-05-31)"
         self._refuse(text, times.isna().to_numpy() & ~empty, hint)
+        return self._seconds(times, text)
+
+    def _seconds(self, times: pd.Series, cells: pd.Series) -> np.ndarray:
+        """Seconds of times in UTC; those of no click (0001-01-01, 9999-12-31) are a word for "unknown"."""
+        first, last = pd.Timestamp.min.tz_localize("UTC"), pd.Timestamp.max.tz_localize("UTC")
+        outside = ((times < first) | (times > last)).to_numpy()
+        self._refuse(cells, outside, "is before 1678 or after 2261; leave the cell empty where the time is unknown")
         seconds = times.dt.tz_localize(None).astype("datetime64[ns]").astype(np.int64).to_numpy() / 1e9
-        return np.where(empty, np.nan, seconds)
+        return np.where(times.isna().to_numpy(), np.nan, seconds)
 
     def _numbers(self, numbers: np.ndarray, cells: pd.Series) -> np.ndarray:
         there = numbers[np.isfinite(numbers)]
@@ -102,7 +110,7 @@ class Clock:
         low, high = float(numbers.min()), float(numbers.max())
         if whole and low >= 1900 and high <= 2100:
             what, remedy = "years", "write dates, such as 2024-01-01"
-        elif whole and low >= 36_500:  # days since 1970 of a time after 2069
+        elif self.unit == "days" and low >= 36_500:  # days since 1970 of a time after 2069
             what, remedy = "days as spreadsheets count them", "save the column as ISO dates (2024-05-31)"
         else:
             return

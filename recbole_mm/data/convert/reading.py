@@ -29,7 +29,7 @@ def open_table(source: Source, separator: str | None = None, header: Sequence[st
         header: Names of the columns of a text file without a header line.
 
     Returns:
-        The table; nothing but its head has been read.
+        The table; what has been read are its columns.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -67,7 +67,7 @@ class _FrameTable(Table):
         frame = self._frame.set_axis(self.columns, axis=1)[wanted]
         for start in range(0, len(frame), CHUNK_ROWS):
             piece = frame.iloc[start : start + CHUNK_ROWS]
-            cells = {column: as_text(piece[column]) for column in wanted}
+            cells = {column: as_text(piece[column], self.name) for column in wanted}
             yield pd.DataFrame(cells).set_axis(range(start, start + len(piece))), start + len(piece)
 
 
@@ -90,7 +90,9 @@ class _ParquetTable(Table):
         total = max(self._file.metadata.num_rows, 1)
         try:
             for batch in self._file.iter_batches(CHUNK_ROWS, columns=wanted):
-                piece = {name: as_text(batch.column(name).to_pandas()) for name in wanted}
+                # As floats, which is how whole numbers come beside missing ones, long ids would become the same.
+                columns_read = batch.to_pandas(integer_object_nulls=True, ignore_metadata=True)
+                piece = {name: as_text(columns_read[name], self.name) for name in wanted}
                 frame = pd.DataFrame(piece).set_axis(range(start, start + batch.num_rows))
                 start += batch.num_rows
                 yield frame, int((self.size or 0) * start / total)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +17,13 @@ import pandas as pd
 
 from recbole_mm.data.convert.packed import DAMAGED, unpacked
 from recbole_mm.data.convert.text_table import CHUNK_ROWS, Table, check_columns, plain
+from recbole_mm.data.quotes import quoted_rows
 
 __all__ = ["JsonTable", "TextTable"]
 
 _SEPARATORS = ("\t", ",", ";", "|")
 _SAMPLE_ROWS = 200
+_NAMED_SEPARATOR = re.compile(r"sep=([^\r\n])\r?\n", flags=re.IGNORECASE)  # what Excel writes above the header
 # A description may be longer than what the csv module takes for one cell. Raised only, for whoever else reads csv.
 csv.field_size_limit(max(csv.field_size_limit(), 1 << 24))
 
@@ -76,9 +79,17 @@ class TextTable(_StreamTable):
     def __init__(self, path: Path, packed: str | None, separator: str | None, header: Sequence[str] | None) -> None:
         super().__init__(path, packed)
         sample = self._sample()
+        named = _NAMED_SEPARATOR.match(sample)
+        self._above = 0 if named is None else 1  # lines above the header
+        if named is not None:
+            separator, sample = separator or named[1], sample[named.end() :]
         self._separator = separator or _find_separator(sample, path)
+        header_line = sample.lstrip("\r\n").partition("\n")[0].split(self._separator)
+        self._blanks = header is None and len(header_line) > 1 and all(name[:1] == " " for name in header_line[1:])
         try:
-            rows = list(csv.reader(io.StringIO(sample, newline=""), delimiter=self._separator))
+            rows = list(
+                csv.reader(io.StringIO(sample, newline=""), delimiter=self._separator, skipinitialspace=self._blanks)
+            )
         except (csv.Error, TypeError) as error:
             raise ValueError(f"{path} cannot be read as a table separated by {self._separator!r}: {error}.") from error
         rows = [row for row in rows if row]
@@ -106,7 +117,8 @@ class TextTable(_StreamTable):
     def chunks(self, columns: Sequence[str] | None = None) -> Iterator[tuple[pd.DataFrame, int]]:
         """Pieces of the file, see :meth:`Table.chunks`."""
         wanted, start = list(self.columns if columns is None else columns), 0
-        with self._opened(lambda: f"is damaged after row {start:,}") as (text, below), warnings.catch_warnings():
+        with self._opened(lambda: f"is damaged after row {start:,}") as (opened, below), warnings.catch_warnings():
+            text = _Counted(opened)
             warnings.simplefilter("error", pd.errors.ParserWarning)  # columns that pandas would drop with a warning
             try:
                 # All columns are read, since with some of them pandas would forgive lines with too many cells.
@@ -120,11 +132,16 @@ class TextTable(_StreamTable):
                     na_filter=False,
                     index_col=False,
                     chunksize=CHUNK_ROWS,
+                    skiprows=self._above,
+                    skipinitialspace=self._blanks,
                 )
                 for piece in pieces:
+                    self._refuse_header(piece, start)
                     frame = piece[wanted].set_axis(range(start, start + len(piece)))
                     start += len(frame)
                     yield frame, below.tell()
+                if text.lines > start + self._above + 1:
+                    self._check_quotes()
             except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
                 message = str(error).replace("Error tokenizing data. C error: ", "").strip()
                 raise ValueError(
@@ -133,6 +150,39 @@ class TextTable(_StreamTable):
                     "quotes around the value, and a quote within it is written twice."
                 ) from error
 
+    def _refuse_header(self, piece: pd.DataFrame, start: int) -> None:
+        """Files that were put one behind the other have the names of the columns again, which are no ids."""
+        again = piece[piece[self.columns[0]].str.strip(" \ufeff") == self.columns[0]]
+        for name in self.columns[1:]:
+            again = again[again[name].str.strip() == name]
+        if len(again):
+            row = start + int(piece.index.get_indexer(again.index)[0]) + 1
+            raise ValueError(
+                f"{self._path}, row {row}: the names of the columns "
+                "stand among the values, as where files were put one behind the other; remove the line."
+            )
+
+    def _check_quotes(self) -> None:
+        """Of more lines than rows some are blank, or part of a value; was it meant so?"""
+        with self._opened(lambda: "is damaged") as (text, _):
+            for _ in quoted_rows(text, self._path, self._separator, self._blanks):
+                pass
+
+
+class _Counted:
+    """A text that counts its lines while it is read."""
+
+    def __init__(self, text: IO[str]) -> None:
+        self._text, self.lines = text, 0
+
+    def read(self, size: int = -1) -> str:
+        piece = self._text.read(size)
+        self.lines += piece.count("\n")
+        return piece
+
+    def __iter__(self) -> Iterator[str]:  # pandas takes for a file what can be iterated
+        return iter(self._text)
+
 
 class JsonTable(_StreamTable):
     """One JSON object a line. Numbers keep the digits they are written with."""
@@ -140,10 +190,8 @@ class JsonTable(_StreamTable):
     def __init__(self, path: Path, packed: str | None) -> None:
         super().__init__(path, packed)
         names: dict[str, None] = {}
-        for number, record in self._records():
+        for _, record in self._records():  # to the end, since a key may be rare
             names.update(dict.fromkeys(record))
-            if number >= _SAMPLE_ROWS:
-                break
         if not names:
             raise ValueError(f'{path} has no line of JSON; expected an object a line, such as {{"user": "u1", ...}}.')
         self.columns = list(names)

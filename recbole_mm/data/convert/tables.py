@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from recbole_mm.folders import replacing_folder
 
 __all__ = ["import_tables"]
 
+# RecBole knows a column by its name alone, and these may be columns of clicks.
+_TAKEN = ("user_id", "item_id", "rating", "label", "timestamp")
 PARTS = ("train", "valid", "test")
 
 
@@ -135,7 +137,8 @@ def import_tables(
             _write_parquet(texts, target / f"{name}.inter_text.parquet")
         fields: dict[str, list[str]] = {"inter": clicks.fields}
         for entity, (columns, frame) in tables.items():
-            fields[entity] = _write_table(target, name, entity, columns, frame)
+            taken = {*_TAKEN, *fields.get("item", ())}
+            fields[entity] = _write_table(target, name, entity, columns, frame, taken, report)
             report.count_new(entity, frame.index, clicks.vocabulary[entity])
         for modality, (ids, matrix, count) in sorted(matrices.items()):
             write_vectors(target / f"{name}.item.{modality}", ids, matrix, count=count)
@@ -190,10 +193,14 @@ def _read_table(
     table = open_table(source, separator)
     key = id_column if id_column in table.columns else None
     key = find_roles(table.columns, {entity: key}, table.name)[entity]
-    frame = table.read()
+    # A column that is to be dropped need not be readable, such as one of pictures.
+    dropped = [name for name in table.columns if name != key and types.get(name) == "drop"]
+    for name in dropped:
+        del types[name]
+    frame = table.read([name for name in table.columns if name not in dropped])
     ids = Vocabulary(entity, table.name).checked(frame[key], report, f"{entity} table")
     frame = frame.loc[ids.index].set_index(ids).drop(columns=key)
-    if frame.empty:
+    if not len(frame):
         raise ValueError(f"{table.name} has no row with an id in the column {key}.")
     # Rows that are the same throughout are one; those that differ are for the caller to choose from.
     distinct = frame.index[~frame.map(str).assign(**{key: frame.index}).duplicated().to_numpy()]
@@ -208,11 +215,20 @@ def _read_table(
     if len(frame) < rows:
         report.notes.append(f"{entity} table: {rows - len(frame):,} further rows of the same {entity}s left out")
     columns = [classify(name, frame[name], types.pop(name, None)) for name in frame.columns]
+    columns += [Column(name, "drop", "as you said") for name in dropped]
     report.columns[entity] = columns
     return columns, frame
 
 
-def _write_table(folder: Path, name: str, entity: str, columns: Iterable[Column], frame: pd.DataFrame) -> list[str]:
+def _write_table(
+    folder: Path,
+    name: str,
+    entity: str,
+    columns: Iterable[Column],
+    frame: pd.DataFrame,
+    taken: Container[str],
+    report: ImportReport,
+) -> list[str]:
     """Write ``name.<entity>`` and the texts beside it; returns the fields of the atomic file."""
     kept = [column for column in columns if column.kind not in ("text", "drop")]
     texts = [column.name for column in columns if column.kind == "text"]
@@ -221,7 +237,12 @@ def _write_table(folder: Path, name: str, entity: str, columns: Iterable[Column]
     fields: dict[str, Column] = {}
     for column in kept:
         field = "_".join(column.name.replace(":", "_").split()) or "column"
-        if field in (*fields, "user_id", "item_id"):
+        if field in taken:
+            report.notes.append(
+                f"{entity} table: {field} is written as {entity}_{field}, since the other name is taken"
+            )
+            field = f"{entity}_{field}"
+        if field in fields or field in taken:
             field = f"{field}_{len(fields)}"
         fields[field] = column
         atomic[f"{field}:{column.kind}"] = in_kind(column, frame[column.name], f"{entity} table")

@@ -58,8 +58,16 @@ def check_columns(columns: Sequence[str], name: str) -> None:
         raise ValueError(f"{name}: the column {repeated[0]!r} is there {columns.count(repeated[0])} times; rename one.")
 
 
-def as_text(column: pd.Series) -> pd.Series:
-    """Cells of a typed column as text; missing ones empty, lists and times as they are."""
+def as_text(column: pd.Series, where: str) -> pd.Series:
+    """Cells of a typed column as text; missing ones empty, lists and times as they are.
+
+    Args:
+        column: The cells.
+        where: The table, for messages.
+
+    Raises:
+        ValueError: Bytes that are no text, such as pictures.
+    """
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
         return column
     missing = column.isna()
@@ -71,7 +79,14 @@ def as_text(column: pd.Series) -> pd.Series:
         text = column[~missing].astype(np.int64).map(str) if whole else column[~missing].map(_shortest)
         return text.reindex(column.index, fill_value="")
     if column.dtype == object or missing.any():
-        return column.astype(object).where(~missing, "").map(plain)
+        try:
+            return column.astype(object).where(~missing, "").map(plain)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{where}, column {column.name}: expected text, got bytes that are no UTF-8 ({error}). Of products and "
+                f"users such a column is left out with types={{{str(column.name)!r}: 'drop'}} "
+                f"(--types={column.name}=drop); pictures are read from files."
+            ) from error
     return column.map(str)
 
 
@@ -86,8 +101,10 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, bool):
         return str(int(value))
+    if isinstance(value, bytes):  # texts of programs that say nothing of their encoding, such as Impala's parquet
+        return value.decode("utf-8")
     if isinstance(value, (list, tuple, np.ndarray)):
         return [str(plain(entry)) for entry in value if entry is not None]
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return ""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+    return json.dumps(value, ensure_ascii=False, default=plain) if isinstance(value, dict) else str(value)

@@ -10,7 +10,20 @@ from recbole_mm.data.convert.import_report import ImportReport
 
 __all__ = ["Vocabulary"]
 
-_UNSEEN = "[\u00a0\u00ad\u200b-\u200f\u2028\u2029\u2060\ufeff]"
+#: Pattern of odd ids, what is odd about them, and what that means.
+_ODD = (
+    (
+        "[\u00a0\u00ad\u200b-\u200f\u2028\u2029\u2060\ufeff]",
+        "hold characters that do not show",
+        "they are other ids than those without",
+    ),
+    ("^ | $", "begin or end with a blank", "they are other ids than those without"),
+    (
+        r"^\d[.,]\d+[Ee]\+\d\d$",
+        "are long numbers that a spreadsheet or a float cut short",
+        "several may have become one; write the column as text",
+    ),
+)
 
 
 class Vocabulary:
@@ -50,7 +63,7 @@ class Vocabulary:
                 f"{self.where}: a {self.entity} id is [PAD], which RecBole calls the empty place of a list; give it "
                 "another name."
             )
-        self._note_unseen(ids, report)
+        self._note_odd(ids, report)
         missing = ids.isin(READ_AS_MISSING)
         for text, count in ids[missing].value_counts().items():
             report.skip(
@@ -58,14 +71,15 @@ class Vocabulary:
             )
         return ids[~missing]
 
-    def _note_unseen(self, ids: pd.Series, report: ImportReport) -> None:
-        """Characters that nobody sees make two ids of one; ids stay as they are written all the same."""
-        odd = ids[ids.str.contains(_UNSEEN, regex=True)]
-        if len(odd):
-            report.notes.append(
-                f"{self.where}: {odd.nunique():,} {self.entity} ids hold characters that do not show, such as "
-                f"{ascii(odd.iloc[0])}; they are other ids than those without"
-            )
+    def _note_odd(self, ids: pd.Series, report: ImportReport) -> None:
+        """Ids that are hardly what was meant; they stay as they are written all the same."""
+        ids = ids.drop_duplicates()
+        for pattern, what, consequence in _ODD:
+            odd = ids[ids.str.contains(pattern, regex=True)]
+            if len(odd):
+                report.notes.append(
+                    f"{self.where}: {len(odd):,} {self.entity} ids {what}, such as {ascii(odd.iloc[0])}; {consequence}"
+                )
 
     def encode(self, ids: pd.Series) -> np.ndarray:
         """Numbers of ids; new ones join."""

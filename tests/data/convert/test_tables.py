@@ -92,6 +92,8 @@ def test_every_form_gives_the_same_files(form, write, tmp_path):
         (["1714521600000", "1714608000000"], 1714521600, "milliseconds"),
         (["19844", "19845"], 1714521600, "days"),
         (["20240501", "20240502"], 1714521600, "dates"),
+        (["202405010000", "202405021030"], 1714521600, "dates"),
+        (["20240501000000", "20240502103000"], 1714521600, "dates"),
         (["2024-05-01T00:00:00Z", "2024-05-02 10:00:00"], 1714521600, "dates"),
         (["3", "9"], 3, "no known unit"),
     ],
@@ -134,6 +136,18 @@ def test_items_users_texts_and_vectors(write, tmp_path):
     dataset = load("shop", tmp_path, "MMGCN")
     assert dataset.user_feat is not None and "tags" in dataset.item_feat.columns
     assert list(dataset.features.item) == ["image"]
+
+
+def test_columns_of_one_name_stay_apart(write, tmp_path):
+    products = pd.DataFrame({"sku": ["007", "1e5"], "land": ["de", "fr"], "rating": [3, 4], "item_rating": [1, 2]})
+    users = pd.DataFrame({"customer": ["u1", "u2"], "land": ["us", "de"]})
+    report = import_tables("shop", write("clicks.csv", CLICKS), items=products, users=users, data_path=tmp_path)
+    assert "user table: land is written as user_land" in str(report)
+    settings = yaml.safe_load((tmp_path / "shop" / "shop.yaml").read_text())
+    assert settings["load_col"]["item"] == ["item_id", "land", "item_rating", "item_rating_2"]
+    dataset = load("shop", tmp_path)
+    assert set(dataset.field2id_token["user_land"][1:]) == {"us", "de"}
+    dataset.build()
 
 
 def test_a_split_becomes_benchmark_files(write, tmp_path):
