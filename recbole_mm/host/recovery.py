@@ -15,6 +15,7 @@ from typing import Any
 
 import recbole.trainer.trainer as recbole_trainers
 from recbole.trainer import Trainer
+from recbole.utils import calculate_valid_score
 
 from recbole_mm import processes
 from recbole_mm.alive import process_note
@@ -101,6 +102,8 @@ def evaluate(original: Callable[..., Any], trainer: Any, eval_data: Any, *args: 
     session = session_of(trainer)
     ids = None if not eval_data or not given else {"ids": id_hashes(dataset_of(eval_data))}
     with checkpoint.checking(ids):
+        if session is not None and session.validating and session.average.differs:
+            return _better(lambda: original(trainer, eval_data, *args, **more), trainer, session)
         result = original(trainer, eval_data, *args, **more)
     done = best and not given and session is not None and not session.running
     if done and session is not None and session.saved and not session.kept and processes.is_writer():
@@ -179,11 +182,12 @@ def save_checkpoint(trainer: Any, state: dict[str, Any], file: str | os.PathLike
 
 def valid_epoch(original: Callable[..., Any], trainer: Any, *args: Any, **more: Any) -> Any:
     """Around ``_valid_epoch``: RecBole writes the best epoch before it notes its metrics."""
-    session = session_of(trainer)
-    if session is None or not session.average.differs:
+    session = begin_session(trainer)
+    session.validating = True
+    try:
         score, result = original(trainer, *args, **more)
-    else:
-        score, result = _better(lambda: original(trainer, *args, **more), trainer, session)
+    finally:
+        session.validating = False
     trainer._last_result = result
     monitor = monitor_of(trainer)
     if monitor is not None:
@@ -191,16 +195,19 @@ def valid_epoch(original: Callable[..., Any], trainer: Any, *args: Any, **more: 
     return score, result
 
 
-def _better(validate: Callable[[], Any], trainer: Any, session: Session) -> Any:
-    """Validate with the parameters and with their average, on the same candidates; the better one ranks from now on."""
+def _better(evaluate: Callable[[], Any], trainer: Any, session: Session) -> Any:
+    """Validate the parameters and their average, on the same candidates; the better one ranks from now on."""
     state = from_plain(random_state(trainer, session.loaders))
-    ours = validate()
+    ours = evaluate()
     set_random_state(state, trainer, session.loaders)
     with session.average.applied():
-        averages = validate()
-    session.average.ranks = averages[0] > ours[0] if trainer.valid_metric_bigger else averages[0] < ours[0]
+        averages = evaluate()
+    if ours is None:  # RecBole's answer to an empty validation part
+        return ours
+    score, other = (calculate_valid_score(result, trainer.valid_metric) for result in (ours, averages))
+    session.average.ranks = other > score if trainer.valid_metric_bigger else other < score
     what = "the average of the parameters" if session.average.ranks else "the parameters"
-    trainer.logger.info(f"weight_average: {averages[0]:.4f} averaged, {ours[0]:.4f} as they are; {what} counts.")
+    trainer.logger.info(f"weight_average: {other:.4f} averaged, {score:.4f} as they are; {what} counts.")
     return averages if session.average.ranks else ours
 
 

@@ -42,6 +42,7 @@ class Session:
         pending: Content of the checkpoint that it goes on from, until it does.
         source: Its name.
         running: Whether ``fit`` runs.
+        validating: Whether it validates.
         written: When ``file`` was written.
         cost: Seconds that took.
         notes: What others want kept in the checkpoints, such as the validation curve.
@@ -59,6 +60,7 @@ class Session:
     pending: dict[str, Any] | None = None
     source: str = ""
     running: bool = False
+    validating: bool = False
     written: float = field(default_factory=time.monotonic)
     cost: float = 0.0
     notes: dict[str, Any] = field(default_factory=dict)

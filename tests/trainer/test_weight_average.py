@@ -8,6 +8,7 @@ from recbole.trainer import Trainer
 from torch import nn
 
 import recbole_mm
+from recbole_mm.experiment.job import Job, train_and_test
 from recbole_mm.trainer.checkpoint import read_checkpoint
 from recbole_mm.trainer.weight_average import WeightAverage
 from tests.model.conftest import build, check_repeats_and_resumes
@@ -86,12 +87,12 @@ def test_a_trainer_keeps_and_leaves_the_better_of_the_two(scores, best, tmp_path
         seen.append(table.detach().clone())
         return losses
 
-    def evaluate(self, *args, **more):
+    def evaluate(_collected):
         ranked.append(table.detach().clone())
         return {"recall@10": scores[len(ranked) - 1]}
 
     monkeypatch.setattr(Trainer, "_train_epoch", train_epoch)
-    monkeypatch.setattr(Trainer, "evaluate", evaluate)
+    monkeypatch.setattr(trainer.evaluator, "evaluate", evaluate)
     score, result = trainer.fit(built.train_data, built.valid_data)
     assert (score, result) == (0.3, {"recall@10": 0.3})
     mean = (seen[0] + seen[1]) / 2
@@ -121,6 +122,14 @@ def test_both_are_validated_on_the_same_candidates(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["MMGCN", "BPR"])
 def test_a_training_repeats_itself_and_goes_on_where_it_stopped(name, tmp_path):
     check_repeats_and_resumes(name, {**QUICK, "weight_average": 0.3}, tmp_path)
+
+
+def test_a_validation_is_one_point_of_the_curve(tmp_path):
+    run = Job("MMGCN", "mm-toy", {**QUICK, "epochs": 3, "weight_average": 0.5}, seed=2020, data_seed=2020)
+    record, _ = train_and_test(run, str(tmp_path))
+    assert [point["epoch"] for point in record["curve"]] == [1, 2, 3]
+    scores = [point["valid"]["recall@10"] for point in record["curve"]]
+    assert max(scores) == record["best_valid_score"]
 
 
 def test_a_training_is_the_same_with_and_without(tmp_path):
