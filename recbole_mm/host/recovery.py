@@ -206,8 +206,8 @@ def _better(evaluate: Callable[[], Any], trainer: Any, session: Session) -> Any:
         return ours
     score, other = (calculate_valid_score(result, trainer.valid_metric) for result in (ours, averages))
     session.average.ranks = other > score if trainer.valid_metric_bigger else other < score
-    what = "the average of the parameters" if session.average.ranks else "the parameters"
-    trainer.logger.info(f"weight_average: {other:.4f} averaged, {score:.4f} as they are; {what} counts.")
+    counts = "average" if session.average.ranks else "latest"
+    trainer.logger.info(f"weight_average: average {other:.4f}, latest {score:.4f}: the {counts} counts.")
     return averages if session.average.ranks else ours
 
 
