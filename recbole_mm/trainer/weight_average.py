@@ -90,7 +90,7 @@ class WeightAverage:
         if state is None:
             return
         parameters = self._trained()
-        self._mean = {name: value.to(parameters[name].device) for name, value in state["other"].items()}
+        self._mean = {name: value.to(parameters[name].device, copy=True) for name, value in state["other"].items()}
         self._epochs, self.ranks = int(state["epochs"]), bool(state["ranks"])
         if self.ranks:
             self._exchange()
