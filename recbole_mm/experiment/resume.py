@@ -23,7 +23,6 @@ from recbole_mm.host.resumption import find_unfinished, load_parameters
 from recbole_mm.host.saved_config import build_config
 from recbole_mm.host.session import best_file, keep_state, notes
 from recbole_mm.locks import InUseError, hold
-from recbole_mm.paths import properties_dir
 from recbole_mm.plain import from_plain
 from recbole_mm.trainer.checkpoint import check_best_epoch, read_checkpoint
 from recbole_mm.trainer.state import random_state, set_random_state
@@ -226,10 +225,8 @@ def _check(
             )
     # With another split the parameters would have been trained on what is tested now.
     keys = {"embedding_size", "seed", "repeatable", "eval_args", "contrastive_weight", "contrastive_temperature"}
-    keys |= set(properties_of(config["model"]))
-    for folder in (properties_dir(), recbole_folder() / "properties"):
-        yaml = folder / "model" / f"{config['model']}.yaml"
-        keys |= read_keys(yaml) if yaml.is_file() else set()
+    yaml = recbole_folder() / "properties" / "model" / f"{config['model']}.yaml"
+    keys |= set(properties_of(config["model"])) | (read_keys(yaml) if yaml.is_file() else set())
     different = [
         f"{key}: {origin[key]!r} there, {config[key]!r} here"
         for key in sorted((keys | set(dataset_arguments)) - _TRAINING - set(FOLDERS))

@@ -38,7 +38,7 @@ def dataset_for(model: type) -> type | None:
     found = _inherited(model, "recbole.data.dataset", "Dataset")
     if found is not None or not issubclass(model, MultimodalModelMixin):
         return found
-    sequential = model.type == ModelType.SEQUENTIAL  # type: ignore[attr-defined]
+    sequential = model.type == ModelType.SEQUENTIAL  # type: ignore[attr-defined] # every model has one
     return dataset.MultimodalSequentialDataset if sequential else dataset.MultimodalDataset
 
 
