@@ -14,6 +14,12 @@ __all__ = ["SPARSELY", "SampledRows", "sample_peers", "sample_rows"]
 SPARSELY = 8
 """How many times as many nodes as a step meets make it cheaper to sort these than to go through all."""
 
+LONG = 32
+"""How many times its fanout a row may have edges and still be gone through edge by edge."""
+
+FEW = 8
+"""Up to which fanout the first columns of all rows are found one after the other."""
+
 
 class SampledRows(NamedTuple):
     """Some of the edges of some rows of a pattern.
@@ -43,7 +49,9 @@ def sample_rows(
     All columns are put into one random order and every row keeps its first ones. For a row alone that is uniform
     sampling without replacement, so :math:`\sum_{kept} \tfrac{d_r}{k_r} v_e x_e` is unbiased for the row's sum; rows
     that share columns prefer the same ones, so that fewer distinct columns are needed in all than by independent draws.
-    Rows with ``fanout`` edges or fewer keep them all and draw nothing. PyG's ``neighbor_sampler`` draws the rows
+    Rows of more than ``LONG`` times ``fanout`` edges, which popular items have, draw independently of all others, since
+    looking at their edges is most of the work and they share little; rows with ``fanout`` edges or fewer keep them all
+    and draw nothing. PyG's ``neighbor_sampler`` draws the rows
     independently of each other and from a generator of its own: another law, and so it is not used here.
 
     The number of edges depends on the data, so on CUDA this waits for the device.
@@ -72,25 +80,58 @@ def sample_rows(
     crowded = degree > fanout
     chosen = index[crowded]
     if chosen.numel():
-        edge[crowded[row]] = _first_in_random_order(pattern, chosen, fanout, generator)
+        edge[crowded[row]] = _drawn(pattern, chosen, fanout, generator)
     return SampledRows(SparsePattern(ptr, pattern.col[edge], row, pattern.n_cols), edge, kept, degree)
+
+
+def _drawn(pattern: SparsePattern, index: Tensor, fanout: int, generator: torch.Generator | None) -> Tensor:
+    """Edges of rows that all have more than ``fanout``, as many of each, in edge order."""
+    long = pattern.ptr[index + 1] - pattern.ptr[index] > LONG * fanout
+    edge = index.new_empty(len(index), fanout)
+    for rows, draw in ((~long, _first_in_random_order), (long, _independently)):
+        if bool(rows.any()):
+            edge[rows] = draw(pattern, index[rows], fanout, generator)
+    return edge.flatten()
 
 
 def _first_in_random_order(
     pattern: SparsePattern, index: Tensor, fanout: int, generator: torch.Generator | None
 ) -> Tensor:
-    """Edges of rows that all have more than ``fanout``: those of the columns that come first, in edge order."""
+    """Those of the columns that come first in an order that all rows share. Shape ``(n_index, fanout)``."""
     part, edge = pattern.rows(index)
     col, n = part.col, pattern.n_cols
     if SPARSELY * len(edge) < n:  # an order of the columns that are met, not of all there are
         met, col = torch.unique(col, return_inverse=True)
         n = len(met)
-    order = torch.randperm(n, generator=generator, device=edge.device)
-    ranked = (part.row * n + order[col]).argsort()
-    place = torch.arange(len(edge), device=edge.device) - part.ptr[part.row]
+    place = torch.randperm(n, generator=generator, device=edge.device)[col]
     keep = torch.zeros_like(edge, dtype=torch.bool)
-    keep[ranked[place < fanout]] = True
-    return edge[keep]
+    if fanout > FEW:
+        ranked = (part.row * n + place).argsort()
+        keep[ranked[torch.arange(len(edge), device=edge.device) - part.ptr[part.row] < fanout]] = True
+    else:
+        for _ in range(fanout):  # the next of each row; cheaper than a sort of all edges
+            first = place.new_full((len(index),), n).scatter_reduce(0, part.row, place, "amin")
+            taken = place == first[part.row]
+            keep |= taken
+            place = place.masked_fill(taken, n)
+    return edge[keep].view(-1, fanout)
+
+
+def _independently(pattern: SparsePattern, index: Tensor, fanout: int, generator: torch.Generator | None) -> Tensor:
+    """Any ``fanout`` edges of each row, in a time that does not depend on how many it has (Floyd's sampling).
+
+    The j-th draw is among the first ``degree - fanout + j + 1`` edges and, where it is one that was drawn before, the
+    last of these takes its place.
+    """
+    start = pattern.ptr[index]
+    fewest = pattern.ptr[index + 1] - start - fanout
+    chosen = index.new_empty(len(index), fanout)
+    for j in range(fanout):
+        share = torch.rand(len(index), dtype=torch.float64, device=index.device, generator=generator)
+        drawn = (share * (fewest + j + 1)).long()
+        again = (chosen[:, :j] == drawn[:, None]).any(dim=1)
+        chosen[:, j] = torch.where(again, fewest + j, drawn)
+    return start[:, None] + chosen.sort(dim=1).values
 
 
 def sample_peers(weights: Tensor, fanout: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 
+from recbole_mm.nn.graph import neighbours
 from recbole_mm.nn.graph.bipartite import BipartiteGraph
 from recbole_mm.nn.graph.branches import encode_branches
 from recbole_mm.nn.graph.lightgcn import lightgcn
 from recbole_mm.nn.graph.neighbours import sample_peers, sample_rows
 from recbole_mm.nn.graph.sampling import sample_neighbourhood
+from recbole_mm.nn.graph.sparse import SparsePattern
 from recbole_mm.nn.graph.user_graph import sum_hops
 
 N_USERS, N_ITEMS = 12, 9
@@ -48,7 +52,9 @@ def test_rows_keep_distinct_columns_of_their_own():
         assert columns == sorted(set(columns))
 
 
-def test_every_neighbour_is_kept_equally_often():
+@pytest.mark.parametrize("long", [neighbours.LONG, 1])
+def test_every_neighbour_is_kept_equally_often(monkeypatch, long):
+    monkeypatch.setattr(neighbours, "LONG", long)
     pattern = random_graph().to_user
     index, counts, n_draws = torch.arange(N_USERS), torch.zeros(pattern.n_edges), 1000
     generator = torch.Generator().manual_seed(3)
@@ -57,6 +63,38 @@ def test_every_neighbour_is_kept_equally_often():
     expected = (2 / pattern.degree().clamp(min=2).float())[pattern.row]
     error = (expected * (1 - expected) / n_draws).sqrt()
     assert ((counts / n_draws - expected).abs() <= 5 * error).all()
+
+
+def test_every_subset_of_a_long_row_is_drawn_equally_often():
+    fanout, n_edges, n_rows = 3, 5, 20_000
+    lone = SparsePattern.from_pairs(torch.zeros(n_edges, dtype=torch.long), torch.arange(n_edges), 1, n_edges)
+    edge = neighbours._independently(
+        lone, torch.zeros(n_rows, dtype=torch.long), fanout, torch.Generator().manual_seed(1)
+    )
+    subsets, counts = edge.unique(dim=0, return_counts=True)
+    assert subsets.tolist() == [list(some) for some in combinations(range(n_edges), fanout)]
+    expected = n_rows / len(subsets)
+    assert ((counts - expected).abs() <= 5 * expected**0.5).all()
+
+
+def test_a_row_of_any_length_keeps_distinct_edges_of_its_own():
+    degree = torch.tensor([1, 5, 40, 64, 65, 66, 1000])
+    row = torch.arange(len(degree)).repeat_interleave(degree)
+    pattern = SparsePattern.from_pairs(row, torch.cat([torch.arange(n) for n in degree.tolist()]), len(degree), 1000)
+    for fanout in (1, 2, 9, 30):
+        drawn = sample_rows(pattern, torch.arange(len(degree)).flip(0), fanout)
+        assert drawn.kept.equal(degree.flip(0).clamp(max=fanout))
+        assert pattern.row[drawn.edge].equal(len(degree) - 1 - drawn.pattern.row)
+        assert len(drawn.edge.unique()) == len(drawn.edge)
+
+
+def test_the_first_in_order_are_the_same_one_by_one_and_sorted(monkeypatch):
+    pattern, draws = random_graph().to_item, []
+    index = (pattern.degree() > 2).nonzero().squeeze(1)
+    for few in (0, neighbours.FEW):
+        monkeypatch.setattr(neighbours, "FEW", few)
+        draws.append(sample_rows(pattern, index, 2, torch.Generator().manual_seed(5)).edge)
+    assert draws[0].equal(draws[1])
 
 
 @pytest.mark.parametrize("n_layers, norm", [(1, "row"), (3, "sym")])
