@@ -95,7 +95,7 @@ def run(request: Request) -> int:
     if flags.get("layout") == "unisrec":
         return _unisrec(request)
     vectors, types = _pairs(flags.get("vectors", ""), "vectors"), _pairs(flags.get("types", ""), "types")
-    from recbole_mm.data.convert.columns import WEB_ADDRESSES
+    from recbole_mm.data.convert.columns import NO_CONTENT
     from recbole_mm.data.convert.layouts import import_layout
     from recbole_mm.data.convert.published import Found
     from recbole_mm.data.convert.tables import import_tables
@@ -125,7 +125,7 @@ def run(request: Request) -> int:
     print(report)
     place = [f"--data_path={folder}"] if "data_path" in flags else []
     items = report.columns.get("item", ())
-    texts = [column.name for column in items if column.kind == "text" and column.reason != WEB_ADDRESSES]
+    texts = [column.name for column in items if column.kind == "text" and column.reason not in NO_CONTENT]
     content = [f"--text={','.join(texts)}"] if texts else []
     content += [f"--image={found.pictures}"] if found.pictures else []
     if content:
