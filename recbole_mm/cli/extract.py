@@ -67,6 +67,7 @@ def run(request: Request) -> int:
     options.update({word: word in request.flags for word in ("patches", "replace")})
     made = extract(request.flags["NAME"], **options, progress=sys.stderr.isatty())
     print(*made, sep="\n")
-    where = f" --data_path={request.flags['data_path']}" if "data_path" in request.flags else ""
-    print(f"look at them: {program()} inspect {request.flags['NAME']}{where}")
+    if options["entity"] == "item":  # an inspection looks at features of items alone
+        where = f" --data_path={request.flags['data_path']}" if "data_path" in request.flags else ""
+        print(f"look at them: {program()} inspect {request.flags['NAME']}{where}")
     return 0

@@ -95,7 +95,7 @@ def run(request: Request) -> int:
     if flags.get("layout") == "unisrec":
         return _unisrec(request)
     vectors, types = _pairs(flags.get("vectors", ""), "vectors"), _pairs(flags.get("types", ""), "types")
-    from recbole_mm.data.convert.columns import WEB_ADDRESSES
+    from recbole_mm.data.convert.columns import NO_CONTENT
     from recbole_mm.data.convert.layouts import import_layout
     from recbole_mm.data.convert.published import Found
     from recbole_mm.data.convert.tables import import_tables
@@ -124,12 +124,17 @@ def run(request: Request) -> int:
         report, found = import_tables(flags["NAME"], **arguments, duplicates=duplicates), Found({})
     print(report)
     place = [f"--data_path={folder}"] if "data_path" in flags else []
-    items = report.columns.get("item", ())
-    texts = [column.name for column in items if column.kind == "text" and column.reason != WEB_ADDRESSES]
-    content = [f"--text={','.join(texts)}"] if texts else []
-    content += [f"--image={found.pictures}"] if found.pictures else []
-    if content:
-        print(f"make features of it: {program()} {shlex.join(['extract', report.name, *content, *place])}")
+    texts = {
+        entity: [column.name for column in columns if column.kind == "text" and column.reason not in NO_CONTENT]
+        for entity, columns in report.columns.items()
+    }
+    texts["inter"] = arguments["reviews"] or []
+    for entity in ("item", "user", "inter"):
+        content = [f"--text={','.join(texts[entity])}"] if texts.get(entity) else []
+        content += [f"--image={found.pictures}"] if entity == "item" and found.pictures else []
+        if content:
+            words = ["extract", report.name, *([] if entity == "item" else [f"--entity={entity}"]), *content, *place]
+            print(f"make features of it: {program()} {shlex.join(words)}")
     command = [f"--model={'MMGCN' if report.vectors else 'LightGCN'}", f"--dataset={report.name}", *place]
     print(f"train with it: {program()} {shlex.join(command)}")
     return 0

@@ -97,8 +97,12 @@ def _messages(word: str) -> Iterator[None]:
         raise ImportError(f"encoder={word}: {error}. Install what it needs: {_EXTRA}.") from error
     except OSError as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        name = word.partition(":")[2]
+        taken = (
+            "" if not name or Path(name).exists() else f" Nothing here is called {name}, so it was taken for a name."
+        )
         raise ValueError(
-            f"encoder={word} cannot be loaded: {first} A name is fetched from its library's hub, which needs a "
+            f"encoder={word} cannot be loaded: {first}{taken} A name is fetched from its library's hub, which needs a "
             f"network; give a folder with the weights instead, or what works offline: {', '.join(DEFAULTS.values())}."
         ) from error
 

@@ -31,6 +31,7 @@ __all__ = ["is_quiet", "quiet_terminal"]
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _TRAINING = re.compile(r"epoch (\d+) training \[time: ([\d.]+)s, (.*)\]")
 _EVALUATING = re.compile(r"epoch (\d+) evaluating \[time: ([\d.]+)s, valid_score: ([^\s,\]]+)\]")
+_AVERAGED = re.compile(r"weight_average: average (\S+), latest (\S+): the (average|latest) counts")
 # What is not shown: what the lines above say already, and what is printed at the end.
 _DROPPED = re.compile(
     r"\[|valid result|Saving current|FLOPs|Loading model structure|Finished training|best valid|test result"
@@ -51,6 +52,7 @@ class _Story(logging.Filter):
     def _forget(self) -> None:
         """Begin a training, or a stage of one."""
         self._trained = ""
+        self._whose = ""
         self._best: float | None = None
         self._from_start = False
 
@@ -70,13 +72,17 @@ class _Story(logging.Filter):
         return False
 
     def _text(self, text: str) -> bool:
-        trained, evaluated = _TRAINING.match(text), _EVALUATING.match(text)
+        trained, evaluated, averaged = _TRAINING.match(text), _EVALUATING.match(text), _AVERAGED.match(text)
         if trained:
             self._flush()
             if trained[1] == "0":
                 self._forget()
                 self._from_start = True
             self._trained = f"epoch {trained[1]} training {float(trained[2]):.1f} s, {trained[3]}"
+        elif averaged:  # comes between the two, and belongs to the score
+            average, latest, counts = averaged.groups()
+            other = f"{latest} of the latest" if counts == "average" else f"{average} of the average"
+            self._whose = f" of the {counts}, {other}"
         elif evaluated:
             # RecBole says that it saves the epoch only afterwards, and not at all where nothing is saved.
             score = float(evaluated[3])
@@ -84,7 +90,8 @@ class _Story(logging.Filter):
             self._best = score if better else self._best
             # A training that goes on from a checkpoint has a best epoch that this log does not tell of.
             best = " (best so far)" if better and self._from_start else ""
-            self._trained += ("; " if self._trained else "") + f"valid {self._metric} {evaluated[3]}{best}"
+            self._trained += ("; " if self._trained else "") + f"valid {self._metric} {evaluated[3]}{self._whose}{best}"
+            self._whose = ""
             self._flush()
         elif text.startswith("Loading model structure"):
             self._flush()
@@ -169,4 +176,7 @@ def quiet_terminal(quiet: bool = True) -> Iterator[None]:
         story._flush()
         _stories.remove(story)
         for handler in logging.getLogger().handlers:
-            handler.removeFilter(story)
+            if story in handler.filters:
+                # The log of such a run stays quiet: an export that loads its model again would tell all of it anew.
+                handler.setLevel(logging.WARNING)
+                handler.removeFilter(story)

@@ -44,9 +44,12 @@ def join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file."""
+    """Write a safetensors file, which may be read by whom every other new file may."""
+    file.touch()
+    mode = file.stat().st_mode
     # Two names of one memory, such as tied weights, are refused by safetensors; copies are not.
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, file)
+    file.chmod(mode)  # safetensors leaves its file to the owner, and who serves a model is often somebody else
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

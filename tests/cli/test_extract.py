@@ -27,9 +27,15 @@ def test_extract_and_inspect(tmp_path, monkeypatch, capsys):
     choose = np.random.default_rng(0).integers
     (tmp_path / "clicks.csv").write_text("user,item\n" + "".join(f"u{k % 9},i{choose(12)}\n" for k in range(90)))
     (tmp_path / "items.csv").write_text("item,title\n" + "".join(f"i{k},A title number {'x' * k}\n" for k in range(12)))
-    assert main(["import", "shop", "--interactions=clicks.csv", "--items=items.csv", "--types=title=text"]) == 0
+    (tmp_path / "users.csv").write_text("user,about\n" + "".join(f"u{k},I am {'x' * k}\n" for k in range(9)))
+    tables = ["--interactions=clicks.csv", "--items=items.csv", "--users=users.csv", "--types=title=text about=text"]
+    assert main(["import", "shop", *tables]) == 0
     assert main(["extract", "shop", "--text=title", "--encoder=own_text:Own"]) == 0
-    assert "12 vectors of width 2" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "12 vectors of width 2" in shown and "look at them" in shown
+    assert main(["extract", "shop", "--entity=user", "--text=about", "--encoder=own_text:Own"]) == 0
+    shown = capsys.readouterr().out
+    assert "9 vectors of width 2" in shown and "inspect" not in shown  # which looks at features of items
     assert main(["extract", "shop", "--text=title", "--encoder=own_text:Own"]) == 2
     assert "--replace" in capsys.readouterr().err
     assert main(["inspect", "shop"]) == 0 and (tmp_path / "shop-features.html").is_file()

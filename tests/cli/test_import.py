@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from recbole_mm.cli.import_tables import _pairs
@@ -52,6 +54,20 @@ def test_from_a_table_to_a_trained_model(shop, capsys):
     assert "--replace" in capsys.readouterr().err
     assert main(["import", *shop, "--replace", "shop", "--data_path=sets"]) == 0
     assert "--model=LightGCN --dataset=shop" in capsys.readouterr().out  # without vectors
+
+
+def test_texts_of_items_users_and_reviews_are_proposed_to_extract(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    users, items = ([f"{entity}{k}" for k in range(12)] for entity in "ui")
+    said = [f"sentence number {k}" for k in range(12)]
+    pd.DataFrame({"user": users, "item": items, "comment": said}).to_csv("clicks.csv", index=False)
+    photos = [f"{k}.jpg" for k in range(12)]
+    pd.DataFrame({"item": items, "title": said, "photo": photos}).to_csv("products.csv", index=False)
+    pd.DataFrame({"user": users, "about": said}).to_csv("users.csv", index=False)
+    tables = ["--interactions=clicks.csv", "--items=products.csv", "--users=users.csv", "--reviews=comment"]
+    assert main(["import", "shop", *tables]) == 0
+    proposed = re.findall("make features of it: .* extract shop (.*)", capsys.readouterr().out)
+    assert proposed == ["--text=title", "--entity=user --text=about", "--entity=inter --text=comment"]
 
 
 def test_every_argument_reaches_the_import(monkeypatch, capsys):

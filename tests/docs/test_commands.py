@@ -158,6 +158,15 @@ def test_the_serving_guide_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert (tmp_path / "grcn-toy" / "README.md").is_file()
 
 
+@pytest.mark.parametrize("file", sorted({file for file, _ in blocks("bash", "python")}))
+def test_no_folder_of_a_model_is_written_twice_on_a_page(file: str) -> None:
+    """It would be refused: a folder that has files is never overwritten."""
+    page = "\n".join(block for name, block in blocks("bash", "python") if name == file)
+    folders = re.findall(r"--save_model=(\S+)|convert checkpoint \S+ ([\w-]+)|recbole_mm\.save\(\w+, \"(.+?)\"", page)
+    written = ["".join(names) for names in folders]
+    assert len(written) == len(set(written))
+
+
 @pytest.mark.parametrize(("file", "block"), blocks("yaml"), ids=lambda value: value[:40])
 def test_yaml_of_the_documents_has_known_options(file: str, block: str) -> None:
     keys = set(yaml.safe_load(block))

@@ -12,7 +12,7 @@ import pytest
 from recbole_mm.data.convert.tables import import_tables
 from recbole_mm.data.features.files import discover
 from recbole_mm.extract.content import plain_text, text_content
-from recbole_mm.extract.encoders import make_encoder
+from recbole_mm.extract.encoders import _messages, make_encoder
 from recbole_mm.extract.extract import extract
 from recbole_mm.extract.pictures import read_picture
 from recbole_mm.extract.sounds import read_sound
@@ -287,6 +287,16 @@ def test_transformers_from_a_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="cannot be loaded.*works offline"):
         make_encoder("image", f"transformers:{tmp_path / 'empty'}")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_is_not_there_is_said_to_have_been_taken_for_a_name(there, tmp_path):
+    folder = tmp_path / "clip"
+    if there:
+        folder.mkdir()
+    with pytest.raises(ValueError, match="no answer.*works offline") as raised, _messages(f"transformers:{folder}"):
+        raise OSError("no answer")
+    assert ("taken for a name" in str(raised.value)) is not there
 
 
 LENGTH = """

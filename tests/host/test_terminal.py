@@ -92,6 +92,30 @@ def test_the_best_epoch_is_the_trainers():
     assert run([0.1, 0.2], first=5) == [False, False]  # a resumed training has a best epoch from before
 
 
+def test_the_average_stands_in_the_line_of_its_epoch():
+    said = []
+    story = _Story()
+    story._say, story._metric = said.append, "mrr@10"
+    for epoch, (average, latest, counts) in enumerate([(0.2, 0.1, "average"), (0.2, 0.3, "latest")]):
+        story._text(f"epoch {epoch} training [time: 0.10s, train loss: 0.5]")
+        story._text(f"weight_average: average {average:.4f}, latest {latest:.4f}: the {counts} counts.")
+        story._text(f"epoch {epoch} evaluating [time: 0.10s, valid_score: {max(average, latest)}]")
+    story._text("epoch 2 training [time: 0.10s, train loss: 0.5]")
+    story._text("epoch 2 evaluating [time: 0.10s, valid_score: 0.25]")
+    assert [line.split("; ")[1] for line in said] == [
+        "valid mrr@10 0.2 of the average, 0.1000 of the latest (best so far)",
+        "valid mrr@10 0.3 of the latest, 0.2000 of the average (best so far)",
+        "valid mrr@10 0.25",
+    ]
+
+
+def test_the_log_does_not_come_back_after_the_training(capsys, tmp_path):
+    """An export loads the model again, and what its loading logs was told by the training."""
+    assert shell([*RUN, f"--export={tmp_path / 'lists.csv'}"]) == 0
+    shown = capsys.readouterr().err
+    assert shown.count("negative_items: seen") == 1 and "INFO" not in shown
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_several_processes_are_as_quiet(monkeypatch, wanted):
     """Each of them is told whether this one is."""

@@ -325,3 +325,8 @@ def test_values_come_back_as_they_were() -> None:
     assert back["b"][1][1].dtype == torch.float16
     assert torch.equal(back["wide"], value["wide"]) and torch.equal(back["huge"], value["huge"])
     assert {tensor.dtype for tensor in tensors.values()} >= {torch.int32, torch.int64}
+
+
+def test_who_may_read_new_files_may_read_all_of_the_folder(vbpr: Path) -> None:
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in vbpr.iterdir() if file.is_file()}
+    assert len(set(modes.values())) == 1, modes

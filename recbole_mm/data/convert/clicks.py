@@ -73,7 +73,7 @@ class Clicks:
             KeyError: A column that was named is not there.
             ValueError: A row that cannot be read, or a part of a split with other columns than the one before.
         """
-        roles = find_roles(table.columns, given, table.name)
+        roles = find_roles(table.columns, given, table.name, table.parts)
         fields = ["user_id", "item_id", *(f for r, f in (("rating", "rating"), ("label", "label")) if r in roles)]
         fields += ["timestamp"] if "time" in roles else []
         if self.fields and self.fields != fields:
@@ -86,12 +86,13 @@ class Clicks:
         if guessed:
             self._report.notes.append(f"{table.name}, columns guessed: {', '.join(guessed)}")
         for column in self._reviews:
-            if column not in table.columns:
+            if column not in table.columns and column not in table.parts:
                 raise KeyError(
                     f"{table.name}: there is no column {column!r} (reviews).{suggest(column, table.columns)} It has "
                     f"{', '.join(table.columns)}."
                 )
-        unused = [column for column in table.columns if column not in (*roles.values(), *self._reviews)]
+        used = (*roles.values(), *self._reviews)
+        unused = [c for c in table.columns if c not in used and not any(name.startswith(f"{c}.") for name in used)]
         if unused:
             self._report.notes.append(f"{table.name}, columns left out: {', '.join(unused)}")
         for vocabulary in self.vocabulary.values():

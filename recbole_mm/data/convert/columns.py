@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from recbole_mm.config.names import suggest
+from recbole_mm.data.convert.objects import is_object
 
-__all__ = ["KINDS", "ROLES", "WEB_ADDRESSES", "Column", "classify", "find_roles", "in_kind", "written_numbers"]
+__all__ = ["KINDS", "NO_CONTENT", "ROLES", "Column", "classify", "find_roles", "in_kind", "written_numbers"]
 
 #: Usual names of columns by role, the most telling first; case, blanks, ``_`` and ``:type`` do not count.
 ROLES: dict[str, tuple[str, ...]] = {
@@ -47,28 +48,36 @@ ROLES: dict[str, tuple[str, ...]] = {
 KINDS = ("token", "token_seq", "float", "float_seq", "text", "drop")
 """What a column may become; ``text`` is kept for encoders beside the atomic files, ``drop`` nowhere."""
 
-WEB_ADDRESSES = "web addresses"
-"""Reason of a column that is text and yet nothing for an encoder of texts."""
+_ADDRESSES, _FILES, _DATES, _TIMES, _OBJECTS = "web addresses", "names of files", "dates", "times", "objects"
+NO_CONTENT = (_ADDRESSES, _FILES, _DATES, _TIMES, _OBJECTS)
+"""Reasons of columns that are text and yet nothing for an encoder of texts."""
 
 _REQUIRED = ("user", "item")
 _UNIT = r"[€$£¥]|EUR|USD|GBP|CHF"
 _AMOUNT = re.compile(rf"^(?P<before>{_UNIT})?\s*(?P<number>[-+]?\d[\d.,]*)\s*(?P<after>{_UNIT})?$")
 _ADDRESS = re.compile(r"(?:https?:)?//\S+$")
+_FILE = re.compile(r"\S+\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg|wav|mp3|flac|ogg|m4a|mp4|pdf)$", flags=re.IGNORECASE)
+_DATE = re.compile(r"\d{1,4}([-./])\d{1,2}\1\d{1,4}(?:[T ,].*)?$")
 _LEADING_ZERO = re.compile(r"[-+]?0\d+")
 _LIST = re.compile(r"\s*[|,]\s*")
 # From here on, values say something about one item rather than about a group of items.
 _DISTINCT_SHARE = 0.5
 _MANY_ROWS = 10
 _LONG = 40
+_SHOWN = 40  # names in a message
 
 
-def find_roles(columns: Sequence[str], given: Mapping[str, str | None], where: str) -> dict[str, str]:
+def find_roles(
+    columns: Sequence[str], given: Mapping[str, str | None], where: str, parts: Collection[str] = (), called: str = ""
+) -> dict[str, str]:
     """The column of each role.
 
     Args:
         columns: Names of the columns.
         given: Role to the column that the caller named; ``None`` to guess.
         where: The table, for messages.
+        parts: Names of what stands in objects of the columns, such as ``user.id``.
+        called: Of a table of items or users, which may call its ids ``id``: how the clicks call them.
 
     Returns:
         Role to column; roles without one are left out (``user`` and ``item`` are always there).
@@ -81,25 +90,28 @@ def find_roles(columns: Sequence[str], given: Mapping[str, str | None], where: s
     for role, column in given.items():
         if column is None:
             continue
-        if column not in columns:
+        if column not in columns and column not in parts:
             raise KeyError(
-                f"{where}: there is no column {column!r} ({role}).{suggest(column, columns)} "
-                f"It has {', '.join(columns)}."
+                f"{where}: there is no column {column!r} ({role}).{suggest(column, [*columns, *parts])} "
+                f"It has {', '.join([*columns, *parts][:_SHOWN])}."
             )
         if column in found.values():
             raise ValueError(f"{where}: the column {column!r} was named for two roles; each needs its own.")
         found[role] = column
-    simple = {re.sub(r"[\W_]", "", column.partition(":")[0]).lower(): column for column in reversed(columns)}
+    simple = {re.sub(r"[\W_]", "", column.partition(":")[0]).lower(): column for column in reversed([*columns, *parts])}
+    usual = {role: (*ROLES[role], "id") if called else ROLES[role] for role in given}
     for role in given:
         if role in found:
             continue
-        matches = [simple[name] for name in ROLES[role] if name in simple and simple[name] not in found.values()]
+        matches = [simple[name] for name in usual[role] if name in simple and simple[name] not in found.values()]
         if matches:
             found[role] = matches[0]
         elif role in _REQUIRED:
+            remedy = f"call it {called}, as the clicks do" if called else f"name it: {role}='COLUMN' (--{role}=COLUMN)"
+            there = ", ".join([*columns, *parts][:_SHOWN])
             raise ValueError(
-                f"{where}: which column is the {role}? None of {', '.join(columns)} has a usual name ("
-                f"{', '.join(ROLES[role][:4])}, ...); name it: {role}='COLUMN' (--{role}=COLUMN)."
+                f"{where}: which column is the {role}? None of {there} has a usual name ({', '.join(usual[role][:4])}, "
+                f"...); {remedy}."
             )
     return found
 
@@ -141,7 +153,7 @@ def classify(name: str, cells: pd.Series, kind: str | None = None) -> Column:
         numbers = pd.to_numeric(cells[lists].explode(), errors="coerce").notna().all()
         return Column(name, "float_seq" if numbers else "token_seq", "lists")
     if pd.api.types.is_datetime64_any_dtype(cells.dtype):
-        return Column(name, "text", "times")
+        return Column(name, "text", _TIMES)
     filled = cells.map(str).str.strip()
     filled = filled[filled != ""]
     if filled.empty:
@@ -152,7 +164,9 @@ def classify(name: str, cells: pd.Series, kind: str | None = None) -> Column:
     if written_numbers(filled) is not None:
         return Column(name, "float", f"numbers such as {filled.iloc[0]}")
     if filled.str.match(_ADDRESS).mean() > 0.9:
-        return Column(name, "text", WEB_ADDRESSES)
+        return Column(name, "text", _ADDRESSES)
+    if filled.map(is_object).all():
+        return Column(name, "text", _OBJECTS)
     distinct = filled.nunique() / len(filled)
     if filled.str.contains("|", regex=False).mean() > 0.2:
         return Column(name, "token_seq", "lists separated by |")
@@ -163,7 +177,8 @@ def classify(name: str, cells: pd.Series, kind: str | None = None) -> Column:
     if filled.str.len().mean() > _LONG:
         return Column(name, "text", "long texts")
     if distinct > _DISTINCT_SHARE and len(filled) >= _MANY_ROWS:
-        return Column(name, "text", "differs from row to row")
+        named = [reason for form, reason in ((_FILE, _FILES), (_DATE, _DATES)) if filled.str.match(form).mean() > 0.9]
+        return Column(name, "text", *(named or ["differs from row to row"]))
     return Column(name, "token", f"{filled.nunique():,} values")
 
 

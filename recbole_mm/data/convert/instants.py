@@ -15,6 +15,9 @@ _UNITS = {"days": (1e3, 5e4, 86400.0), "seconds": (1e8, 4e9, 1.0), "milliseconds
 _UNITS |= {"microseconds": (1e14, 4e15, 1e-6), "nanoseconds": (1e17, 4e18, 1e-9)}
 _DATE_NUMBER = re.compile(r"(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])[0-5]\d([0-5]\d)?)?")
 _DATE_FORMS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+# How people write dates that are not in ISO form; which of day and month comes first only the values can tell.
+_SPOKEN = [f"{day}{time}" for day in ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%d.%m.%y", "%m/%d/%y")
+           for time in ("", " %H:%M", " %H:%M:%S")]  # fmt: skip
 _WORDS = {"days": "days since 1970", "none": "numbers of no known unit, kept as they are"}
 
 
@@ -134,5 +137,11 @@ class Clock:
         raise ValueError(
             f"{self.where}, column {self.column}: {len(rows):,} time(s) cannot be read, since it {why}: {shown}. "
             "Write all times in one way: ISO dates, or numbers of seconds, milliseconds or days since 1970; or say "
-            "how they are written: time_format='%d/%m/%Y %H:%M' (--time_format)."
+            f"how they are written: {self._forms(cells[wrong])} (--time_format)."
         )
+
+    def _forms(self, cells: pd.Series) -> str:
+        """The usual forms that fit all of the cells; an example where none does."""
+        text = cells.map(str).str.strip()
+        forms = [form for form in _SPOKEN if pd.to_datetime(text, format=form, errors="coerce").notna().all()]
+        return "time_format=" + " or ".join(repr(form) for form in forms or ["%d/%m/%Y %H:%M"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Union
+from typing import Any, Union
 
 import pandas as pd
 
+from recbole_mm.data.convert.objects import part
 from recbole_mm.data.convert.packed import SUFFIXES
 from recbole_mm.data.convert.streams import JsonTable, TextTable
 from recbole_mm.data.convert.text_table import CHUNK_ROWS, Table, as_text, check_columns
@@ -84,17 +85,33 @@ class _ParquetTable(Table):
             raise ValueError(f"{path} is no complete parquet file ({error}); write or copy it again.") from error
         self.columns = list(self._file.schema_arrow.names)
         check_columns(self.columns, self.name)
+        self._top = {name: field.name for field in self._file.schema_arrow for name in _leaves(field, "")}
+        self.parts = [name for name in self._top if name not in self.columns]
 
     def chunks(self, columns: Sequence[str] | None = None) -> Iterator[tuple[pd.DataFrame, int]]:
         wanted, start = list(self.columns if columns is None else columns), 0
         total = max(self._file.metadata.num_rows, 1)
         try:
-            for batch in self._file.iter_batches(CHUNK_ROWS, columns=wanted):
+            read = dict.fromkeys(name if name in self.columns else self._top[name] for name in wanted)
+            for batch in self._file.iter_batches(CHUNK_ROWS, columns=list(read)):
                 # As floats, which is how whole numbers come beside missing ones, long ids would become the same.
                 columns_read = batch.to_pandas(integer_object_nulls=True, ignore_metadata=True)
+                for name in set(wanted) - set(read):
+                    cells = [part({self._top[name]: cell}, name) for cell in columns_read[self._top[name]]]
+                    columns_read[name] = pd.Series(cells, index=columns_read.index, dtype=object)
                 piece = {name: as_text(columns_read[name], self.name) for name in wanted}
                 frame = pd.DataFrame(piece).set_axis(range(start, start + batch.num_rows))
                 start += batch.num_rows
                 yield frame, int((self.size or 0) * start / total)
         except OSError as error:
             raise ValueError(f"{self._path} is damaged after row {start:,} ({error}); copy it again.") from error
+
+
+def _leaves(field: Any, above: str) -> Iterator[str]:
+    """Names of the parts of a column of pyarrow that holds objects (structs)."""
+    import pyarrow
+
+    for below in field.type if pyarrow.types.is_struct(field.type) else ():
+        name = f"{above or field.name}.{below.name}"
+        deeper = list(_leaves(below, name))
+        yield from deeper or [name]

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import pandas as pd
 
+from recbole_mm.data.convert.objects import part, part_names
 from recbole_mm.data.convert.packed import DAMAGED, unpacked
 from recbole_mm.data.convert.text_table import CHUNK_ROWS, Table, check_columns, plain
 from recbole_mm.data.quotes import quoted_rows
@@ -69,7 +70,7 @@ class _StreamTable(Table):
         where = f", line {line}" if self._packed is None else ""
         return ValueError(
             f"{self._path}{where}: expected text in UTF-8, got the byte {wrong!r}; save the file as UTF-8 "
-            "(iconv -f latin1 -t utf-8 converts files of older programs)."
+            "(in Excel: CSV UTF-8; iconv -f cp1252 -t utf-8 converts what it writes otherwise)."
         )
 
 
@@ -190,11 +191,13 @@ class JsonTable(_StreamTable):
     def __init__(self, path: Path, packed: str | None) -> None:
         super().__init__(path, packed)
         names: dict[str, None] = {}
+        parts: dict[str, None] = {}
         for _, record in self._records():  # to the end, since a key may be rare
             names.update(dict.fromkeys(record))
+            parts.update(dict.fromkeys(part_names(record)))
         if not names:
             raise ValueError(f'{path} has no line of JSON; expected an object a line, such as {{"user": "u1", ...}}.')
-        self.columns = list(names)
+        self.columns, self.parts = list(names), [name for name in parts if name not in names]
 
     def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
         with self._opened(lambda: "is damaged") as (text, self._below):
@@ -217,7 +220,7 @@ class JsonTable(_StreamTable):
         rows: list[list[Any]] = []
         read = 0
         for _, record in self._records():
-            rows.append([plain(record.get(name)) for name in wanted])
+            rows.append([plain(part(record, name)) for name in wanted])
             if len(rows) == CHUNK_ROWS:
                 read = self._below.tell()
                 yield pd.DataFrame(rows, columns=wanted, index=range(start, start + len(rows)), dtype=object), read

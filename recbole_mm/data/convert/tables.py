@@ -62,12 +62,13 @@ def import_tables(
     Args:
         name: Name of the data set.
         interactions: The clicks: a file (csv, tsv, jsonl, parquet, also packed) or a DataFrame.
-        user: Column of the user; guessed from usual names when not given, as the next four.
+        user: Column of the user, or part of an object such as ``user.id`` (jsonl, parquet); guessed from usual names
+            when not given, as the next four.
         item: Column of the item.
         time: Column of the time: ISO dates, or seconds, milliseconds or days since 1970.
         rating: Column of a rating.
         label: Column of a label, 0 or 1.
-        items: The products; the column of their ids is called as in ``interactions``, or has a usual name.
+        items: The products; the column of their ids is called as in ``interactions``, ``id``, or has a usual name.
         users: The same for users.
         train: The training part of a split that exists already, instead of ``interactions``.
         valid: Its validation part.
@@ -191,13 +192,21 @@ def _read_table(
 ) -> tuple[list[Column], pd.DataFrame]:
     """A table of items or users: what its columns are, and its rows by raw id."""
     table = open_table(source, separator)
-    key = id_column if id_column in table.columns else None
-    key = find_roles(table.columns, {entity: key}, table.name)[entity]
+    known = {*table.columns, *table.parts}
+    key = next((name for name in (id_column, id_column.rpartition(".")[2]) if name in known), None)
+    key = find_roles(table.columns, {entity: key}, table.name, table.parts, called=id_column)[entity]
+    if key != id_column:
+        report.notes.append(f"{entity} table: {key} is the {entity}")
     # A column that is to be dropped need not be readable, such as one of pictures.
     dropped = [name for name in table.columns if name != key and types.get(name) == "drop"]
     for name in dropped:
         del types[name]
-    frame = table.read([name for name in table.columns if name not in dropped])
+    asked = [name for name in types if name in table.parts]
+    parts = [name for name in table.parts if not name.startswith(tuple(f"{column}." for column in dropped))]
+    if parts:
+        shown = ", ".join(parts[:10])
+        report.notes.append(f"{entity} table: parts of objects are columns where --types says so, such as {shown}")
+    frame = table.read(list(dict.fromkeys([key, *(c for c in table.columns if c not in dropped), *asked])))
     ids = Vocabulary(entity, table.name).checked(frame[key], report, f"{entity} table")
     frame = frame.loc[ids.index].set_index(ids).drop(columns=key)
     if not len(frame):
@@ -236,7 +245,8 @@ def _write_table(
     atomic = pd.DataFrame(index=frame.index)
     fields: dict[str, Column] = {}
     for column in kept:
-        field = "_".join(column.name.replace(":", "_").split()) or "column"
+        # Models that read columns make modules of these names, which hold no dot.
+        field = "_".join(column.name.replace(":", "_").replace(".", "_").split()) or "column"
         if field in taken:
             report.notes.append(
                 f"{entity} table: {field} is written as {entity}_{field}, since the other name is taken"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,13 @@ class Table(ABC):
     Attributes:
         name: What messages call it: the file, or ``the DataFrame``.
         columns: Names of its columns.
+        parts: Names of what stands in objects of its cells, such as ``user.id``; read like columns where asked for.
         size: Bytes of the file, for a progress bar; ``None`` where a bar counts rows.
     """
 
     name: str
     columns: list[str]
+    parts: Collection[str] = ()
     size: int | None = None
 
     @abstractmethod
@@ -35,7 +37,7 @@ class Table(ABC):
         """Pieces of the table in order.
 
         Args:
-            columns: The columns wanted; all when not given.
+            columns: The columns and parts of objects wanted; all columns when not given.
 
         Yields:
             A frame of text (lists stay lists, times stay times) whose index counts rows from 0, and how many bytes of

@@ -7,6 +7,7 @@ import pandas as pd
 
 from recbole_mm.data.atomic import READ_AS_MISSING
 from recbole_mm.data.convert.import_report import ImportReport
+from recbole_mm.data.convert.objects import is_object
 
 __all__ = ["Vocabulary"]
 
@@ -47,7 +48,7 @@ class Vocabulary:
             what: What the rows are, for the report.
 
         Raises:
-            ValueError: An id with a tab or a line break, which no atomic file can hold, or a list.
+            ValueError: An id with a tab or a line break, which no atomic file can hold, a list or an object.
         """
         lists = np.array([isinstance(cell, list) for cell in cells], dtype=bool)
         ids = cells.map(str)
@@ -57,6 +58,14 @@ class Vocabulary:
             raise ValueError(
                 f"{self.where}: {len(broken):,} {self.entity} id(s) hold a tab, a line break or a list, which no "
                 f"atomic file can: {shown}. Are the quotes of the table as they should be?"
+            )
+        objects = ids[ids.str.startswith("{")]
+        objects = objects[objects.map(is_object)]
+        if len(objects):  # all of their parts together would be the id: somebody who moves would be somebody else
+            raise ValueError(
+                f"{self.where}: {len(objects):,} {self.entity} id(s) are objects, such as row {objects.index[0] + 1} "
+                f"{objects.iloc[0][:100]!r}; name the part that is the id, as in {self.entity}='{self.entity}.id' "
+                f"(--{self.entity}={self.entity}.id, of jsonl and parquet), or make a column of it."
             )
         if (ids == "[PAD]").any():
             raise ValueError(

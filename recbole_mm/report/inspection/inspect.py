@@ -59,7 +59,7 @@ class Inspection:
         counts = self.interactions
         lines = [
             f"{self.name}: {counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} "
-            f"interactions; {counts['new_items_with_features']:,} items without any have features",
+            f"distinct pairs; {counts['new_items_with_features']:,} items without an interaction have features",
             f"recall@{measures.LIST} of popularity on held-out interactions: {counts['popularity_recall']:.4f}",
         ]
         for modality, found in self.modalities.items():
