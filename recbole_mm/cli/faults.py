@@ -55,12 +55,22 @@ def _of_the_machine(error: OSError) -> str | None:
     if error.errno not in _REMEDIES or type(error).__module__ != "builtins":
         return None
     names = [str(name) for name in (error.filename, error.filename2) if name]
+    if not names and error.errno == errno.ENOENT and not _has_folder():
+        return "The folder in which the command was started is gone: start it in another one."
     if not names and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE):
         return None
     remedy = _REMEDIES[error.errno]
     if _ANOTHER in remedy and any(_is_of_a_log(name) for name in names):
         remedy = remedy.replace(_ANOTHER, _START_ELSEWHERE)
     return f"{' and '.join(names) + ': ' if names else ''}{error.strerror}. {remedy}"
+
+
+def _has_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _is_of_a_log(name: str) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pandas as pd
 
 from recbole_mm.comparison.protocol import Protocol, make_protocol
 from recbole_mm.comparison.runs import Runs
+from recbole_mm.config.numbers import is_whole
 from recbole_mm.config.ranges import check_ranges
+from recbole_mm.config.refusals import mapping, refuse
 from recbole_mm.experiment.ablation import CONTENT_MODEL
 from recbole_mm.experiment.children import model_modules
 from recbole_mm.experiment.store import Store
@@ -100,13 +103,16 @@ def compare(
         [2020, 2021]
     """
     names = _names(models)
+    if not isinstance(dataset, str):
+        refuse("dataset", "a name", dataset)
+    mapping("{BPR: {learning_rate: [0.001, 0.01]}}")("search_spaces", search_spaces)
     if baseline is not None and baseline not in names:
         raise ValueError(f"baseline: {baseline!r} is not among the compared models {', '.join(names)}.")
     for key in sorted(set(search_spaces or {}) - set(names)):
         raise ValueError(f"search_spaces: {key!r} is not among the compared models {', '.join(names)}.")
     for key, number, least in (("jobs", jobs, 1), ("trials", trials, 0)):
-        if number < least:
-            raise ValueError(f"{key}: expected {least} at least, got {number}.")
+        if not is_whole(number, least):
+            raise ValueError(f"{key}: expected {least} at least, got {number!r} ({type(number).__name__}).")
     if worker and in_process:
         raise ValueError(
             "worker: a run that another worker has taken over is ended, so it needs a process of its own; leave out "
@@ -174,6 +180,9 @@ def _with_content_model(
 def _names(models: Sequence[str | type]) -> list[str]:
     if isinstance(models, str):
         raise ValueError(f"models: expected a list of names, got the text {models!r}; write [{models!r}].")
+    models = list(models) if isinstance(models, Iterable) else [models]
+    if not all(isinstance(model, (str, type)) for model in models):
+        raise ValueError(f"models: expected a list of names or classes, got {models!r}.")
     names = [model if isinstance(model, str) else model.__name__ for model in models]
     for name in names:
         check_model_name(name)
@@ -186,14 +195,15 @@ _MOST_SEEDS = 1000
 
 
 def _seeds(seeds: int | Sequence[int], first: int) -> list[int]:
-    whole = isinstance(seeds, int) and not isinstance(seeds, bool)
-    if whole and seeds > _MOST_SEEDS:  # type: ignore[operator]
+    number = isinstance(seeds, int) and not isinstance(seeds, bool)
+    if number and seeds > _MOST_SEEDS:  # type: ignore[operator]
         raise ValueError(
             f"seeds: expected a number of runs up to {_MOST_SEEDS:,}, got {seeds:,}; seeds by name are a list, such as "
             "[2020, 2021] (--seeds=2020,2021)."
         )
-    chosen = [first + step for step in range(seeds)] if whole else list(seeds)  # type: ignore[arg-type]
-    if not chosen or len(set(chosen)) != len(chosen) or not all(isinstance(seed, int) for seed in chosen):
+    named = seeds if isinstance(seeds, Iterable) else ()
+    chosen = [first + step for step in range(seeds)] if number else list(named)  # type: ignore[arg-type]
+    if not chosen or not all(is_whole(seed, -math.inf, math.inf) for seed in chosen) or len(set(chosen)) < len(chosen):
         raise ValueError(f"seeds: expected a positive number of seeds, or a list of different integers, got {seeds!r}.")
     for seed in chosen:
         check_ranges({"seed": seed})

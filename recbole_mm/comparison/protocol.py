@@ -12,9 +12,10 @@ from recbole.utils import EvaluatorType, InputType, ModelType, get_model
 
 from recbole_mm.comparison.leave_one_out import force_leave_one_out
 from recbole_mm.comparison.missing_ids import missing_ids_notes
-from recbole_mm.config import read_cold_start, read_options
+from recbole_mm.config import check_sources, read_cold_start, read_options
 from recbole_mm.config.metrics import settle_valid_metric
 from recbole_mm.config.protocol import PROTOCOL_OPTIONS, mask_note
+from recbole_mm.config.refusals import mapping
 from recbole_mm.experiment.capabilities import capability_notes, linked_items_note
 from recbole_mm.experiment.children import error_text
 from recbole_mm.experiment.fingerprint import fingerprint, run_fingerprint
@@ -92,7 +93,11 @@ def make_protocol(
         ValueError: The caller's options contradict what the models need in common, or ``model_settings`` names a model
             that is not compared or an option that must be shared.
     """
-    own = {name: dict(settings) for name, settings in (model_settings or {}).items()}
+    check_sources(config_file_list, config_dict)
+    mapping("{BPR: {learning_rate: 0.01}}")("model_settings", model_settings)
+    for name, settings in (model_settings or {}).items():
+        mapping("{learning_rate: 0.01}")(f"model_settings[{name}]", settings)
+    own = {name: dict(settings or {}) for name, settings in (model_settings or {}).items()}
     _check_own(own, models)
     in_files = {key for file in config_file_list or () for key in read_options(file)}
     device = device_option({*in_files, *(config_dict or {})})  # before any Config, which overwrites the variable

@@ -7,7 +7,7 @@ from recbole_mm.config.cold_start import ColdStart, ColdStartOptions, read_cold_
 from recbole_mm.config.evaluation import resolve_eval_batch_size
 from recbole_mm.config.names import known_keys, suggest
 from recbole_mm.config.options import ModelOptions
-from recbole_mm.config.reading import read_options
+from recbole_mm.config.reading import check_sources, read_options
 from recbole_mm.config.shared import SHARED_OPTIONS, active_weights, check_modalities, modality_names
 from recbole_mm.paths import properties_dir as properties_directory
 
@@ -20,6 +20,7 @@ __all__ = [
     "check_command_line",
     "check_config",
     "check_read",
+    "check_sources",
     "check_modalities",
     "known_keys",
     "modality_names",

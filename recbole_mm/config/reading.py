@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["OptionLoader", "read_options"]
+from recbole_mm.config.refusals import mapping, refuse
+
+__all__ = ["OptionLoader", "check_sources", "read_options"]
 
 # No file of options has so many values.
 _MOST_VALUES = 100_000
@@ -61,6 +65,24 @@ class _StrictLoader(OptionLoader):
 
 for _kind in ("int", "float"):
     _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _StrictLoader.construct_number)
+
+
+def check_sources(config_file_list: Any, config_dict: Any) -> None:
+    """Refuse what is no list of option files, or no mapping of options.
+
+    A single file's name would be taken for a list of names of one letter each.
+
+    Args:
+        config_file_list: As RecBole's functions take it; may be ``None``.
+        config_dict: Likewise.
+
+    Raises:
+        ValueError: One of them is something else.
+    """
+    files, single = config_file_list, isinstance(config_file_list, (str, bytes, os.PathLike))
+    if files is not None and (single or not isinstance(files, Iterable)):
+        refuse("config_file_list", "a list of files of options", files, f" Write [{files!r}]." if single else "")
+    mapping("{'epochs': 10}")("config_dict", config_dict)
 
 
 def read_options(file: str | Path) -> dict[str, Any]:

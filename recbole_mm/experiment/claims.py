@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from recbole_mm.alive import is_alive, process_note
+from recbole_mm.files import writing
 
 __all__ = ["BEAT_SECONDS", "STALE_SECONDS", "Claim", "Claims", "LostError"]
 
@@ -52,6 +53,9 @@ class Claims:
 
         Args:
             name: Name of the run.
+
+        Raises:
+            WriteError: The disk is full; no claim is left.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         files = self._files(name)
@@ -64,8 +68,12 @@ class Claims:
             descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:  # another worker was faster
             return None
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(note)
+        try:
+            with writing(file, file), os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(note)
+        except OSError:  # a claim that names nobody would keep the run from everybody until it is stale
+            file.unlink(missing_ok=True)
+            raise
         for old in files:
             old.unlink(missing_ok=True)
         return Claim(file, note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,8 @@ def fingerprint(dataset: str, folder: Path, feature_path: str | None) -> str:
     """Hash of the data set's files, so that results of other data are not taken for finished runs."""
     state = hashlib.sha256()
     folders = search_folders(dataset, str(folder), dataset_atomic_dir(), feature_path)
-    files = {file for place in (folder, *folders) for file in Path(place).glob(f"{dataset}.*") if file.is_file()}
+    names = f"{glob.escape(dataset)}.*"
+    files = {file for place in (folder, *folders) for file in Path(place).glob(names) if file.is_file()}
     for file in sorted(files, key=lambda found: (found.name, str(found))):
         size = file.stat().st_size
         state.update(f"{file.name} {size}\n".encode())

@@ -15,8 +15,10 @@ from recbole.utils import ModelType
 
 from recbole_mm import processes
 from recbole_mm.config.metrics import check_topk, settle_valid_metric
+from recbole_mm.config.numbers import LARGEST, is_whole
 from recbole_mm.config.protocol import mask_note
-from recbole_mm.config.reading import read_options
+from recbole_mm.config.reading import check_sources, read_options
+from recbole_mm.config.refusals import refuse
 from recbole_mm.experiment.capabilities import capability_notes
 from recbole_mm.experiment.launch import free_port, launch, together
 from recbole_mm.experiment.own_models import imported_modules
@@ -117,6 +119,13 @@ def run(
         >>> result["checkpoint"][:12], result["config"]["topk"]
         ('saved/MMGCN-', [5, 10])
     """
+    check_sources(config_file_list, config_dict)
+    for key, value, kinds in (("model", model, (str, type)), ("dataset", dataset, (str,))):
+        if value is not None and not isinstance(value, kinds):  # None: a file of options names it
+            refuse(key, "a name" if key == "dataset" else "a name or a class", value)
+    for key, number in (("nproc", nproc), ("world_size", world_size), ("group_offset", group_offset)):
+        if not is_whole(number, -LARGEST):
+            refuse(key, "a whole number", number)
     files = [str(file) for file in config_file_list or []]
     in_files = {key for file in files for key in read_options(file)}
     options = dict(config_dict or {})

@@ -1,4 +1,4 @@
-"""Models of RecBole that stop on small data, run code that an option or a file holds, or count what they should not."""
+"""Models of RecBole that stop on small data, run code of an option or a file, or count or keep what they should not."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.model.context_aware_recommender import kd_dagfm
 from recbole.model.general_recommender import dgcf, ldiffrec, pop
 
@@ -16,7 +17,7 @@ from recbole_mm.config.names import suggest
 from recbole_mm.host.editing import edit, unexpected
 from recbole_mm.host.wrapping import wrap
 
-__all__ = ["install"]
+__all__ = ["forget_evaluation", "install"]
 
 
 def install() -> None:
@@ -36,6 +37,28 @@ def install() -> None:
     edit(
         pop.Pop.calculate_loss, {"self.item_cnt[item, :] = self.item_cnt[item, :] + 1": "recbole_mm(self, interaction)"}
     )
+    # KGIN and MCCLK do not name what they keep among their other parameters, so that the best epoch was tested with
+    # the representations of the last validation.
+    wrap(AbstractRecommender, "load_other_parameter", _of_these_parameters)
+
+
+def forget_evaluation(model: Any) -> None:
+    """Let a model of RecBole compute its representations anew, because it has got other parameters.
+
+    The graph models keep those of an evaluation (``restore_user_e``), and DMF its items, until the next training step.
+
+    Args:
+        model: Any model.
+    """
+    for name, value in list(vars(model).items()):
+        if (name.startswith("restore_") or name == "i_embedding") and isinstance(value, torch.Tensor):
+            setattr(model, name, None)
+
+
+def _of_these_parameters(original: Any, self: Any, para: Any) -> None:
+    """Around ``load_other_parameter``, which every reader of a checkpoint calls after ``load_state_dict``."""
+    forget_evaluation(self)
+    original(self, para)
 
 
 def _knowing_labels(original: Any, self: Any, config: Any, dataset: Any) -> None:

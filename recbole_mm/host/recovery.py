@@ -7,6 +7,7 @@ down; a run that goes on from an earlier epoch computes the same again. The file
 
 from __future__ import annotations
 
+import glob
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -110,7 +111,7 @@ def evaluate(original: Callable[..., Any], trainer: Any, eval_data: Any, *args: 
         for file in {session.file, last_file(trainer)} if hasattr(trainer, "resume_file") else {session.file}:
             file.unlink(missing_ok=True)
             run = file.stem.removesuffix("-resume")  # a trainer of several stages has a file for each
-            for left in file.parent.glob(f".{run}*.tmp*"):  # of a process that was killed while it wrote
+            for left in file.parent.glob(f".{glob.escape(run)}*.tmp*"):  # of a process that was killed while it wrote
                 left.unlink(missing_ok=True)
     return result
 

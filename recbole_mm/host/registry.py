@@ -40,6 +40,7 @@ from recbole_mm.host import (
     seams,
     seen_loss,
     slices,
+    splitting,
     watching,
 )
 from recbole_mm.host.defaults import Properties
@@ -216,6 +217,7 @@ def install() -> None:
     atomic.install()
     cold_start.install()
     new_items.install()
+    splitting.install()
     history_mask.install()
     seen_loss.install()
     watching.install()

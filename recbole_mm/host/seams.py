@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -148,7 +150,16 @@ def _init_logger(original: Callable[..., Any], config: Any) -> Any:
         logging.basicConfig(level=logging.ERROR, handlers=[handler])
         result = None
     _handlers.extend(handler for handler in root.handlers if handler not in before)
+    for handler in _handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handleError = functools.partial(_lose_log, handler)  # type: ignore[method-assign]
     return result
+
+
+def _lose_log(handler: logging.FileHandler, record: logging.LogRecord) -> None:
+    """A log that cannot be written, on a full disk, is said once; Python prints a traceback for every line of it."""
+    handler.setLevel(logging.CRITICAL + 1)
+    logging.getLogger().warning(f"{handler.baseFilename} gets no more lines: {sys.exc_info()[1]}.")
 
 
 def _download() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import time
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_mm.host.general_models import forget_evaluation
 from recbole_mm.plain import to_plain
 from recbole_mm.trainer.state import Baseline, capture
 from recbole_mm.trainer.weight_average import WeightAverage
@@ -103,7 +105,7 @@ def begin_session(trainer: Any) -> Session:
     """The session of a trainer, which begins now if there is none."""
     session = session_of(trainer)
     if session is None:
-        average = WeightAverage(trainer.model, trainer.config["weight_average"] or 0.0)
+        average = WeightAverage(trainer.model, trainer.config["weight_average"] or 0.0, forget_evaluation)
         session = trainer._session = Session(Baseline(trainer), average)
     return session
 
@@ -146,7 +148,8 @@ def states_of(folder: Path, model: str = "", dataset: str = "") -> list[Path]:
         model: Name of the model; empty for any.
         dataset: Name of the data set, which is in the names of trainers of several stages; empty for any.
     """
-    files = [*folder.glob(f"{model or '*'}-*.last"), *folder.glob(f"{model or '*'}-{dataset or '*'}-*-resume.pth")]
+    names = "-".join(glob.escape(name) or "*" for name in (model, dataset))
+    files = [*folder.glob(f"{model or '*'}-*.last"), *folder.glob(f"{names}-*-resume.pth")]
     return sorted(files, key=_written_at, reverse=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import glob
 import json
 import os
 import shutil
@@ -124,7 +125,7 @@ def _in_children(
 ) -> dict[str, Any]:
     """Run the trials in a process, and in another one where a trial kills it."""
     mark = f"{plan.study}-{socket.gethostname()}-"
-    for left in folder.glob(f"{mark}*"):  # of a search that was killed with its process
+    for left in folder.glob(f"{glob.escape(mark)}*"):  # of a search that was killed with its process
         process = left.name[len(mark) :]  # or of another machine, whose name begins with this one's
         if left.is_dir() and process.isdecimal() and not psutil.pid_exists(int(process)):
             shutil.rmtree(left, ignore_errors=True)

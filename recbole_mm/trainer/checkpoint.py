@@ -65,7 +65,7 @@ def write_checkpoint(content: Mapping[str, Any], file: str | os.PathLike[str]) -
             if isinstance(cause, OSError):
                 raise cause from error
             if any(word in str(error) for word in _FULL):
-                raise OSError(str(error).splitlines()[0]) from error
+                raise OSError("the disk took only a part of it, most likely because it is full") from error
             raise
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,13 +28,14 @@ class WeightAverage:
     Args:
         model: The model that is trained.
         share: The option ``weight_average``, :math:`s`: from 0 (nothing is averaged and nothing changes) to 0.5.
+        exchanged: Called with the model whenever its parameters and the average have changed places.
 
     Attributes:
         ranks: Whether the average ranks; as long as nobody has compared the two, it does.
     """
 
-    def __init__(self, model: Any, share: float) -> None:
-        self._model, self._share = model, share
+    def __init__(self, model: Any, share: float, exchanged: Callable[[Any], object] = lambda model: None) -> None:
+        self._model, self._share, self._exchanged = model, share, exchanged
         self._mean: dict[str, Tensor] = {}
         self._epochs = 0
         self._is_behind = False
@@ -131,6 +132,8 @@ class WeightAverage:
             value = parameters[name].detach().clone()
             parameters[name].copy_(mean)  # in place, so that optimisers know it and representations are made anew
             mean.copy_(value)
+        if self._mean:
+            self._exchanged(self._model)
 
     def _trained(self) -> dict[str, nn.Parameter]:
         named = self._model.named_parameters() if isinstance(self._model, nn.Module) else ()

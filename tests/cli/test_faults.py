@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,13 @@ def test_elsewhere_another_folder_is_advised(tmp_path: Path, monkeypatch: pytest
         assert message_of(PermissionError(errno.EACCES, "Permission denied", place)) == (
             f"{place}: Permission denied. There is no permission: change it, or name another folder."
         )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a folder in use stays")
+def test_the_folder_of_the_command_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError) as caught:
+        Path.cwd()
+    assert message_of(caught.value) == "The folder in which the command was started is gone: start it in another one."

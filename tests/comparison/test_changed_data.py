@@ -93,3 +93,14 @@ def test_the_data_of_a_run_are_all_that_it_reads(copy, tmp_path):
     first = run_fingerprint("mm-toy", settings)
     _exchange(copy)
     assert run_fingerprint("mm-toy", settings) != first
+
+
+def test_names_with_brackets_are_names_and_no_patterns(tmp_path):
+    folder = tmp_path / "shop[1]"
+    folder.mkdir()
+    settings = {"data_path": str(tmp_path)}
+    found = set()
+    for rows in ("user_id:token\n", "user_id:token\nu1\n"):
+        (folder / "shop[1].inter").write_text(rows)
+        found.add(run_fingerprint("shop[1]", settings))
+    assert len(found) == 2

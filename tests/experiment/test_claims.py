@@ -17,6 +17,7 @@ import pytest
 from recbole_mm.experiment import claims as module
 from recbole_mm.experiment.claims import Claims, LostError
 from recbole_mm.experiment.store import InUseError, Store
+from recbole_mm.files import WriteError
 
 
 def test_a_run_is_claimed_once_and_given_back(tmp_path: Path) -> None:
@@ -27,6 +28,20 @@ def test_a_run_is_claimed_once_and_given_back(tmp_path: Path) -> None:
     with claim:
         claim.check()
     assert other.take("BPR-1-abc") is not None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_leaves_no_claim_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every worker would wait until it is stale, and a comparison would be refused because of "process None"."""
+
+    def full(descriptor: int, *args: Any, **more: Any) -> Any:
+        os.close(descriptor)
+        return open("/dev/full", "w")  # noqa: SIM115 - the caller closes it
+
+    with monkeypatch.context() as patch, pytest.raises(WriteError, match="BPR-1.1 could not be written .*Make room"):
+        patch.setattr(module.os, "fdopen", full)
+        Claims(tmp_path).take("BPR-1")
+    assert list(tmp_path.iterdir()) == [] and Claims(tmp_path).take("BPR-1") is not None
 
 
 def many(folder: Path, barrier: Any, won: Any) -> None:

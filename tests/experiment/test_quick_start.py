@@ -272,3 +272,20 @@ class TestResume:
 def test_a_model_of_one_epoch_is_validated_however_rarely_others_are(model: str) -> None:
     result = run(model, "mm-toy", config_dict={**QUICK, "epochs": 10, "eval_step": 5})
     assert result["best_valid_score"] > 0 and result["checkpoint"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model": 3}, r"model: expected a name or a class, got 3 \(int\)"),
+        ({"dataset": 3}, r"dataset: expected a name, got 3 \(int\)"),
+        ({"config_file_list": "mine.yaml"}, r"config_file_list: expected a list of files.* Write \['mine.yaml'\]"),
+        ({"config_file_list": 3}, r"config_file_list: expected a list of files of options, got 3 \(int\)\.$"),
+        ({"config_dict": []}, "config_dict: expected a mapping such as"),
+        ({"nproc": "2"}, r"nproc: expected a whole number, got '2' \(str\)"),
+        ({"world_size": 1.5}, "world_size: expected a whole number"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(given: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(**{"model": "BPR", "dataset": "mm-toy", **given})

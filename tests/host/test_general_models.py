@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from recbole.model.general_recommender import dgcf, ldiffrec
+from recbole.model.knowledge_aware_recommender import KGIN
 
 import recbole_mm
 from tests.data.support import random_pairs, write_inter
@@ -45,6 +46,15 @@ def test_pop_counts_every_interaction_and_no_negative(options: dict[str, Any]) -
     items = built.train_data._dataset.inter_feat["item_id"]
     assert torch.equal(built.model.item_cnt.flatten(), torch.bincount(items, minlength=built.model.n_items))
     assert built.model.max_cnt == torch.bincount(items).max() > 1
+
+
+def test_what_kgin_keeps_of_an_evaluation_goes_with_its_parameters() -> None:
+    """RecBole would test the best epoch with the representations of the last validation."""
+    model = KGIN.__new__(KGIN)
+    torch.nn.Module.__init__(model)
+    model.restore_user_e = model.restore_entity_e = torch.ones(2, 2)
+    model.load_other_parameter(model.other_parameter())
+    assert model.restore_user_e is None and model.restore_entity_e is None
 
 
 def train(**options: Any) -> Any:

@@ -111,6 +111,13 @@ def test_auto_passes_over_a_run_that_ends_meanwhile(tmp_path, monkeypatch):
     assert states_of(tmp_path) == [tmp_path / "BPR-link.last"]
 
 
+def test_states_of_data_sets_with_brackets_in_their_names(tmp_path):
+    state = tmp_path / "MML-shop[1]-now-resume.pth"
+    state.touch()
+    assert states_of(tmp_path, "MML", "shop[1]") == states_of(tmp_path) == [state]
+    assert states_of(tmp_path, "MML", "shop1") == []
+
+
 def test_a_damaged_state_leaves_the_best_epoch(tmp_path, caplog):
     with pytest.raises(killed.PowerCutError), killed.power_cut(place="test"):
         killed.outcome("BPR", str(tmp_path))

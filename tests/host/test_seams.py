@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ import recbole.data.utils as recbole_data
 
 from recbole_mm.experiment.quick_start import run
 from recbole_mm.files import WriteError
+from recbole_mm.host import seams
 from tests.options import QUICK
 
 
@@ -28,6 +30,23 @@ def test_a_run_has_a_log_and_curves_of_its_own(tmp_path, monkeypatch):
         assert text.count("best valid ") == 1 and f"model = {other}" not in text
     curves = [folder for folder in (tmp_path / "log_tensorboard").iterdir()]
     assert len(curves) == 3 and all(len(list(folder.glob("events*"))) == 1 for folder in curves)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_log_on_a_full_disk_is_said_once(monkeypatch, caplog, capsys):
+    monkeypatch.setattr(seams, "_handlers", [])
+    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])
+
+    def init_logger(config):
+        logging.getLogger().addHandler(logging.FileHandler("/dev/full"))
+
+    seams._init_logger(init_logger, None)
+    for _ in range(3):
+        logging.getLogger().error("a line")
+    said = [record.message for record in caplog.records if record.message != "a line"]
+    assert len(said) == 1 and said[0].startswith("/dev/full gets no more lines: [Errno 28] No space left")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(seams._handlers[0], "stream", None)  # closing it would try to write once more
 
 
 def test_handlers_of_others_stay(caplog):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from recbole.data.interaction import Interaction
 from recbole_mm.paths import dataset_atomic_dir
 from recbole_mm.report.inspection import measures
 from recbole_mm.report.inspection.inspect import inspect
-from recbole_mm.report.inspection.page import write_page
+from recbole_mm.report.inspection.page import _pictures, write_page
 
 
 @pytest.fixture
@@ -107,6 +108,13 @@ def test_the_page_stands_alone(planted, tmp_path):
     assert "data:image/jpeg;base64," in text and "<script>" not in text and "&lt;script&gt;" in text
     assert "http://" not in text and "https://" not in text and "alignment z" in text
     assert json.loads(json.dumps(found.to_dict()))["modalities"]["image"]["width"] == 4
+
+
+def test_pictures_of_ids_with_brackets_are_shown(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    image.new("RGB", (10, 10)).save(tmp_path / "i[1].png")
+    found = SimpleNamespace(pictures="{item_id}.*", examples={"image": [["i[1]"]]})
+    assert list(_pictures(found)) == ["i[1]"]
 
 
 def test_packaged_data_sets_are_found():

@@ -9,6 +9,8 @@ from torch import nn
 
 import recbole_mm
 from recbole_mm.experiment.job import Job, train_and_test
+from recbole_mm.host.general_models import forget_evaluation
+from recbole_mm.host.session import begin_session
 from recbole_mm.trainer.checkpoint import read_checkpoint
 from recbole_mm.trainer.weight_average import WeightAverage
 from tests.model.conftest import build, check_repeats_and_resumes
@@ -130,6 +132,30 @@ def test_a_validation_is_one_point_of_the_curve(tmp_path):
     assert [point["epoch"] for point in record["curve"]] == [1, 2, 3]
     scores = [point["valid"]["recall@10"] for point in record["curve"]]
     assert max(scores) == record["best_valid_score"]
+
+
+@pytest.mark.parametrize("name", ["LightGCN", "DMF"])
+def test_models_that_keep_an_evaluation_are_ranked_by_the_average(name, tmp_path):
+    """RecBole's graph models would rank the average by the representations of the latest parameters."""
+    built = build(name, **QUICK, weight_average=0.5, checkpoint_dir=str(tmp_path))
+    average, model = begin_session(Trainer(built.config, built.model)).average, built.model.eval()
+    users = next(iter(built.valid_data))[0]
+    average.begin_epoch()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    with torch.no_grad():
+        first = model.full_sort_predict(users)
+        average.begin_epoch()
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.1)
+        forget_evaluation(model)  # as a training step does
+        latest = model.full_sort_predict(users)
+        with average.applied():
+            averaged = model.full_sort_predict(users)
+            forget_evaluation(model)
+            torch.testing.assert_close(averaged, model.full_sort_predict(users))
+        assert not torch.allclose(averaged, latest) and not torch.allclose(averaged, first)
+        torch.testing.assert_close(model.full_sort_predict(users), latest)
 
 
 def test_a_training_is_the_same_with_and_without(tmp_path):

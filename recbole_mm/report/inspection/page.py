@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import glob
 import io
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def _pictures(found: Inspection) -> dict[str, str]:
         try:
             path = Path(pattern.format(item_id=token))
             if path.suffix == ".*":
-                path = next(iter(sorted(path.parent.glob(f"{path.stem}.*"))), path)
+                path = next(iter(sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))), path)
             picture = read_picture(path)
         except (ValueError, KeyError, ImportError):
             continue
