@@ -51,6 +51,11 @@ FLAGS = {
     },
     "How to read them": {
         "types": Flag("token, token_seq, float, float_seq, text or drop; may be repeated", "COLUMN=TYPE", many=True),
+        "keep": Flag(
+            "rows of the clicks to keep, such as event=purchase|like; with source=web after a comma, both have to hold",
+            "COLUMN=VALUES",
+            many=True,
+        ),
         "reviews": Flag("columns of text in the clicks to keep for `extract --entity=inter`", "A,B"),
         "time_format": Flag("how dates are written where they are not in ISO form, such as %d.%m.%Y", "FORMAT"),
         "separator": Flag("what separates columns, where it is not to be found out; tab for a tab", "CHARACTER"),
@@ -106,6 +111,7 @@ def run(request: Request) -> int:
         **{key: flags.get(key) for key in (*same, "time_format")},
         "vectors": vectors,
         "types": types,
+        "keep": _conditions(flags.get("keep", "")),
         "separator": {"tab": "\t", "\\t": "\t"}.get(flags.get("separator", ""), flags.get("separator")),
         "header": [name.strip() for name in flags["header"].split(",")] if "header" in flags else None,
         "reviews": [name.strip() for name in flags["reviews"].split(",")] if "reviews" in flags else None,
@@ -174,3 +180,21 @@ def _pairs(text: str, flag: str) -> dict[str, str]:
             raise CommandLineError(f"--{flag}: {key} is given twice, as {pairs[key]!r} and as {value!r}.")
     pairs.pop("", None)
     return pairs
+
+
+def _conditions(text: str) -> dict[str, list[str]]:
+    """``event=purchase|like,source=web`` as columns and values; a comma belongs to a value unless a column follows.
+
+    A line is an argument of its own.
+    """
+    conditions: dict[str, list[str]] = {}
+    for condition in (part for line in text.splitlines() for part in re.split(r",(?=[^,=|]+=)", line)):
+        column, _, rest = (word.strip() for word in condition.partition("="))
+        values = [value.strip() for value in rest.split("|")]
+        if not (column and all(values)):
+            raise CommandLineError(
+                f"--keep: expected COLUMN=VALUE or COLUMN=VALUE|VALUE, such as event=purchase|like, got {condition!r}."
+            )
+        if conditions.setdefault(column, values) != values:
+            raise CommandLineError(f"--keep: {column} is given twice; write {column}=A|B for rows of either value.")
+    return conditions

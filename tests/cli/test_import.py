@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recbole_mm.cli.import_tables import _pairs
+from recbole_mm.cli.import_tables import _conditions, _pairs
 from recbole_mm.cli.main import COMMANDS, main
 from recbole_mm.cli.request import CommandLineError, parse
 
@@ -79,12 +79,13 @@ def test_every_argument_reaches_the_import(monkeypatch, capsys):
 
     monkeypatch.setattr("recbole_mm.data.convert.tables.import_tables", record)
     parts = ["--train=a.csv", "--valid=b.csv", "--test=c.csv", "--users=u.csv", "--rating=r", "--label=l"]
-    ways = ["--header=who, what", "--separator=tab", "--duplicates=last", "--drop_unseen"]
+    ways = ["--header=who, what", "--separator=tab", "--duplicates=last", "--drop_unseen", "--keep=event=a|b"]
     assert main(["import", *parts, "shop", *ways]) == 0
     assert "the report" in capsys.readouterr().out
     assert (seen["name"], seen["train"], seen["valid"], seen["test"]) == ("shop", "a.csv", "b.csv", "c.csv")
     assert (seen["users"], seen["rating"], seen["label"], seen["interactions"]) == ("u.csv", "r", "l", None)
     assert (seen["header"], seen["separator"], seen["duplicates"]) == (["who", "what"], "\t", "last")
+    assert seen["keep"] == {"event": ["a", "b"]}
     assert seen["drop_unseen"] and not seen["replace"] and seen["data_path"] == "dataset"
 
 
@@ -98,6 +99,13 @@ def test_every_argument_reaches_the_import(monkeypatch, capsys):
         (["a/b", "--interactions=clicks.csv"], "no name for a data set"),
         (["shop", "--vectors=emb.npy"], "--vectors: expected NAME=VALUE"),
         (["shop", "--types=price=a price=b"], "price is given twice"),
+        (["shop", "--interactions=clicks.csv", "--keep=kunde"], "--keep: expected COLUMN=VALUE or COLUMN=VALUE|VALUE"),
+        (["shop", "--interactions=clicks.csv", "--keep=kunde=c1", "--keep=kunde=c2"], "kunde is given twice"),
+        (
+            ["shop", "--interactions=clicks.csv", *["--user=kunde", "--item=artikel", "--keep=kunde=c99"]],
+            "no row has 'c99'",
+        ),
+        (["shop", "--layout=unisrec", "--source=.", "--keep=a=b"], "--keep does nothing with --layout=unisrec"),
         (["shop", "--epochs=3"], "import has no argument --epochs"),
         (["shop", "--replace=yes"], "--replace takes no value"),
         (["shop", "--interactions=clicks.csv", "--user=x"], "'x'"),
@@ -118,6 +126,25 @@ def test_pairs():
     assert _pairs("image=a.npy,ids.txt\ntext=b c.npz", "vectors") == {"image": "a.npy,ids.txt", "text": "b c.npz"}
     with pytest.raises(CommandLineError, match="the name without a blank, got 'wide'"):
         _pairs("pic=emb.npy,ids.txt\nwide 5000=wide.npz", "vectors")
+
+
+def test_conditions():
+    assert _conditions("") == {}
+    assert _conditions("event type = add to cart | like,source=web\nday=1") == {
+        "event type": ["add to cart", "like"],
+        "source": ["web"],
+        "day": ["1"],
+    }
+    assert _conditions("genre=Drama, Comedy|a=b,x=y") == {"genre": ["Drama, Comedy", "a=b"], "x": ["y"]}
+    for wrong in ("event", "event=", "=a", "event=a|", "event=a||b"):
+        with pytest.raises(CommandLineError, match="expected COLUMN=VALUE"):
+            _conditions(wrong)
+
+
+def test_rows_are_kept_by_what_stands_in_a_column(shop, capsys):
+    assert main(["import", "shop", *shop, "--keep=kunde=c1|c2,wann=01.05.2024|02.05.2024"]) == 0
+    text = capsys.readouterr().out
+    assert "shop: 2 users" in text and "4 interactions" in text and "keep kunde: c1 8, c2 8; others are " in text
 
 
 def test_one_word_without_a_key():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from recbole_mm.config.names import suggest
 from recbole_mm.data.convert.columns import find_roles
 from recbole_mm.data.convert.import_report import ImportReport
 from recbole_mm.data.convert.instants import Clock
+from recbole_mm.data.convert.kept_rows import AllRows, rows_asked
 from recbole_mm.data.convert.text_table import Table
 from recbole_mm.data.convert.vocabulary import Vocabulary
 
@@ -43,6 +45,7 @@ class Clicks:
     Args:
         time_format: How dates are written, where not in ISO form.
         reviews: Columns of text to keep, for encoders.
+        keep: Columns and the values whose rows are interactions; ``None`` for all rows.
 
     Attributes:
         vocabulary: ``user`` and ``item`` to their ids.
@@ -50,8 +53,11 @@ class Clicks:
         columns: ``user`` and ``item`` to the name of the column in the table.
     """
 
-    def __init__(self, time_format: str | None = None, reviews: Sequence[str] = ()) -> None:
+    def __init__(
+        self, time_format: str | None = None, reviews: Sequence[str] = (), keep: Mapping[str, Any] | None = None
+    ) -> None:
         self._time_format, self._reviews = time_format, list(reviews)
+        self._rows: AllRows = rows_asked(keep)
         self._texts: list[pd.DataFrame] = []
         self._parts: dict[str, _Part] = {}
         self._report = ImportReport("")
@@ -91,7 +97,7 @@ class Clicks:
                     f"{table.name}: there is no column {column!r} (reviews).{suggest(column, table.columns)} It has "
                     f"{', '.join(table.columns)}."
                 )
-        used = (*roles.values(), *self._reviews)
+        used = (*roles.values(), *self._reviews, *self._rows.columns)
         unused = [c for c in table.columns if c not in used and not any(name.startswith(f"{c}.") for name in used)]
         if unused:
             self._report.notes.append(f"{table.name}, columns left out: {', '.join(unused)}")
@@ -99,12 +105,16 @@ class Clicks:
             vocabulary.where = table.name
         clock = Clock(roles.get("time", ""), table.name, self._time_format)
         part = self._parts.setdefault(name, _Part())
+        wanted = list(dict.fromkeys((*used, *self._rows.begin(table, used))))
         with tqdm(total=table.size, unit="B", unit_scale=True, desc="reading", disable=not progress) as bar:
-            for frame, position in table.chunks(list(dict.fromkeys((*roles.values(), *self._reviews)))):
-                for column, values in self._read(frame, roles, clock, table.name).items():
+            for frame, position in table.chunks(wanted):
+                # First of all, so that nothing in the rows left out can stop the import.
+                kept = self._rows.of(frame)
+                for column, values in (self._read(kept, roles, clock, table.name) if len(kept) else {}).items():
                     part.columns.setdefault(column, []).append(values)
                 self._report.rows_read += len(frame)
                 bar.update(position - bar.n)
+        self._rows.end()
         if not part.columns or not len(part.column("user_id")):
             raise ValueError(f"{table.name} has no interaction: no row with a user and an item.")
         if "time" in roles:
@@ -140,6 +150,14 @@ class Clicks:
         there = ~np.isnan(values)
         self._report.skip(f"interactions: {why}", int((~there & keep.to_numpy()).sum()))
         return there
+
+    def describe_rows(self, report: ImportReport) -> None:
+        """Say which rows of the tables were taken.
+
+        Raises:
+            ValueError: A value whose rows were asked for is in none of them.
+        """
+        self._rows.describe(report)
 
     def check_split(self, drop_unseen: bool) -> None:
         """Count validation and test rows of users or items that training lacks, and drop them if asked to."""

@@ -32,6 +32,7 @@ class ImportReport:
         times: First and last time, seconds since 1970.
         time_unit: How the times were written.
         new_items: Items of the table of items without an interaction.
+        kept: Column asked about by ``keep`` to its values and the rows that have each.
         skipped: Reason to the number of rows that were left out.
         columns: ``item`` and ``user`` to the columns of their tables.
         vectors: Modality to a line about its vectors.
@@ -57,6 +58,7 @@ class ImportReport:
     times: tuple[float, float] | None = None
     time_unit: str | None = None
     new_items: int = 0
+    kept: dict[str, dict[str, int]] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
     columns: dict[str, list[Column]] = field(default_factory=dict)
     vectors: dict[str, str] = field(default_factory=dict)

@@ -15,8 +15,8 @@ __all__ = ["LAYOUTS", "Found", "import_layout", "read_layout"]
 
 _TABLES = ("interactions", "items", "users", "train", "valid", "test")
 _OWN = (
-    *_TABLES, "user", "item", "time", "rating", "label", "vectors", "types", "time_format", "separator", "header",
-    "duplicates", "pictures",
+    *_TABLES, "user", "item", "time", "rating", "label", "vectors", "types", "keep", "time_format", "separator",
+    "header", "duplicates", "pictures",
 )  # fmt: skip
 
 
@@ -39,10 +39,11 @@ def import_layout(name: str, layout: str, source: str | Path, **arguments: Any) 
     found = read_layout(layout, source)
     given = {key: value for key, value in arguments.items() if value is not None and value != {}}
     types = {**found.arguments.pop("types", {}), **given.pop("types", {})}
+    keep = {**found.arguments.pop("keep", {}), **given.pop("keep", {})}
     vectors = {**found.arguments.pop("vectors", {}), **given.pop("vectors", {})}
     if {"train", "valid", "test"} & set(given):
         found.arguments.pop("interactions", None)
-    return import_tables(name, **{**found.arguments, **given}, types=types, vectors=vectors), found
+    return import_tables(name, **{**found.arguments, **given}, types=types, keep=keep, vectors=vectors), found
 
 
 def read_layout(layout: str, source: str | Path) -> Found:
@@ -58,6 +59,7 @@ def read_layout(layout: str, source: str | Path) -> Found:
         time_format: "%d.%m.%Y"
         items: products.csv
         types: {title: text, price: float}
+        keep: {event: [purchase, like]}
         vectors: {image: "emb.npy,ids.txt"}
         pictures: photos/{item_id}.jpg
 
@@ -89,8 +91,12 @@ def _own(file: Path, folder: Path) -> Found:
     for key in given:
         if key not in _OWN:
             raise ValueError(f"{file}: {key!r} is no key of a layout.{suggest(key, _OWN)} Keys are {', '.join(_OWN)}.")
-    for key, kind, example in (("vectors", dict, "{image: emb.npy,ids.txt}"), ("types", dict, "{price: float}")):
-        if not isinstance(given.get(key, kind()), kind):
+    for key, example in (
+        ("vectors", "{image: emb.npy,ids.txt}"),
+        ("types", "{price: float}"),
+        ("keep", "{event: [purchase]}"),
+    ):
+        if not isinstance(given.get(key, {}), dict):
             raise ValueError(f"{file}, {key}: expected names and values such as {example}, got {given[key]!r}.")
     pictures = str(given.pop("pictures", ""))
     for key in _TABLES:

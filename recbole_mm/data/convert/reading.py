@@ -63,6 +63,9 @@ class _FrameTable(Table):
         self.columns = [str(column) for column in frame.columns]
         check_columns(self.columns, self.name)
 
+    def reads_along(self, column: str) -> bool:
+        return bool(pd.api.types.infer_dtype(self._frame.iloc[:, self.columns.index(column)]) != "bytes")
+
     def chunks(self, columns: Sequence[str] | None = None) -> Iterator[tuple[pd.DataFrame, int]]:
         wanted = list(self.columns if columns is None else columns)
         frame = self._frame.set_axis(self.columns, axis=1)[wanted]
@@ -87,6 +90,10 @@ class _ParquetTable(Table):
         check_columns(self.columns, self.name)
         self._top = {name: field.name for field in self._file.schema_arrow for name in _leaves(field, "")}
         self.parts = [name for name in self._top if name not in self.columns]
+
+    def reads_along(self, column: str) -> bool:
+        # Of an object, all parts would be read.
+        return column in self.columns and "binary" not in str(self._file.schema_arrow.field(column).type)
 
     def chunks(self, columns: Sequence[str] | None = None) -> Iterator[tuple[pd.DataFrame, int]]:
         wanted, start = list(self.columns if columns is None else columns), 0

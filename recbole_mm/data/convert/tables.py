@@ -43,6 +43,7 @@ def import_tables(
     test: Source | None = None,
     vectors: Mapping[str, str] | None = None,
     types: Mapping[str, str] | None = None,
+    keep: Mapping[str, Any] | None = None,
     reviews: Sequence[str] | None = None,
     time_format: str | None = None,
     separator: str | None = None,
@@ -76,6 +77,9 @@ def import_tables(
         vectors: Modality to vectors that exist already, see :func:`~recbole_mm.data.convert.vectors.read_vectors`.
         types: Column of ``items`` or ``users`` to what it shall become: ``token``, ``token_seq``, ``float``,
             ``float_seq``, ``text`` (kept for encoders) or ``drop``.
+        keep: Column of ``interactions``, or part of an object, to the values of the rows that are read, as in
+            ``{"event": ["purchase", "like"]}``; all columns have to hold. ``1``, ``1.0`` and ``true`` are the same, see
+            :class:`~recbole_mm.data.convert.kept_rows.KeptRows`.
         reviews: Columns of ``interactions`` with texts, kept in ``name.inter_text.parquet`` for encoders; in memory
             meanwhile.
         time_format: How dates are written where they are not in ISO form, as in ``strptime``.
@@ -115,9 +119,10 @@ def import_tables(
         raise ValueError("drop_unseen does nothing without a split; give train, valid and test.")
     roles = {"user": user, "item": item, "time": time, "rating": rating, "label": label}
     report = ImportReport(name)
-    clicks = Clicks(time_format, reviews or ())
+    clicks = Clicks(time_format, reviews or (), keep)
     for part, source in sources.items():
         clicks.add(part, open_table(source, separator, header), roles, progress)
+    clicks.describe_rows(report)
     if "train" in sources:
         clicks.check_split(drop_unseen)
     clicks.describe(report)

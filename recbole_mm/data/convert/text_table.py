@@ -47,6 +47,10 @@ class Table(ABC):
             ValueError: The table is damaged; names the file and the place.
         """
 
+    def reads_along(self, column: str) -> bool:
+        """Whether a column that nobody asked for can be read beside others, at little cost and without fail."""
+        return True
+
     def read(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """The whole table in one frame."""
         pieces = [piece for piece, _ in self.chunks(columns)]
