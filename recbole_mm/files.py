@@ -16,6 +16,7 @@ from typing import IO
 
 __all__ = [
     "WriteError",
+    "check_writable",
     "is_of_disk",
     "owner",
     "remove_abandoned",
@@ -69,7 +70,8 @@ def replacing(file: str | os.PathLike[str], remedy: str = "") -> Iterator[Path]:
             os.replace(temporary, target)
         _sync_folder(target.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the disk can only be read nothing is there, and what is raised already says why
+            temporary.unlink()
 
 
 def owner() -> str:
@@ -126,6 +128,20 @@ def write_atomically(file: str | os.PathLike[str], content: str | bytes) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def check_writable(target: str | os.PathLike[str]) -> None:
+    """Refuse a place that cannot be written to, for callers who would work for hours first.
+
+    Args:
+        target: The file or folder that is to be written; the folder that it lies in exists.
+
+    Raises:
+        WriteError: The folder that it lies in cannot be written to.
+    """
+    folder = Path(target).absolute().parent
+    if not os.access(folder, os.W_OK):
+        raise WriteError(f"{target}: {folder} cannot be written to. Make it writable, or choose another place.")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import recbole.data.utils as recbole_data
 import recbole.trainer.trainer as recbole_trainers
 import recbole.utils.logger as recbole_logger
 import recbole.utils.utils as recbole_utils
+from recbole.config import Config
 from recbole.trainer import Trainer
 
 from recbole_mm import processes
@@ -46,6 +47,7 @@ def install() -> None:
     _one_log_per_run()
     _download()
     _caches()
+    _no_arguments()
     drawing.install()
     loading.install()
     small_data.install()
@@ -182,3 +184,8 @@ def _caches() -> None:
     ):
         vars(module)["whole_file"] = whole_file
         edit(function, {f'with open({name}, "wb") as f:': f"with whole_file({name}) as f:"})
+
+
+def _no_arguments() -> None:
+    """``Config`` looks at the name of the program, which an interpreter within another program may have none of."""
+    edit(Config._load_cmd_line, {"sys.argv[0]": '"".join(sys.argv[:1])'})

@@ -16,6 +16,7 @@ from recbole_mm.data.fingerprint import file_hash
 from recbole_mm.experiment.job import versions
 from recbole_mm.experiment.split import describe_split, known_pairs
 from recbole_mm.experiment.store import to_json
+from recbole_mm.files import check_writable
 from recbole_mm.folders import replacing_folder
 from recbole_mm.host.loaders import dataset_of
 from recbole_mm.host.saved_config import plain_config
@@ -92,6 +93,7 @@ def check_folder(folder: str | os.PathLike[str]) -> Path:
     Raises:
         FileNotFoundError: The folder that it lies in is missing.
         FileExistsError: It is a file, or a folder that is not empty.
+        WriteError: The folder that it lies in cannot be written to.
     """
     path = Path(folder)
     if not path.absolute().parent.is_dir():
@@ -100,6 +102,7 @@ def check_folder(folder: str | os.PathLike[str]) -> Path:
         raise FileExistsError(f"{path} is a link that leads nowhere; remove it, or give another folder.")
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise FileExistsError(f"{path} is there already and not empty; remove it, or give another folder.")
+    check_writable(path)
     return path
 
 

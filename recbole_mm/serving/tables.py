@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recbole_mm.files import replacing
+from recbole_mm.files import check_writable, replacing
 
 __all__ = ["POPULAR", "Batch", "check_format", "write_embeddings", "write_topk"]
 
@@ -62,6 +62,7 @@ def check_format(file: str | os.PathLike[str], formats: tuple[str, ...]) -> Path
     Raises:
         ValueError: Another ending, or a folder of this name.
         FileNotFoundError: There is no such folder.
+        WriteError: The folder cannot be written to.
         ImportError: A parquet file without pyarrow.
     """
     path = Path(file)
@@ -71,6 +72,7 @@ def check_format(file: str | os.PathLike[str], formats: tuple[str, ...]) -> Path
         raise FileNotFoundError(f"{path}: there is no folder {path.absolute().parent}.")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; expected the name of a file.")
+    check_writable(path)
     if path.suffix == ".parquet":
         _pyarrow()
     return path

@@ -49,6 +49,12 @@ def test_a_log_on_a_full_disk_is_said_once(monkeypatch, caplog, capsys):
     monkeypatch.setattr(seams._handlers[0], "stream", None)  # closing it would try to write once more
 
 
+def test_a_program_without_arguments(monkeypatch):
+    """An interpreter that is embedded in another program has no name in ``sys.argv``."""
+    monkeypatch.setattr("sys.argv", [])
+    assert run("BPR", "mm-toy", config_dict={**QUICK, "epochs": 1}, saved=False)["config"]["epochs"] == 1
+
+
 def test_handlers_of_others_stay(caplog):
     mine = logging.NullHandler()
     logging.getLogger().addHandler(mine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from recbole_mm.extract.partial import Partial
 from recbole_mm.files import WriteError, replacing, write_atomically
 from recbole_mm.folders import replacing_folder
 from recbole_mm.serving import tables
+from recbole_mm.serving.export import check_targets
+from recbole_mm.serving.saved import check_folder
 from recbole_mm.trainer.checkpoint import write_checkpoint
 
 PACKAGE = Path(recbole_mm.__file__).parent
@@ -234,3 +237,25 @@ def test_the_message_says_why(tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "input"))
     with pytest.raises(WriteError, match="Make .* writable, or choose another place"), replacing(tmp_path / "out") as t:
         raise PermissionError(errno.EACCES, "Permission denied", str(t))
+
+
+def test_a_disk_that_can_only_be_read_is_named_with_the_file(tmp_path, monkeypatch):
+    """There the removal of the temporary file fails, too, and its error took the place of the message."""
+
+    def refuse(path, *_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    for name in ("write_bytes", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(WriteError, match=f"{tmp_path / 'lists.csv'} could not be written .*Read-only"):
+        write_atomically(tmp_path / "lists.csv", "x")
+
+
+@pytest.mark.parametrize(
+    "check", [lambda path: check_folder(path / "model"), lambda path: check_targets(path / "lists.csv", None)]
+)
+def test_a_folder_that_cannot_be_written_to_is_said_before_a_training(check, tmp_path, monkeypatch):
+    check(tmp_path)
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path or mode != os.W_OK)
+    with pytest.raises(WriteError, match=f"{tmp_path} cannot be written to. Make it writable"):
+        check(tmp_path)
