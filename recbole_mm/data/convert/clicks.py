@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from recbole_mm.config.names import suggest
-from recbole_mm.data.convert.columns import find_roles
+from recbole_mm.data.convert.columns import find_roles, no_column
 from recbole_mm.data.convert.import_report import ImportReport
 from recbole_mm.data.convert.instants import Clock
 from recbole_mm.data.convert.kept_rows import AllRows, rows_asked
@@ -79,7 +78,7 @@ class Clicks:
             KeyError: A column that was named is not there.
             ValueError: A row that cannot be read, or a part of a split with other columns than the one before.
         """
-        roles = find_roles(table.columns, given, table.name, table.parts)
+        roles = find_roles(table.names, given, table.name)
         fields = ["user_id", "item_id", *(f for r, f in (("rating", "rating"), ("label", "label")) if r in roles)]
         fields += ["timestamp"] if "time" in roles else []
         if self.fields and self.fields != fields:
@@ -92,11 +91,8 @@ class Clicks:
         if guessed:
             self._report.notes.append(f"{table.name}, columns guessed: {', '.join(guessed)}")
         for column in self._reviews:
-            if column not in table.columns and column not in table.parts:
-                raise KeyError(
-                    f"{table.name}: there is no column {column!r} (reviews).{suggest(column, table.columns)} It has "
-                    f"{', '.join(table.columns)}."
-                )
+            if column not in table.names:
+                raise no_column(table.name, column, "reviews", table.names)
         used = (*roles.values(), *self._reviews, *self._rows.columns)
         unused = [c for c in table.columns if c not in used and not any(name.startswith(f"{c}.") for name in used)]
         if unused:

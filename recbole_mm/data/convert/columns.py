@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,18 @@ import pandas as pd
 from recbole_mm.config.names import suggest
 from recbole_mm.data.convert.objects import is_object
 
-__all__ = ["KINDS", "NO_CONTENT", "ROLES", "Column", "classify", "find_roles", "in_kind", "written_numbers"]
+__all__ = [
+    "KINDS",
+    "NO_CONTENT",
+    "ROLES",
+    "Column",
+    "classify",
+    "find_roles",
+    "in_kind",
+    "no_column",
+    "simple_name",
+    "written_numbers",
+]
 
 #: Usual names of columns by role, the most telling first; case, blanks, ``_`` and ``:type`` do not count.
 ROLES: dict[str, tuple[str, ...]] = {
@@ -67,16 +78,36 @@ _LONG = 40
 _SHOWN = 40  # names in a message
 
 
-def find_roles(
-    columns: Sequence[str], given: Mapping[str, str | None], where: str, parts: Collection[str] = (), called: str = ""
-) -> dict[str, str]:
+def simple_name(column: str) -> str:
+    """A name without what does not count in it: case, blanks, ``_``, dots and ``:type``.
+
+    Example:
+        >>> simple_name("User_ID:token")
+        'userid'
+    """
+    return re.sub(r"[\W_]", "", column.partition(":")[0]).lower()
+
+
+def no_column(where: str, column: str, asked: str, names: Sequence[str]) -> KeyError:
+    """What is said of a column that was asked for and is not there.
+
+    Args:
+        where: The table.
+        column: The column.
+        asked: The argument that named it.
+        names: What can be read of the table.
+    """
+    shown = ", ".join(names[:_SHOWN])
+    return KeyError(f"{where}: there is no column {column!r} ({asked}).{suggest(column, names)} It has {shown}.")
+
+
+def find_roles(names: Sequence[str], given: Mapping[str, str | None], where: str, called: str = "") -> dict[str, str]:
     """The column of each role.
 
     Args:
-        columns: Names of the columns.
+        names: Names of the columns, and of what stands in objects of theirs, such as ``user.id``.
         given: Role to the column that the caller named; ``None`` to guess.
         where: The table, for messages.
-        parts: Names of what stands in objects of the columns, such as ``user.id``.
         called: Of a table of items or users, which may call its ids ``id``: how the clicks call them.
 
     Returns:
@@ -90,15 +121,12 @@ def find_roles(
     for role, column in given.items():
         if column is None:
             continue
-        if column not in columns and column not in parts:
-            raise KeyError(
-                f"{where}: there is no column {column!r} ({role}).{suggest(column, [*columns, *parts])} "
-                f"It has {', '.join([*columns, *parts][:_SHOWN])}."
-            )
+        if column not in names:
+            raise no_column(where, column, role, names)
         if column in found.values():
             raise ValueError(f"{where}: the column {column!r} was named for two roles; each needs its own.")
         found[role] = column
-    simple = {re.sub(r"[\W_]", "", column.partition(":")[0]).lower(): column for column in reversed([*columns, *parts])}
+    simple = {simple_name(column): column for column in reversed(names)}
     usual = {role: (*ROLES[role], "id") if called else ROLES[role] for role in given}
     for role in given:
         if role in found:
@@ -108,7 +136,7 @@ def find_roles(
             found[role] = matches[0]
         elif role in _REQUIRED:
             remedy = f"call it {called}, as the clicks do" if called else f"name it: {role}='COLUMN' (--{role}=COLUMN)"
-            there = ", ".join([*columns, *parts][:_SHOWN])
+            there = ", ".join(names[:_SHOWN])
             raise ValueError(
                 f"{where}: which column is the {role}? None of {there} has a usual name ({', '.join(usual[role][:4])}, "
                 f"...); {remedy}."

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_mm.config.names import suggest
+from recbole_mm.data.convert.columns import no_column, simple_name
 from recbole_mm.data.convert.import_report import ImportReport
 from recbole_mm.data.convert.text_table import Table, plain
 
@@ -51,7 +52,7 @@ class AllRows:
         Returns:
             The columns to read.
         """
-        found = (name for name in (*table.columns, *table.parts) if _is_event(name, table) and name not in taken)
+        found = (name for name in table.names if _is_event(name, table) and name not in taken)
         column = next((name for name in found if table.reads_along(name)), None)
         if column is None or self._column not in ("", column) or len(self._kinds) > _FEW:
             return []
@@ -110,13 +111,9 @@ class KeptRows(AllRows):
         Raises:
             KeyError: It lacks a column that was asked about.
         """
-        there = [*table.columns, *table.parts]
         for column in self.columns:
-            if column not in there:
-                raise KeyError(
-                    f"{table.name}: there is no column {column!r} (keep).{suggest(column, there)} It has "
-                    f"{', '.join(there[:40])}."
-                )
+            if column not in table.names:
+                raise no_column(table.name, column, "keep", table.names)
         self._where, self._rows, self._kept = table.name, 0, 0
         self._tables.append(table.name)
         self._here: dict[str, Counter[str]] = {column: Counter() for column in self.columns}
@@ -203,7 +200,7 @@ def _is_event(name: str, table: Table) -> bool:
     """Whether a column is called as kinds of events are; an object as a whole tells none."""
     if any(part.startswith(f"{name}.") for part in table.parts):
         return False
-    whole, last = (re.sub(r"[\W_]", "", text.partition(":")[0]).lower() for text in (name, name.rpartition(".")[2]))
+    whole, last = simple_name(name), simple_name(name.rpartition(".")[2])
     return whole in _EVENTS or (last in _EVENTS and last != _OBJECTS_TYPE)
 
 

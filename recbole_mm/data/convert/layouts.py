@@ -18,6 +18,8 @@ _OWN = (
     *_TABLES, "user", "item", "time", "rating", "label", "vectors", "types", "keep", "time_format", "separator",
     "header", "duplicates", "pictures",
 )  # fmt: skip
+# Names and values, with an example; what the caller says is added to what the layout says.
+_MAPPINGS = {"vectors": "{image: emb.npy,ids.txt}", "types": "{price: float}", "keep": "{event: [purchase]}"}
 
 
 def import_layout(name: str, layout: str, source: str | Path, **arguments: Any) -> tuple[ImportReport, Found]:
@@ -38,12 +40,10 @@ def import_layout(name: str, layout: str, source: str | Path, **arguments: Any) 
     """
     found = read_layout(layout, source)
     given = {key: value for key, value in arguments.items() if value is not None and value != {}}
-    types = {**found.arguments.pop("types", {}), **given.pop("types", {})}
-    keep = {**found.arguments.pop("keep", {}), **given.pop("keep", {})}
-    vectors = {**found.arguments.pop("vectors", {}), **given.pop("vectors", {})}
+    merged = {key: {**found.arguments.pop(key, {}), **given.pop(key, {})} for key in _MAPPINGS}
     if {"train", "valid", "test"} & set(given):
         found.arguments.pop("interactions", None)
-    return import_tables(name, **{**found.arguments, **given}, types=types, keep=keep, vectors=vectors), found
+    return import_tables(name, **{**found.arguments, **given, **merged}), found
 
 
 def read_layout(layout: str, source: str | Path) -> Found:
@@ -91,11 +91,7 @@ def _own(file: Path, folder: Path) -> Found:
     for key in given:
         if key not in _OWN:
             raise ValueError(f"{file}: {key!r} is no key of a layout.{suggest(key, _OWN)} Keys are {', '.join(_OWN)}.")
-    for key, example in (
-        ("vectors", "{image: emb.npy,ids.txt}"),
-        ("types", "{price: float}"),
-        ("keep", "{event: [purchase]}"),
-    ):
+    for key, example in _MAPPINGS.items():
         if not isinstance(given.get(key, {}), dict):
             raise ValueError(f"{file}, {key}: expected names and values such as {example}, got {given[key]!r}.")
     pictures = str(given.pop("pictures", ""))

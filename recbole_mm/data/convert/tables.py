@@ -197,9 +197,8 @@ def _read_table(
 ) -> tuple[list[Column], pd.DataFrame]:
     """A table of items or users: what its columns are, and its rows by raw id."""
     table = open_table(source, separator)
-    known = {*table.columns, *table.parts}
-    key = next((name for name in (id_column, id_column.rpartition(".")[2]) if name in known), None)
-    key = find_roles(table.columns, {entity: key}, table.name, table.parts, called=id_column)[entity]
+    key = next((name for name in (id_column, id_column.rpartition(".")[2]) if name in table.names), None)
+    key = find_roles(table.names, {entity: key}, table.name, called=id_column)[entity]
     if key != id_column:
         report.notes.append(f"{entity} table: {key} is the {entity}")
     # A column that is to be dropped need not be readable, such as one of pictures.

@@ -32,6 +32,11 @@ class Table(ABC):
     parts: Collection[str] = ()
     size: int | None = None
 
+    @property
+    def names(self) -> list[str]:
+        """All that can be read: columns, then parts of objects."""
+        return [*self.columns, *self.parts]
+
     @abstractmethod
     def chunks(self, columns: Sequence[str] | None = None) -> Iterator[tuple[pd.DataFrame, int]]:
         """Pieces of the table in order.

@@ -51,8 +51,8 @@ def sample_rows(
     that share columns prefer the same ones, so that fewer distinct columns are needed in all than by independent draws.
     Rows of more than ``LONG`` times ``fanout`` edges, which popular items have, draw independently of all others, since
     looking at their edges is most of the work and they share little; rows with ``fanout`` edges or fewer keep them all
-    and draw nothing. PyG's ``neighbor_sampler`` draws the rows
-    independently of each other and from a generator of its own: another law, and so it is not used here.
+    and draw nothing. PyG's ``neighbor_sampler`` draws all rows independently of each other and from a generator of its
+    own: another law, and so it is not used here.
 
     The number of edges depends on the data, so on CUDA this waits for the device.
 
@@ -77,27 +77,20 @@ def sample_rows(
     ptr = torch.cat((kept.new_zeros(1), kept.cumsum(0)))
     row = torch.repeat_interleave(kept)
     edge = torch.arange(row.numel(), device=row.device) + (start - ptr[:-1])[row]
-    crowded = degree > fanout
-    chosen = index[crowded]
-    if chosen.numel():
-        edge[crowded[row]] = _drawn(pattern, chosen, fanout, generator)
-    return SampledRows(SparsePattern(ptr, pattern.col[edge], row, pattern.n_cols), edge, kept, degree)
-
-
-def _drawn(pattern: SparsePattern, index: Tensor, fanout: int, generator: torch.Generator | None) -> Tensor:
-    """Edges of rows that all have more than ``fanout``, as many of each, in edge order."""
-    long = pattern.ptr[index + 1] - pattern.ptr[index] > LONG * fanout
-    edge = index.new_empty(len(index), fanout)
-    for rows, draw in ((~long, _first_in_random_order), (long, _independently)):
+    long = degree > LONG * fanout
+    for rows, draw in (((degree > fanout) & ~long, _first_in_random_order), (long, _independently)):
         if bool(rows.any()):
-            edge[rows] = draw(pattern, index[rows], fanout, generator)
-    return edge.flatten()
+            edge[rows[row]] = draw(pattern, index[rows], fanout, generator).flatten()
+    return SampledRows(SparsePattern(ptr, pattern.col[edge], row, pattern.n_cols), edge, kept, degree)
 
 
 def _first_in_random_order(
     pattern: SparsePattern, index: Tensor, fanout: int, generator: torch.Generator | None
 ) -> Tensor:
-    """Those of the columns that come first in an order that all rows share. Shape ``(n_index, fanout)``."""
+    """Edges of the columns that come first in an order that all rows share, of rows that have more than ``fanout``.
+
+    In edge order, shape ``(n_index, fanout)``.
+    """
     part, edge = pattern.rows(index)
     col, n = part.col, pattern.n_cols
     if SPARSELY * len(edge) < n:  # an order of the columns that are met, not of all there are
@@ -118,10 +111,10 @@ def _first_in_random_order(
 
 
 def _independently(pattern: SparsePattern, index: Tensor, fanout: int, generator: torch.Generator | None) -> Tensor:
-    """Any ``fanout`` edges of each row, in a time that does not depend on how many it has (Floyd's sampling).
+    """Any ``fanout`` edges of rows that have more, in a time that does not depend on how many (Floyd's sampling).
 
     The j-th draw is among the first ``degree - fanout + j + 1`` edges and, where it is one that was drawn before, the
-    last of these takes its place.
+    last of these takes its place. In edge order, shape ``(n_index, fanout)``.
     """
     start = pattern.ptr[index]
     fewest = pattern.ptr[index + 1] - start - fanout
