@@ -25,6 +25,13 @@ ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Coverage takes a third of the time of a test; what slow ones run, others run, too."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker("no_cover")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     # RecBole takes pytest's own arguments for options, and writes log/, log_tensorboard/ and saved/ where it runs. Here
@@ -40,6 +47,8 @@ def _quiet_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
+    # Every run measures the load of the processor for a moment, and there are a thousand of them.
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval=None: 0.0)
     # Every Config of RecBole writes this variable.
     devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     yield
@@ -47,6 +56,12 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     else:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices
+
+
+@pytest.fixture(autouse=True)
+def _quick_where_coverage_is_not_measured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("no_cover"):
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # by which interpreters that a test starts know
 
 
 @pytest.fixture

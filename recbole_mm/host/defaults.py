@@ -11,7 +11,7 @@ from typing import Any, Union
 
 import yaml
 
-from recbole_mm.config.reading import OptionLoader
+from recbole_mm.config.reading import OptionLoader, PackageLoader
 from recbole_mm.host.names import known_bases, recbole_folder, registered
 from recbole_mm.paths import properties_dir
 
@@ -29,7 +29,7 @@ def properties_of(name: str) -> Mapping[str, Any]:
     """Default options of a registered model, with those of the models that it derives from."""
     options: dict[str, Any] = {}
     for source in _of_model(name):
-        options.update(_read(source, OptionLoader))
+        options.update(_read(source))
     return options
 
 
@@ -37,7 +37,7 @@ def defaults_of(name: str) -> dict[str, Any]:
     """What decides the options that a run does not name: the defaults of a registered model, or RecBole's version."""
     if name not in registered:
         return {"recbole": version("recbole")}
-    return {**_read(properties_dir() / "overall.yaml", OptionLoader), **properties_of(name)}
+    return {**_read(properties_dir() / "overall.yaml"), **properties_of(name)}
 
 
 def own_settings(config: Any, dataset: str) -> Path:
@@ -54,12 +54,10 @@ def is_named(config: Any, key: str) -> bool:
     """
     files = (properties_dir() / "dataset" / f"{config.dataset}.yaml", own_settings(config, config.dataset))
     changed = config[key] != config.internal_config_dict.get(key)
-    return changed or key in config.external_config_dict or any(key in _read(file, OptionLoader) for file in files)
+    return changed or key in config.external_config_dict or any(key in _read(file) for file in files)
 
 
-def merged(
-    layers: list[tuple[Path, dict[str, Any]]], model: str, dataset: str, loader: Any, own: Path
-) -> dict[str, Any]:
+def merged(layers: list[tuple[Path, dict[str, Any]]], model: str, dataset: str, own: Path) -> dict[str, Any]:
     """Merge RecBole's defaults with ours, each of our files right after RecBole's file of the same kind.
 
     RecBole's order is overall, model, ``dataset/sample``, ``dataset/<name>``, then what the kind of model requires (a
@@ -72,12 +70,12 @@ def merged(
     for file, content in layers:
         kind = file.name if file.parent.name == "properties" else file.parent.name
         while pending and _ORDER.index(kind) > _ORDER.index(pending[0][0]):
-            options.update(_read(pending.pop(0)[1], loader))
+            options.update(_read(pending.pop(0)[1]))
         options.update(content)
         if kind == "overall.yaml" and model in registered:
-            options.update(_read(folder / "overall.yaml", loader))
+            options.update(_read(folder / "overall.yaml"))
     for _, source in pending:
-        options.update(_read(source, loader))
+        options.update(_read(source))
     return options
 
 
@@ -93,12 +91,13 @@ def _folder_of(model: str) -> Path:
     return properties_dir() if model in registered else recbole_folder() / "properties"
 
 
-def _read(source: Properties, loader: Any) -> Mapping[str, Any]:
+def _read(source: Properties) -> Mapping[str, Any]:
     if isinstance(source, Mapping):
         return copy.deepcopy(source)  # RecBole completes nested options, such as train_neg_sample_args, in place
     file = Path(source)
     if not file.is_file():
         return {}
+    loader = PackageLoader if properties_dir() in file.parents else OptionLoader
     content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
     if content is not None and not isinstance(content, dict):
         raise ValueError(f"{file}: expected a mapping of options, got {type(content).__name__}.")

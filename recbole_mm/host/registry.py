@@ -26,6 +26,7 @@ from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_mm.config import ColdStartOptions, check_config, resolve_eval_batch_size
+from recbole_mm.config.reading import PackageLoader
 from recbole_mm.host import (
     atomic,
     checkpoint,
@@ -236,12 +237,14 @@ def install() -> None:
             return content
 
         config._update_internal_config_dict = record
+        loader, config.yaml_loader = config.yaml_loader, PackageLoader
         try:
             load(config, recbole_name(model), model_class, dataset)
         finally:
+            config.yaml_loader = loader
             del config._update_internal_config_dict
         own = defaults.own_settings(config, dataset)
-        merged = defaults.merged(layers, model, dataset, config.yaml_loader, own)
+        merged = defaults.merged(layers, model, dataset, own)
         merged.update(checkpoint.defaults())
         merged["MODEL_TYPE"] = model_class.type
         config.internal_config_dict = merged

@@ -20,7 +20,6 @@ TRAIN = ["--epochs=1", "--use_gpu=False", "--show_progress=False", "--embedding_
 @pytest.fixture(autouse=True)
 def _program(monkeypatch):
     monkeypatch.setattr("sys.argv", ["run_recbole_mm.py"])
-    monkeypatch.setattr("psutil.cpu_percent", lambda interval=None: 0.0)
 
 
 @pytest.fixture

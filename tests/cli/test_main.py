@@ -265,10 +265,6 @@ class TestHandOver:
 
 
 class TestTraining:
-    @pytest.fixture(autouse=True)
-    def no_second_of_waiting(self, monkeypatch):
-        monkeypatch.setattr("psutil.cpu_percent", lambda interval=None: 0.0)
-
     QUICK = ["--dataset=mm-toy", "--epochs", "2", "--embedding_size=8", "--state=ERROR", "--show_progress=False"]
 
     @pytest.mark.parametrize("model", ["MMGCN", "BPR"])

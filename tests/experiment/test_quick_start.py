@@ -21,12 +21,6 @@ QUICK = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_second_of_waiting(monkeypatch):
-    """RecBole measures the processor for a second at the end of every run."""
-    monkeypatch.setattr("psutil.cpu_percent", lambda interval=None: 0.0)
-
-
 @pytest.fixture
 def devices(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -29,7 +29,6 @@ def test_two_runs_at_once_are_told_of_their_own(monkeypatch: pytest.MonkeyPatch,
         both.wait(timeout=120)
         return found
 
-    monkeypatch.setattr("psutil.cpu_percent", lambda interval=None: 0.0)
     monkeypatch.setattr(recbole_run, "create_dataset", create_together)
     monkeypatch.setattr(Trainer, "fit", fit_together)
 

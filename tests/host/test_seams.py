@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import recbole.data.dataset.dataset as recbole_dataset
 import recbole.data.utils as recbole_data
+import recbole.utils.utils as recbole_utils
 
 from recbole_mm.experiment.quick_start import run
 from recbole_mm.files import WriteError
@@ -115,3 +116,10 @@ def test_a_download_waits_for_nobody(monkeypatch, tmp_path):
 def test_a_data_set_that_nobody_knows_is_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere-set"):
         run("BPR", "nowhere-set", config_dict=QUICK)
+
+
+def test_a_run_waits_a_tenth_of_a_second_for_the_load_of_the_processor(monkeypatch):
+    waits = []
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval=None: waits.append(interval) or 12.5)
+    table = recbole_utils.get_environment({"device": "cpu", "use_gpu": False})
+    assert waits == [0.1] and "12.50 %" in table.draw()

@@ -33,7 +33,6 @@ def shell(arguments: list[str]) -> int:
 @pytest.fixture(autouse=True)
 def _program(monkeypatch):
     monkeypatch.setattr("sys.argv", ["run_recbole_mm.py"])
-    monkeypatch.setattr("psutil.cpu_percent", lambda interval=None: 0.0)
 
 
 def _log_file() -> str:
