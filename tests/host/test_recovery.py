@@ -21,6 +21,8 @@ from recbole_mm.host.session import states_of
 from tests.host import killed
 from tests.options import QUICK, SEQUENTIAL
 
+pytestmark = pytest.mark.no_cover  # a hundred trainings, a third faster so
+
 PLACES = ("evaluate", "_save_checkpoint", "test")
 
 

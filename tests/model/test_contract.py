@@ -25,6 +25,8 @@ from tests.model.conftest import MODALITIES, total_loss, train_steps
 from tests.model.conftest import build as build_model
 from tests.model.tiny import tiny_model
 
+pytestmark = pytest.mark.no_cover  # hundreds of trainings, a third faster so; the tests of each model measure its lines
+
 # Every modality of MML has a sequence model of its own: with its default sizes the contract takes three times as long.
 SMALLER = {"MML": {"MAX_ITEM_LIST_LENGTH": 10, "n_layers": 1, "inner_size": 64, "query_size": 5, "meta_batch_size": 64}}
 SMALLER["MML"].update(warmup_epochs=1, inner_steps=2, adapt_steps=2, max_support=10)
