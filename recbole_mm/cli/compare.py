@@ -101,6 +101,8 @@ def _seeds(request: Request) -> int | list[int]:
     given = request.flag("seeds")
     numbers = words(given or "")
     if not numbers or not all(re.fullmatch(r"-?\d+", word) for word in numbers):
-        raise CommandLineError(f"--seeds: expected a number of seeds or seeds like 1,2,3; got {given!r}.")
+        raise CommandLineError(
+            f"--seeds: expected a number of seeds, or seeds like 1,2,3 ([7] for the seed 7 alone); got {given!r}."
+        )
     seeds = [int(word) for word in numbers]
-    return seeds if len(seeds) > 1 else seeds[0]
+    return seeds[0] if numbers == [given] else seeds

@@ -199,7 +199,7 @@ def _seeds(seeds: int | Sequence[int], first: int) -> list[int]:
     if number and seeds > _MOST_SEEDS:  # type: ignore[operator]
         raise ValueError(
             f"seeds: expected a number of runs up to {_MOST_SEEDS:,}, got {seeds:,}; seeds by name are a list, such as "
-            "[2020, 2021] (--seeds=2020,2021)."
+            "[2020, 2021] or [2020] (--seeds=2020,2021 or --seeds='[2020]')."
         )
     named = seeds if isinstance(seeds, Iterable) else ()
     chosen = [first + step for step in range(seeds)] if number else list(named)  # type: ignore[arg-type]

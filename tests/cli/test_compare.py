@@ -66,6 +66,21 @@ def test_arguments_reach_the_comparison(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("given", "meant"), [("2", 2), ("2020", 2020), ("3,5", [3, 5]), ("[2021]", [2021]), ("2021,", [2021])]
+)
+def test_one_seed_can_be_named(given, meant, monkeypatch):
+    asked = {}
+
+    def record(models, dataset, **arguments):
+        asked.update(arguments)
+        return pd.DataFrame({"runs": [1], "failure": [""]})
+
+    monkeypatch.setattr(runner, "compare", record)
+    assert main(["--models=Pop", "--dataset=mm-toy", f"--seeds={given}"]) == 0
+    assert asked["seeds"] == meant
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--models=MMGCM,BPR"], "Did you mean MMGCN"),
